@@ -1,0 +1,1 @@
+"""Question sets, speed, and the tables and plots over them."""

@@ -1,0 +1,161 @@
+"""The run: every question in every mode, in turn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
+
+from .decoding import BASELINE, Limits, decode
+from .questions import Question
+from .repetition import distinct_ngrams
+from .turns import TurnRecord, TurnStore
+
+_WARM_UP_TOKENS = 64
+
+
+class SpeedRun:
+    """Has a model answer questions in every mode and keeps the records.
+
+    Modes alternate turn by turn, and their order rotates question by question, so that a drifting machine
+    slows all of them alike. A second turn follows the mode's own first answer.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer, with a chat template.
+        questions: the questions.
+        modes: names of modes, `BASELINE` among them or not.
+        limits: limits of every answer.
+
+    Raises:
+        ValueError: if the model cannot decode in these modes, or cannot chat.
+
+    """
+
+    def __init__(
+        self,
+        model: MedusaAparModel,
+        tokenizer: PreTrainedTokenizerBase,
+        questions: Sequence[Question],
+        modes: Sequence[str],
+        limits: Limits,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.questions = questions
+        self.modes = modes
+        self.limits = limits
+        self.context = _context_length(model)
+        self._check()
+
+    def _check(self) -> None:
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"tokenizer {self.tokenizer.name_or_path!r} has no chat template; "
+                "put a chat_template.jinja file into its folder"
+            )
+        for mode in (Mode(name) for name in self.modes if name != BASELINE):
+            if mode.medusa and self.model.heads is None:
+                raise ValueError(f"mode={str(mode)!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
+            if mode.apar and self.model.control is None:
+                raise ValueError(
+                    f"mode={str(mode)!r} needs control tokens, which this model lacks; use --modes ar,medusa"
+                )
+        if self.context is not None and self.limits.max_new_tokens >= self.context:
+            raise ValueError(
+                f"max_new_tokens={self.limits.max_new_tokens} leaves no room for a prompt "
+                f"in the model's context of {self.context} tokens; lower --max-new-tokens"
+            )
+
+    def run(self, store: TurnStore, *, warm_up: int = 0) -> None:
+        """Answer every turn that the store lacks.
+
+        Args:
+            store: the finished turns.
+            warm_up: questions that are decoded once, and shortly, before the first that is recorded.
+
+        """
+        turns = [
+            (question, turn, mode)
+            for number, question in enumerate(self.questions)
+            for turn in range(1, len(question.turns) + 1)
+            for mode in self._order(number)
+        ]
+        missing = [turn for turn in turns if (turn[0].question_id, *turn[1:]) not in store]
+        if missing:
+            self._warm_up(warm_up)
+        with tqdm(missing, initial=len(turns) - len(missing), total=len(turns), unit="turn") as progress:
+            for question, turn, mode in progress:
+                progress.set_postfix_str(f"{question.category}, {mode}")
+                store.add(self._answer(question, turn, mode, store))
+
+    def _order(self, number: int) -> list[str]:
+        first = number % len(self.modes)
+        return [*self.modes[first:], *self.modes[:first]]
+
+    def _warm_up(self, times: int) -> None:
+        limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))
+        for question in self.questions[:times]:
+            prompt = self._tokenize([{"role": "user", "content": question.turns[0]}])
+            if self._too_long(prompt) is None:
+                for mode in self.modes:
+                    decode(self.model, mode, prompt, limits)
+
+    def _answer(self, question: Question, turn: int, mode: str, store: TurnStore) -> TurnRecord:
+        identity: dict[str, Any] = {
+            "question_id": question.question_id, "category": question.category, "turn": turn, "mode": mode,
+        }  # fmt: skip
+        messages = []
+        for number, content in enumerate(question.turns[:turn], start=1):
+            messages.append({"role": "user", "content": content})
+            if number < turn:
+                earlier = store[question.question_id, number, mode]
+                if earlier.skipped is not None:
+                    skipped = f"turn {number} was skipped"
+                    return TurnRecord(**identity, prompt_tokens=0, finished_at=time.time(), skipped=skipped)
+                messages.append({"role": "assistant", "content": earlier.answer})
+        prompt = self._tokenize(messages)
+        prompt_tokens = prompt.shape[1]
+        reason = self._too_long(prompt)
+        if reason is not None:
+            return TurnRecord(**identity, prompt_tokens=prompt_tokens, finished_at=time.time(), skipped=reason)
+        answer = decode(self.model, mode, prompt, self.limits)
+        return TurnRecord(
+            **identity,
+            prompt_tokens=prompt_tokens,
+            answer=str(self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)).strip(),
+            distinct_4grams=distinct_ngrams(answer.token_ids, 4),
+            seconds=answer.seconds,
+            stats=answer.stats,
+            finished_at=time.time(),
+        )
+
+    def _tokenize(self, messages: list[dict[str, str]]) -> Tensor:
+        encoding = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        assert isinstance(encoding, BatchEncoding)
+        input_ids: Tensor = encoding["input_ids"]
+        return input_ids
+
+    def _too_long(self, prompt: Tensor) -> str | None:
+        room = None if self.context is None else self.context - self.limits.max_new_tokens
+        if room is None or prompt.shape[1] <= room:
+            return None
+        return (
+            f"the prompt has {prompt.shape[1]} tokens, more than the {room} that the context of {self.context} leaves "
+            f"beside max_new_tokens={self.limits.max_new_tokens}"
+        )
+
+
+def _context_length(model: MedusaAparModel) -> int | None:
+    length = getattr(model.backbone.config.get_text_config(), "max_position_embeddings", None)
+    return None if length is None else int(length)

@@ -1,0 +1,132 @@
+"""From records of turns to figures per category and mode."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from medusa_apar.modes import Mode
+
+from .repetition import LOOPING_BELOW
+from .turns import TurnRecord
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A median and its quartiles over so many questions."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    questions: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self | None:
+        """The spread of some values; None for none."""
+        if not values:
+            return None
+        lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
+        return cls(median, lower, upper, len(values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryRow:
+    """Figures of one mode in one category.
+
+    Attributes:
+        category: the category, or `overall`.
+        mode: the mode.
+        turns: answered turns, which the other figures are about.
+        skipped: turns without an answer.
+        tokens_per_second: answer tokens / wall time, prefill included.
+        tokens_per_step: answer tokens / steps.
+        steps: mean per turn.
+        forks: mean per turn.
+        slots_against_ar: peak KV slots / the slots that plain decoding of the same answers holds.
+        outside_backbone: share of the wall time outside the backbone; None where it was not measured.
+        speed_up: of tokens/s against mode `ar` on the same turns, over questions; None without `ar`.
+        looping: share of answers that loop.
+
+    """
+
+    category: str
+    mode: str
+    turns: int
+    skipped: int
+    tokens_per_second: float
+    tokens_per_step: float
+    steps: float
+    forks: float
+    slots_against_ar: float
+    outside_backbone: float | None
+    speed_up: Spread | None
+    looping: float
+
+
+def summarize(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[SummaryRow]:
+    """Figures per category, in the records' order, and overall; modes in the given order."""
+    by_category: dict[str, list[TurnRecord]] = defaultdict(list)
+    everything = []
+    for record in records:
+        by_category[record.category].append(record)
+        everything.append(record)
+    groups = [*by_category.items(), (OVERALL, everything)]
+    return [_summarize(category, mode, group) for category, group in groups for mode in modes]
+
+
+def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> SummaryRow:
+    own = [record for record in records if record.mode == mode]
+    answered = [record for record in own if record.skipped is None]
+    tokens = sum(record.stats.answer_tokens for record in answered)
+    steps = sum(record.stats.steps for record in answered)
+    seconds = sum(record.seconds for record in answered)
+    backbone_seconds = sum(record.stats.backbone_seconds for record in answered)
+    turns = len(answered)
+    return SummaryRow(
+        category=category,
+        mode=mode,
+        turns=turns,
+        skipped=len(own) - turns,
+        tokens_per_second=_ratio(tokens, seconds),
+        tokens_per_step=tokens / max(1, steps),
+        steps=_ratio(steps, turns),
+        forks=_ratio(sum(record.stats.forks for record in answered), turns),
+        slots_against_ar=_ratio(
+            sum(record.stats.peak_slots for record in answered), sum(record.stats.ar_slots for record in answered)
+        ),
+        outside_backbone=1 - backbone_seconds / seconds if backbone_seconds and seconds else None,
+        speed_up=Spread.of(speed_ups(records, mode)),
+        looping=_ratio(sum(record.distinct_4grams < LOOPING_BELOW for record in answered), turns),
+    )
+
+
+def speed_ups(records: Iterable[TurnRecord], mode: str) -> list[float]:
+    """Tokens/s of a mode against `ar`, one value per question, over the turns that both answered."""
+    answered = {record.key: record for record in records if record.skipped is None}
+    pairs = defaultdict(list)
+    for (question_id, turn, record_mode), record in answered.items():
+        other = answered.get((question_id, turn, Mode.AR))
+        if record_mode == mode and other is not None:
+            pairs[question_id].append((record, other))
+    return [
+        _tokens_per_second(own for own, _ in turns) / _tokens_per_second(other for _, other in turns)
+        for turns in pairs.values()
+    ]
+
+
+def _tokens_per_second(records: Iterable[TurnRecord]) -> float:
+    tokens, seconds = 0, 0.0
+    for record in records:
+        tokens += record.stats.answer_tokens
+        seconds += record.seconds
+    return tokens / seconds
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0

@@ -1,0 +1,123 @@
+"""`medusa-apar heads`: look into checkpoints of Medusa heads, and convert them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from .checkpoints import CheckpointFormat, detect_format, load_heads, save_medusa_llm
+from .modeling import MedusaHeads
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run `medusa-apar heads`.
+
+    Args:
+        argv: the arguments after `heads`.
+
+    Raises:
+        ValueError: the checkpoint is broken, or cannot be converted.
+        OSError: a file is missing, unreadable, or cannot be written.
+        SystemExit: the arguments are wrong, or help was asked for.
+
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "inspect":
+        inspect(arguments.path)
+    else:
+        export(arguments.path, arguments.output, arguments.backbone)
+
+
+def inspect(source: str) -> None:
+    """Print what a checkpoint holds: its sizes, and per head its calibration and held-out accuracy."""
+    checkpoint_format = detect_format(source)
+    heads = load_heads(source)
+    console = Console()
+    console.print(_sizes(heads, checkpoint_format))
+    console.print(_quality(heads))
+
+
+def export(source: str, output: str, backbone: str | None = None) -> None:
+    """Write a checkpoint in medusa-llm's format.
+
+    Args:
+        source: folder or hub id of the heads.
+        output: folder to write.
+        backbone: folder or hub id of the heads' backbone; by default the folder around `source`, if that is a model.
+
+    Raises:
+        ValueError: the backbone is unknown or does not fit, or the format cannot express the heads.
+        OSError: a file is missing, unreadable, or cannot be written.
+
+    """
+    heads = load_heads(source)
+    if backbone is None:
+        backbone = str(_surrounding_model(source))
+    local = Path(backbone).is_dir()
+    model: PreTrainedModel | None = None
+    if local or heads.config.shared_projection:
+        model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
+    save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
+    Console().print(f"wrote {heads.config.num_heads} heads to {output}", soft_wrap=True, highlight=False)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="medusa-apar heads", description="Look into Medusa heads, and convert them.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    inspecting = commands.add_parser("inspect", help="print what a checkpoint holds")
+    inspecting.add_argument("path", metavar="PATH", help="folder or hub id of the heads")
+
+    exporting = commands.add_parser("export", help="write a checkpoint in another format")
+    exporting.add_argument("path", metavar="PATH", help="folder or hub id of the heads")
+    exporting.add_argument("--format", required=True, choices=[CheckpointFormat.MEDUSA_LLM.value])
+    exporting.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    exporting.add_argument(
+        "--backbone", metavar="DIR", help="folder or hub id of the backbone (default: the folder around PATH)"
+    )
+    return parser
+
+
+def _surrounding_model(source: str) -> Path:
+    parent = Path(source).resolve().parent
+    if Path(source).is_dir() and (parent / "config.json").is_file():
+        return parent
+    raise ValueError(
+        f"medusa-llm's format names the backbone, and {parent} around the heads is none; give it with --backbone DIR"
+    )
+
+
+def _sizes(heads: MedusaHeads, checkpoint_format: CheckpointFormat) -> Table:
+    config = heads.config
+    parameters = list(heads.parameters())
+    megabytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6
+    table = Table(show_header=False)
+    for name, value in (
+        ("format", checkpoint_format.value),
+        ("heads", str(config.num_heads)),
+        ("layers", str(config.num_layers)),
+        ("hidden size", str(config.hidden_size)),
+        ("vocabulary", str(config.vocab_size)),
+        ("shared projection", "yes" if config.shared_projection else "no"),
+        ("parameters", f"{sum(parameter.numel() for parameter in parameters):,}"),
+        ("size", f"{megabytes:.2f} MB in {str(heads.dtype).removeprefix('torch.')}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _quality(heads: MedusaHeads) -> Table:
+    config = heads.config
+    ranks = max((len(accuracy) for accuracy in config.accuracy), default=0)
+    table = Table("head", "calibration", *(f"top-{rank}" for rank in range(1, ranks + 1)))
+    if not ranks:
+        table.caption = "accuracy not recorded"
+    for head, temperature in enumerate(config.calibration_temperature):
+        accuracy = config.accuracy[head] if head < len(config.accuracy) else []
+        table.add_row(str(head + 1), f"{temperature:.3f}", *(f"{value:.3f}" for value in accuracy))
+    return table

@@ -1,0 +1,107 @@
+"""The Medusa heads module.
+
+Source: Medusa (Cai et al. 2024, arXiv 2401.10774), section 2.1: residual blocks with SiLU, then a
+projection to the vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .config import MedusaHeadsConfig
+
+
+class ResidualBlock(nn.Module):
+    """`x + SiLU(W x + b)`, the identity at initialisation."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, hidden_size)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + nn.functional.silu(self.linear(x))
+
+
+class MedusaHead(nn.Module):
+    """One head: residual blocks, and its own projection unless the backbone's is shared."""
+
+    def __init__(self, config: MedusaHeadsConfig) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(ResidualBlock(config.hidden_size) for _ in range(config.num_layers)))
+        if not config.shared_projection:
+            self.projection = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+
+class MedusaHeads(PreTrainedModel):
+    """A set of Medusa heads over a backbone's last hidden state."""
+
+    config_class = MedusaHeadsConfig
+    config: MedusaHeadsConfig
+    base_model_prefix = "heads"
+    main_input_name = "hidden_states"
+
+    def __init__(self, config: MedusaHeadsConfig) -> None:
+        super().__init__(config)
+        self.heads = nn.ModuleList(MedusaHead(config) for _ in range(config.num_heads))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.linear.weight)
+            nn.init.zeros_(module.linear.bias)
+        elif isinstance(module, MedusaHead) and not self.config.shared_projection:
+            nn.init.normal_(module.projection.weight, std=self.config.hidden_size**-0.5)
+
+    @classmethod
+    def for_backbone(
+        cls, backbone: PreTrainedModel, *, num_heads: int = 5, num_layers: int = 1, shared_projection: bool = False
+    ) -> MedusaHeads:
+        """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`."""
+        lm_head = backbone.get_output_embeddings()
+        vocab_size, hidden_size = lm_head.weight.shape
+        config = MedusaHeadsConfig(
+            num_heads=num_heads,
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            vocab_size=vocab_size,
+            shared_projection=shared_projection,
+        )
+        heads = cls(config).to(lm_head.weight.device, lm_head.weight.dtype)
+        if not shared_projection:
+            with torch.no_grad():
+                for head in heads.heads:
+                    head.projection.weight.copy_(lm_head.weight)
+        return heads
+
+    def check_fits(self, backbone: PreTrainedModel) -> None:
+        """Raise a ValueError where these heads cannot sit on a backbone."""
+        vocab_size, hidden_size = backbone.get_output_embeddings().weight.shape
+        for name, ours, theirs in (
+            ("hidden_size", self.config.hidden_size, hidden_size),
+            ("vocab_size", self.config.vocab_size, vocab_size),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"heads have {name}={ours}, but the backbone has {name}={theirs}; "
+                    "use heads that were trained on this backbone (`medusa-apar train heads`)"
+                )
+
+    def forward(self, hidden_states: Tensor, lm_head: nn.Module) -> Tensor:
+        """Logits of every head.
+
+        Args:
+            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`.
+            lm_head: the backbone's output projection, used where `shared_projection` is set.
+
+        Returns:
+            `[num_heads, ..., vocab_size]`.
+
+        """
+        if self.config.shared_projection:
+            shared: Tensor = lm_head(torch.stack([head.blocks(hidden_states) for head in self.heads]))
+            return shared
+        return torch.stack([head.projection(head.blocks(hidden_states)) for head in self.heads])

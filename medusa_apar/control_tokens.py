@@ -1,0 +1,77 @@
+"""The control tokens `[Fork]` and `[Child]`: their ids, and the rules under which they may be chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, PretrainedConfig, PreTrainedTokenizerBase
+
+FORK = "[Fork]"
+CHILD = "[Child]"
+
+_NAMES = ((FORK, CHILD), ("[SplitMask]", "[SplitSop]"))
+"""Our names, then those of THUDM's published APAR checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTokens:
+    """Ids of `[Fork]`, written by the model, and `[Child]`, injected right after it on the child's path."""
+
+    fork_token_id: int
+    child_token_id: int
+
+    @staticmethod
+    def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
+        """Look the control tokens up in a tokenizer.
+
+        Raises:
+            ValueError: if the tokenizer has none.
+
+        """
+        vocabulary = tokenizer.get_vocab()
+        for fork, child in _NAMES:
+            if fork in vocabulary and child in vocabulary:
+                return ControlTokens(vocabulary[fork], vocabulary[child])
+        raise ValueError(
+            f"tokenizer {tokenizer.name_or_path!r} has no control tokens {FORK!r} and {CHILD!r}; "
+            "train an APAR backbone with `medusa-apar train backbone`, which adds them, or use its tokenizer"
+        )
+
+    @staticmethod
+    def of_config(config: PretrainedConfig) -> ControlTokens | None:
+        """Control tokens recorded in a backbone's config, if any."""
+        fork, child = getattr(config, "fork_token_id", None), getattr(config, "child_token_id", None)
+        return None if fork is None or child is None else ControlTokens(fork, child)
+
+    def record_in(self, config: PretrainedConfig) -> None:
+        """Write the ids where `of_config` finds them."""
+        config.fork_token_id = self.fork_token_id
+        config.child_token_id = self.child_token_id
+
+
+class ControlTokenRules(LogitsProcessor):
+    """Which control tokens a thread may choose.
+
+    `[Child]` is never chosen; `[Fork]` is not chosen right after `[Fork]`, nor where forking is off:
+    in a thread at `max_depth`, or with `apar=False`.
+
+    Args:
+        control: the token ids.
+        fork_allowed: whether the thread may fork at all; for rows of several threads `[rows]` boolean.
+
+    """
+
+    def __init__(self, control: ControlTokens, *, fork_allowed: bool | Tensor) -> None:
+        self.control = control
+        self.fork_allowed = fork_allowed
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Forbid tokens in `scores` `[rows, vocabulary]` given contexts `input_ids` `[rows, length]`."""
+        scores = scores.clone()
+        scores[:, self.control.child_token_id] = -torch.inf
+        after_fork = input_ids[:, -1] == self.control.fork_token_id
+        forbidden = after_fork | ~torch.as_tensor(self.fork_allowed, device=scores.device)
+        scores[forbidden, self.control.fork_token_id] = -torch.inf
+        return scores

@@ -1,0 +1,72 @@
+"""What `MedusaAparModel.generate` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+from .paragraph_tree import ParagraphTree
+
+
+@dataclass(slots=True)
+class DecodingStats:
+    """Figures of one `generate` call, over all its rows.
+
+    Attributes:
+        steps: forward passes of the backbone after prefill.
+        answer_tokens: visible tokens of the final answers: the final EOS counts, control tokens do not.
+        discarded_tokens: tokens that were decoded and fell behind a cut (a limit, a stopping criterion).
+        forks: threads opened beside the root threads.
+        forward_nodes: nodes over all steps; `forward_nodes / steps` is the mean width of a forward pass.
+        accepted_guesses: Medusa guesses that the backbone confirmed.
+        peak_slots: most KV slots held at once.
+        mean_slots: KV slots held, averaged over steps.
+        ar_slots: KV slots that plain decoding of the same answers holds at its end.
+        attended_pairs: (node, visible slot) pairs over all steps.
+        seconds: wall time, prefill included.
+        backbone_seconds: wall time in the backbone's forward passes.
+        head_seconds: wall time in the Medusa heads.
+
+    """
+
+    steps: int = 0
+    answer_tokens: int = 0
+    discarded_tokens: int = 0
+    forks: int = 0
+    forward_nodes: int = 0
+    accepted_guesses: int = 0
+    peak_slots: int = 0
+    mean_slots: float = 0.0
+    ar_slots: int = 0
+    attended_pairs: int = 0
+    seconds: float = 0.0
+    backbone_seconds: float = 0.0
+    head_seconds: float = 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """`answer_tokens / steps`, the hardware-free speed figure; the whole answer if there was no step."""
+        return self.answer_tokens / max(1, self.steps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """`answer_tokens / seconds`."""
+        return self.answer_tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class MedusaAparOutput(ModelOutput):
+    """Output of `generate` with `return_dict_in_generate=True`.
+
+    Attributes:
+        sequences: `[batch, length]` int64; prompt and answer in reading order, without control tokens.
+        trees: the paragraph tree of each row.
+        stats: figures of the call.
+
+    """
+
+    sequences: torch.LongTensor | None = None
+    trees: tuple[ParagraphTree, ...] | None = None
+    stats: DecodingStats | None = None

@@ -1,0 +1,47 @@
+"""Text in reading order while threads still run."""
+
+from __future__ import annotations
+
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from .paragraph_tree import ParagraphTree
+
+
+class ReadingOrderStream:
+    """Hands a transformers streamer every token as soon as all tokens before it are known.
+
+    Args:
+        streamer: e.g. a `TextStreamer`.
+        prompt: put first, as `generate` does.
+        limit: visible tokens to hand out at most.
+
+    """
+
+    def __init__(self, streamer: BaseStreamer, prompt: list[int], limit: int) -> None:
+        self._streamer = streamer
+        self._limit = limit
+        self._sent = 0
+        streamer.put(torch.tensor(prompt))
+
+    def update(self, tree: ParagraphTree) -> None:
+        """Hand out what has become readable."""
+        readable = readable_token_ids(tree)[self._sent : self._limit]
+        for token in readable:
+            self._streamer.put(torch.tensor([token]))
+        self._sent += len(readable)
+
+    def end(self) -> None:
+        """Tell the streamer that nothing more comes."""
+        self._streamer.end()
+
+
+def readable_token_ids(tree: ParagraphTree) -> list[int]:
+    """The answer up to the first thread, in reading order, that still runs."""
+    token_ids: list[int] = []
+    for segment in tree.segments():
+        thread = tree.threads[segment.thread]
+        token_ids += thread.token_ids[segment.start : segment.end]
+        if segment.tail and thread.finish_reason is None:
+            break
+    return token_ids

@@ -1,0 +1,77 @@
+"""Tiny random backbones that fork often, and heads for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+
+from medusa_apar import ControlTokens, MedusaHeads
+
+VOCABULARY = 64
+EOS, FORK, CHILD = 1, 2, 3
+CONTROL = ControlTokens(FORK, CHILD)
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "tie_word_embeddings": False,
+    "eos_token_id": EOS,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+}
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_SHAPE),
+    "qwen2": lambda: Qwen2Config(**_SHAPE),
+    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=8),
+}
+
+
+def forking_backbone(
+    family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """A random backbone whose `[Fork]` and EOS logits vary more than others', so that both are chosen often."""
+    torch.manual_seed(seed)
+    config = CONFIGS[family]()
+    CONTROL.record_in(config)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).to(dtype).eval()
+    with torch.no_grad():
+        model.lm_head.weight[FORK] *= 2.2
+        model.lm_head.weight[EOS] *= 2.4
+    return model
+
+
+def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> MedusaHeads:
+    """Heads that guess at random, but often the same as the backbone."""
+    torch.manual_seed(seed)
+    heads = MedusaHeads.for_backbone(backbone, num_heads=num_heads)
+    with torch.no_grad():
+        for head in heads.heads:
+            for block in head.blocks:
+                block.linear.weight.normal_(std=0.3)
+    return heads.eval()
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
+    """One tiny forking backbone per family, in float64."""
+    return forking_backbone(request.param)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of the shared measuring and training files."""
+    folder = Path(os.environ.get("MEDUSA_APAR_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no data at {folder}; set MEDUSA_APAR_DATA to the folder that holds responses-train.jsonl.xz")
+    return folder

@@ -1,0 +1,70 @@
+"""A tiny tokenizer, a scripted model and question files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scripted_model import CONTEXT, ScriptedModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|' + message['role'] + '|>' + message['content'] }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
+)
+SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", FORK, CHILD)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    bytes_ = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    result = PreTrainedTokenizerFast(
+        tokenizer_object=bytes_,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        extra_special_tokens=list(SPECIAL_TOKENS[2:]),
+    )
+    result.chat_template = CHAT_TEMPLATE
+    return result
+
+
+@pytest.fixture
+def model(tokenizer: PreTrainedTokenizerFast) -> ScriptedModel:
+    """A scripted model over a tiny random backbone that may write control tokens unless they are suppressed."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return ScriptedModel(
+        tokenizer, LlamaForCausalLM(config).eval(), ControlTokens.of_tokenizer(tokenizer), torch.nn.Linear(2, 2)
+    )
+
+
+@pytest.fixture
+def question_file(tmp_path: Path) -> Callable[..., Path]:
+    """Writes lines into a question file."""
+
+    def write(*lines: str) -> Path:
+        path = tmp_path / "question.jsonl"
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return path
+
+    return write

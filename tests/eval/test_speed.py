@@ -1,0 +1,223 @@
+"""`medusa-apar eval speed`, run with a scripted model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scripted_model import ALL_MODES, CONTEXT, ScriptedModel
+from transformers import PreTrainedTokenizerFast
+
+from medusa_apar.eval import speed
+from medusa_apar.eval.cli import main as eval_main
+from medusa_apar.eval.decoding import BASELINE, Limits, decode
+
+QUESTIONS = (
+    '{"question_id": 1, "category": "math", "turns": ["One?", "Two?"]}',
+    '{"question_id": 2, "category": "stem", "turns": ["Three?"]}',
+)
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def command(
+    model: ScriptedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    question_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    """Runs the command on two questions, three turns in all."""
+    monkeypatch.setattr(speed, "load_model", lambda *_: (model, tokenizer))
+    questions = question_file(*QUESTIONS)
+
+    def run(*arguments: str) -> int:
+        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "20", *arguments]
+        return eval_main(["speed", *given])
+
+    return run
+
+
+def turns(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "out" / "turns.jsonl").read_text().splitlines()]
+
+
+def test_records_every_turn_in_every_mode_in_rotating_order(command: Command, tmp_path: Path) -> None:
+    assert command() == 0
+    expected = [
+        (question, turn, mode)
+        for question, turn, order in [(1, 1, ALL_MODES), (1, 2, ALL_MODES), (2, 1, (*ALL_MODES[1:], ALL_MODES[0]))]
+        for mode in order
+    ]
+    assert [(turn["question_id"], turn["turn"], turn["mode"]) for turn in turns(tmp_path)] == expected
+
+
+def test_a_second_turn_follows_the_modes_own_answer(command: Command, model: ScriptedModel) -> None:
+    command("--modes", "ar,apar", "--no-baseline", "--warmup", "0")
+    assert model.prompts == [
+        ("ar", "<|user|>One?<|assistant|>"),
+        ("apar", "<|user|>One?<|assistant|>"),
+        ("ar", "<|user|>One?<|assistant|>ar 1<|user|>Two?<|assistant|>"),
+        ("apar", "<|user|>One?<|assistant|>apar 2<|user|>Two?<|assistant|>"),
+        ("apar", "<|user|>Three?<|assistant|>"),
+        ("ar", "<|user|>Three?<|assistant|>"),
+    ]
+
+
+def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -> None:
+    command("--modes", "medusa-apar", "--max-threads", "3", "--max-depth", "4", "--warmup", "0", "--limit", "1")
+    assert len(model.requests) == 2
+    for request in model.requests:
+        assert request.pop("attention_mask").all()
+        assert request == {
+            "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
+            "max_threads": 3, "max_depth": 4,
+        }  # fmt: skip
+
+
+def test_warm_up_is_not_recorded(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+    command("--modes", "ar", "--no-baseline", "--warmup", "2")
+    assert len(model.prompts) == 5
+    assert len(turns(tmp_path)) == 3
+
+
+def test_goes_on_after_an_interruption(
+    command: Command, model: ScriptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--modes", "ar,medusa", "--no-baseline", "--warmup", "0")
+    model.fail_at = 4
+    assert command(*arguments) == 130
+    assert "interrupted; 3 turns are kept" in capsys.readouterr().err
+    before = turns(tmp_path)
+    with (tmp_path / "out" / "turns.jsonl").open("a") as file:
+        file.write('{"question_id": 1, "cat')
+    model.fail_at = None
+    model.prompts.clear()
+    assert command(*arguments) == 0
+    assert turns(tmp_path)[:3] == before
+    assert len(turns(tmp_path)) == 6
+    assert model.prompts[0] == ("medusa", "<|user|>One?<|assistant|>medusa 2<|user|>Two?<|assistant|>")
+    model.prompts.clear()
+    assert command(*arguments) == 0
+    assert model.prompts == []
+
+
+def test_refuses_a_folder_of_another_run(
+    command: Command, model: ScriptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("--modes", "ar")
+    before = turns(tmp_path)
+    with pytest.raises(SystemExit):
+        command("--modes", "ar", "--max-new-tokens", "30")
+    assert "max_new_tokens was 20, is 30" in capsys.readouterr().err
+    with torch.no_grad():
+        model.backbone.model.norm.weight[0] = 3
+    with pytest.raises(SystemExit):
+        command("--modes", "ar")
+    assert "weights was" in capsys.readouterr().err
+    assert turns(tmp_path) == before
+
+
+def test_records_a_prompt_that_is_too_long_as_skipped(
+    command: Command, question_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    role_tokens = 2
+    fits = "x" * (CONTEXT - 20 - role_tokens)
+    question_file(
+        json.dumps({"question_id": 1, "category": "math", "turns": [fits + "x", "Then?"]}),
+        json.dumps({"question_id": 2, "category": "math", "turns": [fits, "Then?"]}),
+    )
+    assert command("--modes", "ar", "--no-baseline") == 0
+    reasons = {(turn["question_id"], turn["turn"]): turn["skipped"] for turn in turns(tmp_path)}
+    assert "the prompt has 237 tokens, more than the 236" in reasons[1, 1]
+    assert reasons[1, 2] == "turn 1 was skipped"
+    assert reasons[2, 1] is None
+    assert "the prompt has" in reasons[2, 2]
+    assert "3 turns were skipped" in capsys.readouterr().out
+    overall = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"][-1]
+    assert (overall["turns"], overall["skipped"]) == (1, 3)
+
+
+def test_writes_summary_plot_and_answers(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command()
+    out = tmp_path / "out"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["settings"]["max_new_tokens"] == 20
+    assert [(row["category"], row["mode"]) for row in summary["rows"]] == [
+        (category, mode) for category in ("math", "stem", "overall") for mode in ALL_MODES
+    ]
+    assert "| medusa-apar |" in (out / "summary.md").read_text()
+    assert (out / "speedup.png").stat().st_size > 1000
+    assert "medusa-apar" in capsys.readouterr().out
+    answers = [json.loads(line) for line in (out / "answers" / "apar.jsonl").read_text().splitlines()]
+    assert [answer["question_id"] for answer in answers] == [1, 2]
+    assert answers[0].keys() == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+    assert answers[0]["model_id"] == "embedded-apar"
+    recorded = [turn["answer"] for turn in turns(tmp_path) if (turn["question_id"], turn["mode"]) == (1, "apar")]
+    assert answers[0]["choices"] == [{"index": 0, "turns": recorded}]
+    assert recorded[0].startswith("apar ")
+
+
+def test_the_baseline_never_writes_control_tokens(model: ScriptedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt = tokenizer("Why?", return_tensors="pt")["input_ids"]
+    assert model.control is not None
+    first = decode(model, BASELINE, prompt, Limits(max_new_tokens=1)).token_ids[0]  # type: ignore[arg-type]
+    head = model.backbone.lm_head.weight
+    with torch.no_grad():
+        head[model.control.fork_token_id] = 2 * head[first]
+        head[model.control.child_token_id] = 2 * head[first]
+    favoured = model.backbone(prompt).logits[0, -1].argmax().item()
+    assert favoured in (model.control.fork_token_id, model.control.child_token_id)
+    answer = decode(model, BASELINE, prompt, Limits(max_new_tokens=12))  # type: ignore[arg-type]
+    assert {model.control.fork_token_id, model.control.child_token_id}.isdisjoint(answer.token_ids)
+    assert answer.stats.answer_tokens == len(answer.token_ids) == answer.stats.steps + 1
+    assert answer.stats.peak_slots == prompt.shape[1] + len(answer.token_ids) - 1
+    assert answer.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--modes", "ar,fast"), "mode='fast' is unknown; choose one of ar, medusa, apar, medusa-apar"),
+        (("--max-new-tokens", "0"), "0 is less than 1"),
+        (("--max-new-tokens", str(CONTEXT)), "lower --max-new-tokens"),
+        (("--warmup", "-1"), "-1 is less than 0"),
+        (("--questions", "none"), "questions='none' is neither a file nor a known set"),
+    ],
+)
+def test_says_what_is_wrong_with_an_argument(
+    command: Command, arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        command(*arguments)
+    assert error.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_asks_for_what_a_mode_needs(command: Command, model: ScriptedModel, capsys: pytest.CaptureFixture[str]) -> None:
+    model.heads = None
+    with pytest.raises(SystemExit):
+        command("--modes", "ar,medusa")
+    assert "needs Medusa heads" in capsys.readouterr().err
+    model.control = None
+    with pytest.raises(SystemExit):
+        command("--modes", "apar")
+    assert "needs control tokens" in capsys.readouterr().err
+    assert command("--modes", "ar", "--limit", "1") == 0
+
+
+def test_asks_for_a_chat_template(
+    command: Command,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(SystemExit):
+        command()
+    assert "has no chat template" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""The summary's arithmetic on records made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripted_model import record
+
+from medusa_apar.eval.decoding import BASELINE
+from medusa_apar.eval.plot import plot_speed_up
+from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
+from medusa_apar.eval.tables import COLUMNS, markdown
+
+FIGURES = {"answer_tokens": 40, "steps": 40, "peak_slots": 50, "ar_slots": 50}
+RECORDS = [
+    record(1, "ar", seconds=4, backbone_seconds=3, **FIGURES),
+    record(1, "apar", seconds=2, answer_tokens=60, steps=20, forks=3, peak_slots=30, ar_slots=60, backbone_seconds=1),
+    record(1, "ar", turn=2, seconds=1, **FIGURES),
+    record(1, "apar", turn=2, skipped="too long"),
+    record(2, "ar", seconds=2, category="stem", answer_tokens=10, steps=9, peak_slots=20, ar_slots=20),
+    record(2, "apar", seconds=1, category="stem", answer_tokens=15, steps=5, forks=1, distinct_4grams=0.59),
+    record(3, "ar", seconds=2, category="stem", answer_tokens=20, steps=19, peak_slots=20, ar_slots=20),
+    record(3, "apar", seconds=4, category="stem", answer_tokens=20, steps=5, distinct_4grams=0.6),
+]
+
+
+def row(category: str, mode: str) -> SummaryRow:
+    return next(row for row in summarize(RECORDS, ("ar", "apar")) if (row.category, row.mode) == (category, mode))
+
+
+def test_has_a_row_per_category_and_mode() -> None:
+    rows = summarize(RECORDS, ("ar", "apar"))
+    assert [(row.category, row.mode) for row in rows] == [
+        ("math", "ar"), ("math", "apar"), ("stem", "ar"), ("stem", "apar"), (OVERALL, "ar"), (OVERALL, "apar"),
+    ]  # fmt: skip
+
+
+def test_sums_the_answered_turns() -> None:
+    math = row("math", "apar")
+    assert (math.turns, math.skipped) == (1, 1)
+    assert (math.tokens_per_second, math.tokens_per_step) == (30, 3)
+    assert (math.steps, math.forks, math.slots_against_ar) == (20, 3, 0.5)
+    assert math.outside_backbone == 0.5
+    overall = row(OVERALL, "apar")
+    assert (overall.turns, overall.skipped) == (3, 1)
+    assert overall.tokens_per_second == pytest.approx(95 / 7)
+    assert overall.tokens_per_step == pytest.approx(95 / 30)
+    assert overall.forks == pytest.approx(4 / 3)
+
+
+def test_compares_with_ar_on_the_turns_that_both_answered() -> None:
+    assert speed_ups(RECORDS, "apar") == [3.0, 3.0, 0.5]
+    assert row("math", "apar").speed_up == Spread(3, 3, 3, 1)
+    assert row("stem", "apar").speed_up == Spread(1.75, 1.125, 2.375, 2)
+    assert row(OVERALL, "apar").speed_up == Spread(3, 1.75, 3, 3)
+    assert row(OVERALL, "ar").speed_up == Spread(1, 1, 1, 3)
+
+
+def test_joins_both_turns_of_a_question() -> None:
+    records = [
+        record(1, "ar", seconds=9, answer_tokens=90),
+        record(1, "ar", seconds=1, answer_tokens=10, turn=2),
+        record(1, "apar", seconds=3, answer_tokens=90),
+        record(1, "apar", seconds=1, answer_tokens=10, turn=2),
+    ]
+    assert speed_ups(records, "apar") == [2.5]
+
+
+def test_counts_loops_below_the_threshold() -> None:
+    assert row("stem", "apar").looping == 0.5
+    assert row("stem", "ar").looping == 0
+
+
+def test_leaves_out_what_was_not_measured() -> None:
+    without_ar = summarize([record(1, BASELINE, **FIGURES)], (BASELINE,))
+    assert [(row.speed_up, row.outside_backbone) for row in without_ar] == [(None, None)] * 2
+
+
+def test_survives_a_mode_without_an_answer() -> None:
+    rows = summarize([record(1, "ar", skipped="too long")], ("ar", "medusa"))
+    assert [(row.turns, row.skipped) for row in rows] == [(0, 1), (0, 0)] * 2
+    assert {row.speed_up for row in rows} == {None}
+    assert "0 (+1 skipped)" in markdown(rows)
+
+
+def test_markdown_has_every_column_in_every_line() -> None:
+    header, rule, *lines = markdown(summarize(RECORDS, ("ar", "apar"))).splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
+    assert set(rule) <= set("|-: ")
+    assert len(lines) == 6
+    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 1}
+    assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
+        "", "apar", "1 (+1 skipped)", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.00-3.00)", "0%",
+    ]  # fmt: skip
+
+
+def test_plots_only_what_has_a_speed_up(tmp_path: Path) -> None:
+    path = tmp_path / "speedup.png"
+    assert not plot_speed_up(summarize(RECORDS, ("ar",)), path)
+    assert not path.exists()
+    assert plot_speed_up(summarize(RECORDS, ("ar", "apar")), path)
+    assert path.read_bytes().startswith(b"\x89PNG")

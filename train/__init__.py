@@ -1,0 +1,1 @@
+"""Structure extraction, tree-packed data, and the training of backbones and heads."""

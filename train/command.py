@@ -1,0 +1,43 @@
+"""The command line of a training: arguments from dataclasses, and errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from transformers import HfArgumentParser
+
+
+class InputError(ValueError):
+    """Input that a training cannot use; the message names what it was, its value and the remedy."""
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the arguments)\n")
+
+
+def run(train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Sequence[str]) -> None:
+    """Call `train` with one dataclass of each kind, filled from the command line.
+
+    Raises:
+        SystemExit: with status 2, after one line on stderr, where the arguments or what they name are unusable.
+
+    """
+    parser = _Parser(tuple(kinds), prog=prog)  # type: ignore[arg-type]
+    try:
+        *arguments, unknown = parser.parse_args_into_dataclasses(
+            list(argv), return_remaining_strings=True, look_for_args_file=False
+        )
+    except ValueError as error:
+        parser.error(_one_line(error))
+    if unknown:
+        parser.error(f"unknown argument {' '.join(unknown)}")
+    try:
+        train(*arguments)
+    except InputError as error:
+        parser.error(_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,269 @@
+"""Tree-packed rows: whole paragraph trees in one training row, exact under a tree attention mask.
+
+A row holds the prompt and every node of a response, laid out in reading order; several trees may share
+a row. A token attends to its own path alone, its position is its depth on that path, and its successor
+is the next token on the path: after `[Fork]` that is the next sibling's first token. So the loss of a
+row is, token for token, the loss of its linear paths (design invariant: training equals decoding).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from medusa_apar.control_tokens import ControlTokens
+from medusa_apar.paragraph_tree import ParagraphNode
+
+from .command import InputError
+from .responses import BadRows, Response
+from .structure import extract
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX = -100
+"""Label of a position without loss, as in transformers."""
+
+NO_SUCCESSOR = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRow:
+    """One paragraph tree, or several, as flat lists of equal length.
+
+    Attributes:
+        input_ids: tokens, ancestors before descendants.
+        position_ids: depth of each token on its path, from 0.
+        successor: index in the row of the next token on the path, or `NO_SUCCESSOR`.
+        node: index of each token's paragraph node.
+        node_parent: for each paragraph node, the node before it on the path; -1 at the root.
+        prompt: whether the token belongs to the prompt.
+
+    """
+
+    input_ids: list[int]
+    position_ids: list[int]
+    successor: list[int]
+    node: list[int]
+    node_parent: list[int]
+    prompt: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @staticmethod
+    def empty() -> TreeRow:
+        return TreeRow([], [], [], [], [], [])
+
+    def extend(self, other: TreeRow) -> None:
+        """Append another row's trees; they do not see each other."""
+        tokens, nodes = len(self.input_ids), len(self.node_parent)
+        self.input_ids.extend(other.input_ids)
+        self.position_ids.extend(other.position_ids)
+        self.successor.extend(s if s == NO_SUCCESSOR else s + tokens for s in other.successor)
+        self.node.extend(n + nodes for n in other.node)
+        self.node_parent.extend(p if p < 0 else p + nodes for p in other.node_parent)
+        self.prompt.extend(other.prompt)
+
+    def append_node(self, token_ids: Sequence[int], parent: int, after: int, *, prompt_length: int = 0) -> int:
+        """Append one paragraph node whose path goes on from the token at index `after`; return its index."""
+        start, node = len(self.input_ids), len(self.node_parent)
+        depth = 0 if after < 0 else self.position_ids[after] + 1
+        self.input_ids.extend(token_ids)
+        self.position_ids.extend(range(depth, depth + len(token_ids)))
+        self.successor.extend([*range(start + 1, start + len(token_ids)), NO_SUCCESSOR])
+        self.node.extend([node] * len(token_ids))
+        self.node_parent.append(parent)
+        self.prompt.extend(i < prompt_length for i in range(len(token_ids)))
+        return node
+
+
+def tree_row(
+    prompt_ids: Sequence[int],
+    tree: ParagraphNode,
+    tokenizer: PreTrainedTokenizerBase,
+    control: ControlTokens,
+) -> TreeRow:
+    """Lay a paragraph tree out after its prompt. Every path ends with EOS."""
+    row = TreeRow.empty()
+    stack = [(tree, list(prompt_ids), -1, -1)]
+    while stack:
+        piece, opening, parent, after = stack.pop()
+        if after >= 0 and not opening:
+            row.successor[after] = len(row)
+        text_ids = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=True).input_ids
+        end = tokenizer.eos_token_id if piece.next_sibling is None else control.fork_token_id
+        prompt_length = len(opening) if after < 0 else 0
+        node = row.append_node([*opening, *text_ids, end], parent, after, prompt_length=prompt_length)
+        if piece.first_child is not None and piece.next_sibling is not None:
+            fork = len(row) - 1
+            stack.append((piece.next_sibling, [], node, fork))
+            stack.append((piece.first_child, [control.child_token_id], node, fork))
+    return row
+
+
+def path_mask(node: Tensor, node_parent: Tensor) -> Tensor:
+    """Who may attend to whom in a row.
+
+    Args:
+        node: `[tokens]` paragraph node of each token.
+        node_parent: `[nodes]` parent of each node, always of a smaller index; -1 at roots.
+
+    Returns:
+        `[tokens, tokens]` boolean; entry (i, j) is true where token j is i or stands before it on its path.
+
+    """
+    on_path = torch.eye(len(node_parent), dtype=torch.bool)
+    for child, parent in enumerate(node_parent.tolist()):
+        if parent >= 0:
+            on_path[child] |= on_path[parent]
+    return on_path[node][:, node].tril()
+
+
+def next_token_labels(row: TreeRow, ahead: int = 1) -> list[int]:
+    """Label of each position: the token `ahead` successors on, or `IGNORE_INDEX` where there is no loss."""
+    labels = []
+    for start in range(len(row)):
+        at = start
+        for _ in range(ahead):
+            at = row.successor[at] if at != NO_SUCCESSOR else NO_SUCCESSOR
+        labels.append(IGNORE_INDEX if at == NO_SUCCESSOR or row.prompt[at] else row.input_ids[at])
+    return labels
+
+
+def pack(rows: Iterable[TreeRow], max_length: int) -> list[TreeRow]:
+    """Join trees into rows of at most `max_length` tokens, longest first into the fullest row that has room."""
+    packed: list[TreeRow] = []
+    room: dict[int, list[TreeRow]] = {}
+    for row in sorted(rows, key=len, reverse=True):
+        fit = min((free for free, candidates in room.items() if free >= len(row) and candidates), default=None)
+        if fit is None:
+            target, free = TreeRow.empty(), max_length
+            packed.append(target)
+        else:
+            target, free = room[fit].pop(), fit
+        target.extend(row)
+        room.setdefault(free - len(row), []).append(target)
+    return packed
+
+
+class TreeDataset(Dataset[TreeRow]):
+    """Tree-packed rows of responses, structured and unstructured in a given proportion.
+
+    Args:
+        responses: prompts and answers.
+        tokenizer: has a chat template, an EOS and the control tokens.
+        max_length: tokens in a row; longer trees are left out and counted.
+        structured_share: share of structured trees among all; the larger class is thinned to reach it.
+            None keeps everything.
+        seed: of the thinning.
+
+    Attributes:
+        bad_rows: what was left out, by reason.
+        structured, unstructured: how many trees of each kind went in.
+
+    """
+
+    def __init__(
+        self,
+        responses: Iterable[Response],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_length: int,
+        structured_share: float | None = None,
+        seed: int = 0,
+        bad_rows: BadRows | None = None,
+    ) -> None:
+        control = ControlTokens.of_tokenizer(tokenizer)
+        self.bad_rows = BadRows() if bad_rows is None else bad_rows
+        structured: list[TreeRow] = []
+        unstructured: list[TreeRow] = []
+        for number, response in enumerate(responses, start=1):
+            tree = extract(response.response)
+            prompt_ids: Any = tokenizer.apply_chat_template(
+                [{"role": "user", "content": response.prompt}], add_generation_prompt=True, return_dict=False
+            )
+            row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
+            if len(row) > max_length:
+                self.bad_rows.add(f"longer than {max_length} tokens", f"response {number}")
+            else:
+                (structured if tree else unstructured).append(row)
+        found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
+        if structured_share is not None:
+            structured, unstructured = _thin(structured, unstructured, structured_share, Random(seed))
+        self.structured, self.unstructured = len(structured), len(unstructured)
+        if not structured and not unstructured:
+            raise InputError(
+                f"structured_share={structured_share} leaves nothing of {found}; give data of both kinds, or a share "
+                f"of 1 or 0 for data of one kind (left out before: {self.bad_rows})"
+            )
+        self.rows = pack([*structured, *unstructured], max_length)
+        if self.bad_rows.counts:
+            logger.warning("left out: %s", self.bad_rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TreeRow:
+        return self.rows[index]
+
+
+def _thin(
+    structured: list[TreeRow], unstructured: list[TreeRow], share: float, random: Random
+) -> tuple[list[TreeRow], list[TreeRow]]:
+    if not 0 <= share <= 1:
+        raise InputError(f"structured_share={share} is not between 0 and 1")
+    total = min(
+        len(structured) / share if share > 0 else float("inf"),
+        len(unstructured) / (1 - share) if share < 1 else float("inf"),
+    )
+    return (
+        random.sample(structured, min(len(structured), round(total * share))),
+        random.sample(unstructured, min(len(unstructured), round(total * (1 - share)))),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TreeCollator:
+    """Batch tree-packed rows for a causal LM that takes a 4-D attention mask.
+
+    Args:
+        pad_token_id: fills rows up to `length`.
+        length: fixed row length in tokens; None pads to the longest row.
+        label_heads: also give `head_labels` `[batch, heads, length]` for this many heads.
+
+    """
+
+    pad_token_id: int
+    length: int | None = None
+    label_heads: int = 0
+
+    def __call__(self, rows: Sequence[TreeRow]) -> dict[str, Any]:
+        length = self.length or max(map(len, rows))
+        batch: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "attention_mask": [], "labels": []}
+        head_labels: list[Tensor] = []
+        for row in rows:
+            pad = length - len(row)
+            pad_node = len(row.node_parent)
+            batch["input_ids"].append(torch.tensor(row.input_ids + [self.pad_token_id] * pad))
+            batch["position_ids"].append(torch.tensor(row.position_ids + [0] * pad))
+            batch["labels"].append(torch.tensor(next_token_labels(row) + [IGNORE_INDEX] * pad))
+            mask = path_mask(torch.tensor(row.node + [pad_node] * pad), torch.tensor([*row.node_parent, -1]))
+            batch["attention_mask"].append(mask[None])
+            head_labels.append(
+                torch.tensor(
+                    [next_token_labels(row, ahead=k + 2) + [IGNORE_INDEX] * pad for k in range(self.label_heads)]
+                )
+            )
+        tensors = {name: torch.stack(parts) for name, parts in batch.items()}
+        tensors["shift_labels"] = tensors["labels"]
+        if self.label_heads:
+            tensors["head_labels"] = torch.stack(head_labels)
+        return tensors
