@@ -22,7 +22,6 @@ def write_answers(
         mode: whose answers.
         questions: the questions, all of whose turns have a record.
         records: the records.
-
     """
     with path.open("w", encoding="utf-8") as file:
         for question in questions:

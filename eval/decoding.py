@@ -34,7 +34,6 @@ class Answer:
         token_ids: the answer without its prompt.
         stats: the decoder's figures.
         seconds: wall time around the call.
-
     """
 
     token_ids: list[int]
@@ -50,7 +49,6 @@ def decode(model: MedusaAparModel, mode: str, input_ids: Tensor, limits: Limits)
         mode: the name of a `Mode`, or `BASELINE`.
         input_ids: `[1, length]`.
         limits: limits of the answer.
-
     """
     input_ids = input_ids.to(model.backbone.device)
     if mode == BASELINE:

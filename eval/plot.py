@@ -27,7 +27,6 @@ def plot_speed_up(rows: Sequence[SummaryRow], path: Path) -> bool:
 
     Returns:
         Whether there was anything to draw.
-
     """
     drawn = [row for row in rows if row.speed_up is not None and row.mode != Mode.AR]
     if not drawn:
@@ -35,7 +34,7 @@ def plot_speed_up(rows: Sequence[SummaryRow], path: Path) -> bool:
     categories = list(dict.fromkeys(row.category for row in drawn))
     modes = list(dict.fromkeys(row.mode for row in drawn))
     width = _GROUP_WIDTH / len(modes)
-    figure = Figure(figsize=(max(6.0, 2.5 + 0.35 * len(categories) * len(modes)), 4.5), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 2.5 + 0.27 * len(categories) * len(modes)), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for number, mode in enumerate(modes):

@@ -27,7 +27,6 @@ class Question:
         category: the group in which results are shown.
         turns: what the user says, turn by turn.
         reference: reference answers by turn, where the set has them.
-
     """
 
     question_id: int | str
@@ -46,7 +45,6 @@ def load_questions(source: str) -> list[Question]:
     Raises:
         ValueError: for an unknown name, or a broken line, named by file and number.
         OSError: for a benchmark that is neither on this machine nor within reach.
-
     """
     return read_questions(find_questions(source))
 
@@ -85,7 +83,6 @@ def read_questions(path: Path) -> list[Question]:
 
     Raises:
         ValueError: for a line that is no question; for a file without any.
-
     """
     questions: dict[int | str, Question] = {}
     with path.open("rb") as lines:

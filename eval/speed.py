@@ -28,7 +28,7 @@ from .plot import plot_speed_up
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .speed_run import SpeedRun
 from .summary import SummaryRow, summarize
-from .tables import LEGEND, markdown, table
+from .tables import LEGEND, markdown, terminal_table
 from .turns import TurnStore
 
 EMBEDDED_NAME = "embedded"
@@ -148,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     rows = write_report(run, store)
     output = Console()
-    output = output if output.is_terminal else Console(width=140)
-    output.print(table(rows))
+    output.print(terminal_table(rows))
     output.print(LEGEND, style="dim")
     skipped = sum(record.skipped is not None for record in store.records.values())
     if skipped:

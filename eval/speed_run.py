@@ -37,7 +37,6 @@ class SpeedRun:
 
     Raises:
         ValueError: if the model cannot decode in these modes, or cannot chat.
-
     """
 
     def __init__(
@@ -81,7 +80,6 @@ class SpeedRun:
         Args:
             store: the finished turns.
             warm_up: questions that are decoded once, and shortly, before the first that is recorded.
-
         """
         turns = [
             (question, turn, mode)

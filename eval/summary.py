@@ -52,7 +52,6 @@ class SummaryRow:
         outside_backbone: share of the wall time outside the backbone; None where it was not measured.
         speed_up: of tokens/s against mode `ar` on the same turns, over questions; None without `ar`.
         looping: share of answers that loop.
-
     """
 
     category: str

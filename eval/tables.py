@@ -10,52 +10,58 @@ from rich.console import Console
 from rich.table import Table
 
 from .repetition import LOOPING_BELOW
-from .summary import OVERALL, Spread, SummaryRow
+from .summary import Spread, SummaryRow
 
 COLUMNS = (
     "category",
     "mode",
     "turns",
     "tokens/s",
-    "tokens /step",
+    "tokens/step",
     "steps",
     "forks",
-    "slots /ar",
-    "outside backbone",
-    "speed-up (quartiles)",
-    "looping",
+    "slots/ar",
+    "outside",
+    "speed-up",
+    "loops",
 )
 LEGEND = (
-    "tokens: visible tokens of the answers; steps and forks: mean per turn; slots/ar: peak KV slots against what plain "
-    "decoding of the same answers holds; outside backbone: share of the time; speed-up: of tokens/s against mode ar, "
-    f"median over questions; looping: share of answers with distinct 4-grams below {LOOPING_BELOW}"
+    "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
+    "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
+    "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with distinct "
+    f"4-grams below {LOOPING_BELOW}"
 )
 
 
-def table(rows: Sequence[SummaryRow], *, markdown: bool = False) -> Table:
-    """One line per category and mode."""
-    result = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown)
-    for number, name in enumerate(COLUMNS):
-        result.add_column(name, justify="left" if number < 2 else "right", no_wrap=number < 2)
-    previous = None
+def terminal_table(rows: Sequence[SummaryRow]) -> Table:
+    """A section per category, narrow enough for 80 columns."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    for number, name in enumerate(COLUMNS[1:]):
+        result.add_column(name.replace("/", "\n/"), justify="right" if number else "left")
+    category = None
     for row in rows:
-        if previous not in (None, row.category) and not markdown:
+        if row.category != category:
             result.add_section()
-        style = "bold" if row.category == OVERALL and not markdown else None
-        result.add_row(row.category if row.category != previous else "", *_figures(row), style=style)
-        previous = row.category
+            result.add_row(row.category, style="bold")
+            category = row.category
+        result.add_row(*_figures(row))
     return result
 
 
 def markdown(rows: Sequence[SummaryRow]) -> str:
-    """The table as markdown text."""
+    """A markdown table, one line per category and mode."""
+    table = Table(box=box.MARKDOWN)
+    for number, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if number < 2 else "right")
+    for row in rows:
+        table.add_row(row.category, *_figures(row))
     text = StringIO()
-    Console(file=text, width=240).print(table(rows, markdown=True))
+    Console(file=text, width=240).print(table)
     return "\n".join(line.strip() for line in text.getvalue().splitlines() if line.strip()) + "\n"
 
 
 def _figures(row: SummaryRow) -> list[str]:
-    turns = f"{row.turns} (+{row.skipped} skipped)" if row.skipped else str(row.turns)
+    turns = f"{row.turns}+{row.skipped}" if row.skipped else str(row.turns)
     if not row.turns:
         return [row.mode, turns, *["-"] * (len(COLUMNS) - 3)]
     return [
@@ -73,4 +79,4 @@ def _figures(row: SummaryRow) -> list[str]:
 
 
 def _spread(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.lower_quartile:.2f}-{spread.upper_quartile:.2f})"
+    return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"

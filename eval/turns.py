@@ -30,7 +30,6 @@ class TurnRecord:
         stats: the decoder's figures. Of `generate` only the tokens, steps, slots and seconds are known.
         finished_at: seconds since the epoch.
         skipped: why there is no answer; None if there is one.
-
     """
 
     question_id: int | str
@@ -55,7 +54,6 @@ class TurnRecord:
 
         Raises:
             ValueError: if it is none.
-
         """
         row = json.loads(line)
         try:
@@ -80,7 +78,6 @@ class TurnStore:
 
     Raises:
         ValueError: if the folder holds turns of other settings, or a broken line.
-
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:

@@ -42,7 +42,6 @@ class CheckpointFormat(StrEnum):
     Attributes:
         MEDUSA_APAR: what `MedusaHeads.save_pretrained` writes.
         MEDUSA_LLM: what medusa-llm's training writes: `medusa_lm_head.pt`, or `.safetensors` since its version 1.0.
-
     """
 
     MEDUSA_APAR = "medusa-apar"
@@ -81,7 +80,6 @@ def load_heads(
         OSError: a file is truncated or corrupt.
         ValueError: the checkpoint has neither format, holds pickled code (never executed), contradicts itself, or does
             not fit the backbone.
-
     """
     checkpoint_format = detect_format(source)
     folder = _locate(source, [CONFIG, *_WEIGHT_FILES[checkpoint_format]])
@@ -110,7 +108,6 @@ def detect_format(source: str | Path) -> CheckpointFormat:
     Raises:
         FileNotFoundError: there is no such folder or hub id, or it has no `config.json`.
         ValueError: `config.json` is broken or belongs to something else.
-
     """
     folder = _locate(source, [CONFIG])
     path = folder / CONFIG
@@ -148,7 +145,6 @@ def save_medusa_llm(
     Raises:
         ValueError: the format cannot express these heads, or the folder holds the `config.json` of something else.
         OSError: the folder cannot be written.
-
     """
     state = _medusa_llm_state(heads, backbone)
     config = {
@@ -365,7 +361,6 @@ def _fill(
 
     Raises:
         ValueError: a tensor is missing, superfluous, of another shape, or not of floating point.
-
     """
     with torch.device("meta"):
         heads = MedusaHeads(config)

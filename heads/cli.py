@@ -24,7 +24,6 @@ def main(argv: Sequence[str]) -> None:
         ValueError: the checkpoint is broken, or cannot be converted.
         OSError: a file is missing, unreadable, or cannot be written.
         SystemExit: the arguments are wrong, or help was asked for.
-
     """
     arguments = _parser().parse_args(argv)
     if arguments.command == "inspect":
@@ -53,7 +52,6 @@ def export(source: str, output: str, backbone: str | None = None) -> None:
     Raises:
         ValueError: the backbone is unknown or does not fit, or the format cannot express the heads.
         OSError: a file is missing, unreadable, or cannot be written.
-
     """
     heads = load_heads(source)
     if backbone is None:

@@ -19,7 +19,6 @@ class MedusaHeadsConfig(PretrainedConfig):
         calibration_temperature: per head, what its logits are divided by before they count as
             probabilities; fitted on held-out data. Empty: ones.
         accuracy: per head, held-out top-1 to top-5 accuracy; empty before training.
-
     """
 
     model_type = "medusa_heads"

@@ -99,7 +99,6 @@ class MedusaHeads(PreTrainedModel):
 
         Returns:
             `[num_heads, ..., vocab_size]`.
-
         """
         if self.config.shared_projection:
             shared: Tensor = lm_head(torch.stack([head.blocks(hidden_states) for head in self.heads]))

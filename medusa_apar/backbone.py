@@ -50,7 +50,6 @@ class Backbone:
 
     Raises:
         ValueError: if the model is not supported.
-
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -110,7 +109,6 @@ class Backbone:
 
         Returns:
             Logits `[nodes or 1, vocabulary]` and head inputs `[nodes or 1, hidden_size]`.
-
         """
         device = self.model.device
         pool.cache.aim(slots, mask.shape[1])

@@ -25,7 +25,6 @@ class CostCurve:
 
     Attributes:
         seconds: entry m is the time over m nodes; entry 0 is unused. Never falls with m.
-
     """
 
     seconds: tuple[float, ...]
@@ -61,7 +60,6 @@ class NodeBudget:
     Args:
         cost: the cost curve; None together with `nodes_per_step`.
         nodes_per_step: carry this many nodes, whatever they cost (never fewer than there are threads).
-
     """
 
     def __init__(self, cost: CostCurve | None = None, nodes_per_step: float | None = None) -> None:

@@ -31,7 +31,6 @@ class Guesses:
     Attributes:
         token_ids: `[heads][k]`.
         log_probs: `[heads][k]`, calibrated.
-
     """
 
     token_ids: list[list[int]]
@@ -47,7 +46,6 @@ class Draft:
         position: path depth of the pending token.
         may_fork: whether `[Fork]` may open a child here.
         guesses: the heads' guesses; None without heads.
-
     """
 
     pending: int
@@ -67,7 +65,6 @@ class StepNodes:
         position: path depth of each node.
         forced: whether the node is an eager `[Child]`: injected, accepted with its parent, and owned by
             the thread that the parent's `[Fork]` opens.
-
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -107,7 +104,6 @@ def choose_nodes(
         budget: how many nodes a step should carry.
         control: the control tokens; None where the backbone has none.
         context_length: no node is laid at this position or behind it.
-
     """
     nodes = StepNodes()
     frontier = _Frontier(drafts, nodes, control, context_length)
@@ -172,7 +168,6 @@ def ancestors(parent: Sequence[int]) -> NDArray[np.bool_]:
 
     Args:
         parent: index of each node's parent, always smaller than its own; `ROOT` at roots.
-
     """
     above = np.eye(len(parent), dtype=np.bool_)
     for node, over in enumerate(parent):

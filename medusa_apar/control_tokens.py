@@ -28,7 +28,6 @@ class ControlTokens:
 
         Raises:
             ValueError: if the tokenizer has none.
-
         """
         vocabulary = tokenizer.get_vocab()
         for fork, child in _NAMES:
@@ -60,7 +59,6 @@ class ControlTokenRules(LogitsProcessor):
     Args:
         control: the token ids.
         fork_allowed: whether the thread may fork at all; for rows of several threads `[rows]` boolean.
-
     """
 
     def __init__(self, control: ControlTokens, *, fork_allowed: bool | Tensor) -> None:

@@ -41,7 +41,6 @@ class Request:
         tree: its threads.
         live: its running threads in schedule order.
         stream: where readable text goes, if anywhere.
-
     """
 
     prompt: list[int]
@@ -62,7 +61,6 @@ class LiveThread:
         row: its row of the pool's `visible`.
         forks: children opened so far.
         guesses: what the heads guess behind the pending token.
-
     """
 
     request: Request
@@ -85,7 +83,6 @@ class Verdict:
     Attributes:
         chosen: the backbone's token after the node.
         accepted: whether the node stands.
-
     """
 
     chosen: list[int]
@@ -104,7 +101,6 @@ class Decoder:
         eos_token_ids: tokens that end a thread.
         max_threads: threads of one request in a step; the others wait.
         max_depth: threads of this depth do not fork.
-
     """
 
     def __init__(
@@ -217,7 +213,6 @@ class Decoder:
 
         Returns:
             The threads that go on, each with the node behind which its pending token stands.
-
         """
         paths: list[list[int]] = [[] for _ in scheduled]
         eager: dict[int, int] = {}

@@ -18,7 +18,6 @@ class Drafter:
     Args:
         heads: the Medusa heads.
         lm_head: the backbone's output projection.
-
     """
 
     def __init__(self, heads: MedusaHeads, lm_head: nn.Module) -> None:

@@ -29,7 +29,6 @@ class SlotPool:
     Args:
         layers: layers of the backbone.
         capacity: slots at the start; the pool doubles when they run out.
-
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
@@ -112,7 +111,6 @@ class SlotPool:
 
         Returns:
             `[nodes, extent]`; true where a node may attend to a slot.
-
         """
         mask = self.visible[:, : self.extent][rows]
         mask[:, slots] = ancestors
@@ -176,7 +174,6 @@ class SlotCache(Cache):
     Attributes:
         slots: `[nodes]` int64; where the next forward pass writes.
         extent: slots that the next forward pass attends over.
-
     """
 
     def __init__(self, layers: int, capacity: int) -> None:

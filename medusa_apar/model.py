@@ -28,6 +28,7 @@ from .budget import CostCurve, NodeBudget
 from .control_tokens import ControlTokens
 from .decoder import Decoder, Request
 from .drafting import Drafter
+from .float32_products import Float32Products
 from .heads import MedusaHeads
 from .heads.checkpoints import load_heads
 from .output import DecodingStats, MedusaAparOutput
@@ -75,7 +76,6 @@ class MedusaAparModel:
 
     Raises:
         ValueError: if the backbone is not supported, or the heads are of another size.
-
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class MedusaAparModel:
             else ControlTokens(fork_token_id, child_token_id)
         )
         self.generation_config: GenerationConfig = copy.deepcopy(backbone.generation_config)
+        self._float32_products = Float32Products([backbone] if heads is None else [backbone, heads])
         self._cost: CostCurve | None = None
 
     @property
@@ -141,7 +142,6 @@ class MedusaAparModel:
         Raises:
             OSError: if a file is missing, truncated or corrupt.
             ValueError: as the constructor.
-
         """
         source = str(pretrained_model_name_or_path)
         try:
@@ -214,7 +214,6 @@ class MedusaAparModel:
 
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
-
         """
         start = perf_counter()
         if inputs is None:
@@ -241,7 +240,7 @@ class MedusaAparModel:
             )
             stream = None if streamer is None else ReadingOrderStream(streamer, prompt, max_new_tokens)
             requests.append(Request(prompt, max_new_tokens, tree, stream=stream))
-        with self._backbone.watched():
+        with self._backbone.watched(), self._float32_products.active():
             decoder = Decoder(
                 self._backbone,
                 Drafter(self.heads, self._backbone.lm_head) if medusa and self.heads is not None else None,
@@ -269,6 +268,8 @@ class MedusaAparModel:
 
     def _generation_config(self, given: GenerationConfig | None, overrides: dict[str, Any]) -> GenerationConfig:
         config = copy.deepcopy(given or self.generation_config)
+        if overrides.get("max_new_tokens") is not None:
+            _check_at_least_one(max_new_tokens=overrides["max_new_tokens"])
         unknown = config.update(**overrides)
         if unknown:
             raise ValueError(f"generate does not take {', '.join(f'{k}={v!r:.60}' for k, v in unknown.items())}")
@@ -386,8 +387,6 @@ def _check_at_least_one(**values: int) -> None:
 def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
     """The limit, as `generate` reads it: `max_new_tokens`, else what `max_length` leaves, else 20."""
     if config.max_new_tokens is not None:
-        if config.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={config.max_new_tokens} is below 1; pass a positive number")
         return int(config.max_new_tokens)
     if config.max_length is None:
         return 20

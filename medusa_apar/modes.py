@@ -10,7 +10,6 @@ class Mode(StrEnum):
 
     Raises:
         ValueError: for a name that is none of the four.
-
     """
 
     AR = "ar"

@@ -28,7 +28,6 @@ class DecodingStats:
         seconds: wall time, prefill included.
         backbone_seconds: wall time in the backbone's forward passes.
         head_seconds: wall time in the Medusa heads.
-
     """
 
     steps: int = 0
@@ -64,7 +63,6 @@ class MedusaAparOutput(ModelOutput):
         sequences: `[batch, length]` int64; prompt and answer in reading order, without control tokens.
         trees: the paragraph tree of each row.
         stats: figures of the call.
-
     """
 
     sequences: torch.LongTensor | None = None

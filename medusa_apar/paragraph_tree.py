@@ -49,7 +49,6 @@ class Thread:
         parent: index of the parent in `ParagraphTree.threads`; None for the root thread.
         depth: 1 for the root thread, the parent's depth + 1 for a child.
         finish_reason: `eos`, `stop`, `length` or `context`; None while the thread runs.
-
     """
 
     token_ids: list[int]
@@ -82,7 +81,6 @@ class ParagraphTree:
         threads: the root thread first; a child stands behind its parent.
         fork_token_id, child_token_id: the control tokens; None where the backbone has none.
         max_depth: the depth at which `[Fork]` is forbidden.
-
     """
 
     threads: list[Thread]

@@ -15,7 +15,6 @@ class ReadingOrderStream:
         streamer: e.g. a `TextStreamer`.
         prompt: put first, as `generate` does.
         limit: visible tokens to hand out at most.
-
     """
 
     def __init__(self, streamer: BaseStreamer, prompt: list[int], limit: int) -> None:

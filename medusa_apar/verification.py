@@ -20,7 +20,6 @@ def accept(chosen: Tensor, token_ids: Tensor, parent: Tensor, forced: Tensor, an
         parent: `[nodes]` int64, -1 for pending tokens, which are always accepted.
         forced: `[nodes]` boolean, injected tokens.
         ancestors: `[nodes, nodes]` boolean; (i, j) is true where node j is i or stands above i.
-
     """
     confirmed = forced | (parent < 0) | (token_ids == chosen[parent.clamp(min=0)])
     return ~(ancestors & ~confirmed).any(dim=1)
@@ -38,7 +37,6 @@ def typical_threshold(probabilities: Tensor, posterior_threshold: float, posteri
 
     Returns:
         `[...]`.
-
     """
     entropy = -(probabilities * torch.log(probabilities + 1e-5)).sum(dim=-1)
     return torch.clamp(posterior_alpha * torch.exp(-entropy), max=posterior_threshold)

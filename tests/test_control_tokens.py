@@ -26,7 +26,7 @@ def test_found_under_our_names_and_under_thudms(names: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("names", [(), ("[Fork]",), ("[Child]",), ("[Fork]", "[SplitSop]")])
 def test_a_tokenizer_without_a_pair_is_named_with_the_remedy(names: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="'some/model' has no control tokens.*medusa-apar train backbone"):
+    with pytest.raises(ValueError, match=r"'some/model' has no control tokens.*medusa-apar train backbone"):
         ControlTokens.of_tokenizer(tokenizer_of(*names))
 
 

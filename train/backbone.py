@@ -101,12 +101,17 @@ def load_backbone(data: DataArguments) -> tuple[PreTrainedModel, PreTrainedToken
 
     Raises:
         InputError: if files are missing, or the model cannot be trained on such rows.
-
     """
     for name, files in (("data", data.data), ("eval_data", data.eval_data or [])):
         for file in files:
             if not Path(file).is_file():
                 raise InputError(f"--{name} {file}: no such file; give JSON lines of {{prompt, response}}")
+    folder = Path(data.model)
+    is_path = data.model.startswith(".") or len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir())
+    if is_path and not folder.is_dir():
+        raise InputError(
+            f"--model {data.model}: no such folder; give one with a causal LM and its tokenizer, or a hub id"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(data.model)
         model = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32, attn_implementation="sdpa")

@@ -22,7 +22,6 @@ def run(train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Se
 
     Raises:
         SystemExit: with status 2, after one line on stderr, where the arguments or what they name are unusable.
-
     """
     parser = _Parser(tuple(kinds), prog=prog)  # type: ignore[arg-type]
     try:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from medusa_apar.heads import MedusaHeads
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
+from medusa_apar.heads import MedusaHeads
 
 from .backbone import DataArguments, TreeTrainer, last_checkpoint, load_backbone, load_dataset
 from .command import InputError, run
@@ -115,7 +115,6 @@ def measure(
 
     Returns:
         Per head the top-1 to top-5 accuracy, and the temperature that calibrates its probabilities.
-
     """
     shape = (heads.config.num_heads,)
     hits, tokens = torch.zeros(*shape, TOP), torch.zeros(shape)

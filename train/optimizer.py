@@ -43,7 +43,6 @@ class MuonAdamW(Optimizer):
         momentum: Muon's.
         betas, eps: AdamW's.
         weight_decay: decoupled, on matrices alone.
-
     """
 
     def __init__(

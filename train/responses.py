@@ -47,7 +47,6 @@ def read_lines(path: Path) -> Iterator[bytes]:
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if a packed file is cut off or is not what its name says.
-
     """
     try:
         with _OPENERS.get(path.suffix, open)(path, "rb") as lines:
@@ -62,7 +61,6 @@ def read_responses(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
     Raises:
         FileNotFoundError: if there is no such file.
         InputError: if a packed file is cut off or is not what its name says.
-
     """
     path = Path(path)
     for number, line in enumerate(read_lines(path), start=1):

@@ -45,7 +45,6 @@ class TreeRow:
         node: index of each token's paragraph node.
         node_parent: for each paragraph node, the node before it on the path; -1 at the root.
         prompt: whether the token belongs to the prompt.
-
     """
 
     input_ids: list[int]
@@ -118,7 +117,6 @@ def path_mask(node: Tensor, node_parent: Tensor) -> Tensor:
 
     Returns:
         `[tokens, tokens]` boolean; entry (i, j) is true where token j is i or stands before it on its path.
-
     """
     on_path = torch.eye(len(node_parent), dtype=torch.bool)
     for child, parent in enumerate(node_parent.tolist()):
@@ -168,7 +166,6 @@ class TreeDataset(Dataset[TreeRow]):
     Attributes:
         bad_rows: what was left out, by reason.
         structured, unstructured: how many trees of each kind went in.
-
     """
 
     def __init__(
@@ -238,7 +235,6 @@ class TreeCollator:
         pad_token_id: fills rows up to `length`.
         length: fixed row length in tokens; None pads to the longest row.
         label_heads: also give `head_labels` `[batch, heads, length]` for this many heads.
-
     """
 
     pad_token_id: int

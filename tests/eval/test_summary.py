@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from scripted_model import record
 
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.plot import plot_speed_up
 from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
-from medusa_apar.eval.tables import COLUMNS, markdown
+from medusa_apar.eval.tables import COLUMNS, markdown, terminal_table
 
 FIGURES = {"answer_tokens": 40, "steps": 40, "peak_slots": 50, "ar_slots": 50}
 RECORDS = [
@@ -81,7 +83,7 @@ def test_survives_a_mode_without_an_answer() -> None:
     rows = summarize([record(1, "ar", skipped="too long")], ("ar", "medusa"))
     assert [(row.turns, row.skipped) for row in rows] == [(0, 1), (0, 0)] * 2
     assert {row.speed_up for row in rows} == {None}
-    assert "0 (+1 skipped)" in markdown(rows)
+    assert " 0+1 |" in markdown(rows)
 
 
 def test_markdown_has_every_column_in_every_line() -> None:
@@ -91,8 +93,16 @@ def test_markdown_has_every_column_in_every_line() -> None:
     assert len(lines) == 6
     assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 1}
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
-        "", "apar", "1 (+1 skipped)", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.00-3.00)", "0%",
+        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%",
     ]  # fmt: skip
+
+
+def test_the_terminal_table_fits_into_80_columns() -> None:
+    text = StringIO()
+    Console(file=text, width=80).print(terminal_table(summarize(RECORDS, ("ar", "medusa-apar", "apar"))))
+    assert "3.00 (1.8-3.0)" in text.getvalue()
+    assert "medusa-apar" in text.getvalue()
+    assert "…" not in text.getvalue()
 
 
 def test_plots_only_what_has_a_speed_up(tmp_path: Path) -> None:

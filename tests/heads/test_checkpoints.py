@@ -56,7 +56,7 @@ def test_the_format_is_told_by_config_json(own_checkpoint, medusa_llm_checkpoint
 
 
 @pytest.mark.parametrize("shape", [{}, {"num_layers": 2}, {"num_layers": 0}, {"shared_projection": True}])
-def test_own_checkpoints_load_as_from_pretrained_loads_them(tmp_path, shape, random_heads):
+def test_own_checkpoints_load_as_from_pretrained_loads_them(random_heads, tmp_path, shape):
     random_heads(num_heads=2, **shape).save_pretrained(tmp_path)
     loaded, expected = load_heads(tmp_path), MedusaHeads.from_pretrained(tmp_path)
     assert same_weights(loaded, expected)
@@ -100,20 +100,18 @@ def test_heads_beyond_the_number_in_medusa_llms_config_are_kept(medusa_llm_check
 
 @pytest.mark.parametrize("num_layers", [0, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_medusa_llm_round_trip_keeps_every_bit(tmp_path, num_layers, dtype, random_heads):
+def test_medusa_llm_round_trip_keeps_every_bit(random_heads, tmp_path, num_layers, dtype):
     heads = random_heads(num_heads=2, num_layers=num_layers).to(dtype)
     save_medusa_llm(heads, tmp_path, "some/backbone")
     assert same_weights(load_heads(tmp_path), heads)
     assert load_heads(tmp_path).dtype is dtype
 
 
-def test_loaded_heads_own_their_memory(weights):
-    heads = load_heads(weights.parent)
-    pointers = {parameter.untyped_storage().data_ptr() for parameter in heads.parameters()}
-    assert len(pointers) == len(list(heads.parameters()))
+def test_projections_saved_as_one_shared_tensor_are_loaded_apart(backbone, random_heads, tmp_path):
+    save_medusa_llm(random_heads(num_heads=3, shared_projection=True), tmp_path, "some/backbone", backbone)
+    heads = load_heads(tmp_path)
+    assert len({parameter.untyped_storage().data_ptr() for parameter in heads.parameters()}) == 9
     assert all(parameter.requires_grad for parameter in heads.parameters())
-    weights.unlink()
-    assert all(parameter.isfinite().all() for parameter in heads.parameters())
 
 
 def test_dtype_is_the_argument_then_the_backbones_then_the_files(weights, backbone):
@@ -320,7 +318,7 @@ def test_a_config_with_bad_calibration(own_checkpoint, temperatures):
 # Writing medusa-llm's format
 
 
-def test_shared_projections_are_written_out_in_every_head(backbone, hidden_states, tmp_path, random_heads):
+def test_shared_projections_are_written_out_in_every_head(backbone, random_heads, hidden_states, tmp_path):
     heads = random_heads(num_heads=2, shared_projection=True)
     save_medusa_llm(heads, tmp_path, "some/backbone", backbone)
     loaded = load_heads(tmp_path)
@@ -328,14 +326,14 @@ def test_shared_projections_are_written_out_in_every_head(backbone, hidden_state
     torch.testing.assert_close(loaded(hidden_states, torch.nn.Identity()), heads(hidden_states, backbone.lm_head))
 
 
-def test_shared_projections_need_the_backbone(backbone, tmp_path, random_heads):
+def test_shared_projections_need_the_backbone(random_heads, tmp_path):
     heads = random_heads(num_heads=2, shared_projection=True)
     with pytest.raises(ValueError, match=r"share the backbone's lm_head.*--backbone"):
         save_medusa_llm(heads, tmp_path / "new", "some/backbone")
     assert not (tmp_path / "new").exists()
 
 
-def test_a_projection_with_a_bias_cannot_be_written(backbone, tmp_path, random_heads):
+def test_a_projection_with_a_bias_cannot_be_written(backbone, random_heads, tmp_path):
     heads = random_heads(num_heads=2, shared_projection=True)
     backbone.lm_head = torch.nn.Linear(16, 31, bias=True)
     with pytest.raises(ValueError, match="lm_head has a bias"):
@@ -348,7 +346,7 @@ def test_heads_of_another_backbone_are_not_written(heads, backbone, tmp_path):
         save_medusa_llm(heads, tmp_path, "some/backbone", other)
 
 
-def test_blocks_that_medusa_llm_would_tie_are_not_written(tmp_path, random_heads):
+def test_blocks_that_medusa_llm_would_tie_are_not_written(random_heads, tmp_path):
     heads = random_heads(num_heads=2, num_layers=2)
     with pytest.raises(ValueError, match=r"one block several times.*num_layers=1"):
         save_medusa_llm(heads, tmp_path, "some/backbone")

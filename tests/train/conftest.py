@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import lzma
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,21 +88,3 @@ def save_backbone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pat
         return folder
 
     return save
-
-
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    """The shared data; its tests are skipped where it is absent."""
-    folder = Path(os.environ.get("MEDUSA_APAR_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder}; name it in MEDUSA_APAR_DATA")
-    return folder
-
-
-@pytest.fixture
-def unpacked(data_folder: Path) -> Callable[[str], Iterator[bytes]]:
-    def lines(name: str) -> Iterator[bytes]:
-        with lzma.open(data_folder / name, "rb") as file:
-            yield from file
-
-    return lines

@@ -29,7 +29,13 @@ def test_plain_and_packed_files_read_alike(tmp_path: Path, suffix: str, opener: 
 
 def test_bad_rows_are_counted_by_reason_and_the_first_is_named_by_line(tmp_path: Path) -> None:
     not_json = [b"{", b"", b"\xff\xfe\xfa", b"[" * 100_000, b'{"prompt": "a", "response": ' + b"1" * 5000 + b"}"]
-    no_text = [b"[]", b"null", b'{"prompt": "a"}', b'{"prompt": "a", "response": 3}', b'{"response": null, "prompt": "a"}']
+    no_text = [
+        b"[]",
+        b"null",
+        b'{"prompt": "a"}',
+        b'{"prompt": "a", "response": 3}',
+        b'{"response": null, "prompt": "a"}',
+    ]
     empty = [b'{"prompt": " ", "response": "a"}', b'{"prompt": "a", "response": "\\n"}']
     half = [b'{"prompt": "a", "response": "\\ud83d"}']
     path = tmp_path / "rows.jsonl"

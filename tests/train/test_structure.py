@@ -91,6 +91,12 @@ class TestOrderedLists:
             "\n3. E: f \n\n",
         )
 
+    def test_a_paragraph_between_two_numbers_is_details(self) -> None:
+        assert siblings("1. A: b\n\nMore on A.\n\n2. C: d\n\n3. E: f") == (
+            [("1. A:", " b\n\nMore on A."), ("\n\n2. C:", " d")],
+            "\n\n3. E: f",
+        )
+
     def test_two_lists_in_one_answer(self) -> None:
         text = "Pros:\n1. A: b\n2. C: d\n\nCons:\n1. E: f\n2. G: h\n\nDone."
         assert siblings(text) == (
@@ -185,8 +191,8 @@ def test_a_node_has_both_children_or_neither() -> None:
 FRAGMENTS = (
     "1. ", "2. ", "3) ", "4.\t", " 5. ", "12. ", "- ", "* ", "# ", "Item: ", "Dr. ", "etc.", "10:30", "**Bold:** ", "!",
     "A sentence. ", "More? ", "word ", ":", ".", "\n", "\n\n", "\r\n", "\r\n\r\n", "\t", "  ", "\n \n", "\x0b", "\x0c",
-    "\x1c", "\x85", "\u00a0", "\u2028", "\u2029", "\u3000", "\n\n\n1. A: b", "\n2. C: d", "\n3. E: f", "\n\nPara. Rest.",
-    "\n\nBye", "| a |", "> q", "<b>", "\ud800", "é", "١. ", "👩‍👩‍👧",
+    "\x1c", "\x85", "\u00a0", "\u2028", "\u2029", "\u3000", "\n\n\n1. A: b", "\n2. C: d", "\n3. E: f",
+    "\n\nPara. Rest.", "\n\nBye", "| a |", "> q", "<b>", "\ud800", "é", "١. ", "👩‍👩‍👧",
 )  # fmt: skip
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from random import Random
 
 import torch
-from medusa_apar.heads import MedusaHeads
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.heads import MedusaHeads
 
 from ..backbone import main as train_backbone
 from ..heads import main as train_heads
@@ -110,6 +110,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
         padding_side="left",
+        model_input_names=["input_ids", "attention_mask"],
         model_max_length=2048,
     )
 

@@ -1,0 +1,48 @@
+# `make` or `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+MEDUSA_APAR_DATA ?= ../shared/data
+PROMPT ?= What are the main causes of stress?
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint format speed train-embedded clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,medusa-llm]"
+	touch $@
+
+install: $(INSTALLED) ## make .venv with everything in the tested versions
+
+demo: $(INSTALLED) ## answer a prompt on the embedded model: the tree of threads, then the four modes side by side
+	$(BIN)/medusa-apar generate "$(PROMPT)" --show tree --compare
+
+test: $(INSTALLED) ## run the tests (under 10 minutes on 2 cores)
+	$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## run the tests that take minutes
+	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
+
+lint: $(INSTALLED) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p medusa_apar
+
+format: $(INSTALLED) ## let ruff put imports and layout in order
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+speed: $(INSTALLED) ## measure the four modes on the 20 list-like prompts
+	$(BIN)/medusa-apar eval speed --questions lists --out runs/speed
+
+train-embedded: $(INSTALLED) ## train the embedded model anew in runs/embedded; goes on where it was interrupted
+	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded
+
+clean: ## remove what builds and tests left behind
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

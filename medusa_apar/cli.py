@@ -1,0 +1,155 @@
+"""`medusa-apar`: the command line.
+
+The front door: the only module of the runtime that knows training and evaluation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, TextStreamer
+from transformers.utils import logging as transformers_logging
+
+from . import EMBEDDED
+from .drawing import draw
+from .model import MedusaAparModel
+from .modes import Mode
+from .output import MedusaAparOutput
+from .precision import default_dtype
+
+INTERRUPTED = 130
+USER_ERROR = 2
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Answer a prompt."""
+    parser = argparse.ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
+    parser.add_argument("prompt", help="what to answer; the model's chat template is put around it")
+    parser.add_argument("--model", default=str(EMBEDDED), help="folder or hub id (default: the tiny embedded model)")
+    parser.add_argument("--heads", help="folder or hub id of Medusa heads (default: those in the model's folder)")
+    parser.add_argument("--mode", type=_mode, help=f"{', '.join(Mode)} (default: what the model can)")
+    parser.add_argument("--show", choices=("text", "tree"), default="text", help="live text, or the paragraph tree")
+    parser.add_argument("--compare", action="store_true", help="run all modes and print a table")
+    parser.add_argument("--max-new-tokens", type=int, default=512, help="visible tokens of the answer")
+    parser.add_argument("--max-threads", type=int, default=8, help="threads in a step; more wait")
+    parser.add_argument("--max-depth", type=int, default=2, help="threads of this depth do not fork")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    args = parser.parse_args(argv)
+
+    if not args.prompt.strip():
+        raise ValueError(f"PROMPT={args.prompt!r} is empty; say what to answer")
+    dtype = default_dtype() if args.dtype == "auto" else getattr(torch, args.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype).to(device)
+    input_ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": args.prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )["input_ids"].to(device)
+    console = Console(highlight=False)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if args.show == "text" else None
+    output = model.generate(
+        input_ids,
+        max_new_tokens=args.max_new_tokens,
+        max_threads=args.max_threads,
+        max_depth=args.max_depth,
+        medusa=args.mode.medusa if args.mode else None,
+        apar=args.mode.apar if args.mode else None,
+        streamer=streamer,
+        return_dict_in_generate=True,
+    )
+    assert isinstance(output, MedusaAparOutput)
+    assert output.trees is not None
+    assert output.stats is not None
+    if args.show == "tree":
+        console.print(draw(output.trees[0], tokenizer))
+    stats = output.stats
+    console.print(
+        f"\n{stats.answer_tokens} tokens in {stats.steps} steps ({stats.tokens_per_step:.2f} per step), "
+        f"{stats.forks + 1} threads, {stats.tokens_per_second:.0f} tokens/s, {model.dtype} on {model.device}",
+        style="dim",
+    )
+    if args.compare:
+        from .eval.comparison import compare, comparison_table
+        from .eval.decoding import Limits
+
+        limits = Limits(args.max_new_tokens, args.max_threads, args.max_depth)
+        with console.status("comparing the modes"):
+            answers = compare(model, input_ids, limits)
+        console.print(comparison_table(answers))
+        console.print(
+            "tokens/s: median of 5 alternating rounds; `generate` is transformers' own, plain and without control "
+            "tokens; `ar` is this engine, one token per step",
+            style="dim",
+        )
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train a backbone or heads."""
+    parser = argparse.ArgumentParser(prog="medusa-apar train", description="Train a backbone to fork, or Medusa heads.")
+    parser.add_argument("what", choices=("backbone", "heads"), help="add --help behind it for its arguments")
+    what = parser.parse_args(argv[:1]).what
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if what == "backbone":
+        from .train.backbone import main
+    else:
+        from .train.heads import main
+    main(argv[1:])
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Measure."""
+    from .eval.cli import main
+
+    main(argv)
+
+
+def heads(argv: Sequence[str]) -> None:
+    """Inspect or export Medusa heads."""
+    from .heads.cli import main
+
+    main(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "generate": generate,
+    "train": train,
+    "eval": evaluate,
+    "heads": heads,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command; a user's error ends with one line and exit status 2."""
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar",
+        description="Medusa heads and APAR paragraph threads under one attention mask per step.",
+        epilog="; ".join(f"{name}: {(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()),
+    )
+    parser.add_argument("command", choices=tuple(COMMANDS), help="add --help behind it for its arguments")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS[parser.parse_args(arguments[:1]).command]
+    transformers_logging.disable_progress_bar()
+    try:
+        command(arguments[1:])
+    except KeyboardInterrupt:
+        print("\nmedusa-apar: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        print(f"medusa-apar: error: {error}", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+
+
+def _mode(name: str) -> Mode:
+    try:
+        return Mode(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The command line: what it prints, and one line for a user's error."""
+
+from __future__ import annotations
+
+import pytest
+
+from medusa_apar import ParagraphTree, Thread
+from medusa_apar.cli import COMMANDS, main
+from medusa_apar.drawing import draw
+
+from .conftest import CHILD, EOS, FORK
+
+
+def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["generate", "  "], "is empty; say what to answer"),
+        (["generate", "hello", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["generate", "hello", "--max-new-tokens", "0"], "max_new_tokens=0"),
+        (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["eval", "speed", "--questions", "/nowhere/questions.jsonl"], "/nowhere/questions.jsonl"),
+    ],
+)
+def test_a_users_error_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("medusa-apar: error: ")
+    assert message in shown
+
+
+def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["generate", "hello", "--mode", "hydra"])
+    assert "mode='hydra' is unknown; choose one of ar, medusa, apar, medusa-apar" in capsys.readouterr().err
+
+
+def test_an_interruption_prints_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from medusa_apar.decoder import Decoder
+
+    settle, calls = Decoder._settle, []
+
+    def interrupt(self: Decoder, request: object) -> None:
+        settle(self, request)  # type: ignore[arg-type]
+        calls.append(request)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Decoder, "_settle", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "What are the main causes of stress?"])
+    shown = capsys.readouterr()
+    assert stop.value.code == 130
+    assert shown.out.strip(), "the partial answer stays on the screen"
+    assert "interrupted" in shown.err
+
+
+def test_a_tree_is_drawn_with_each_child_under_the_text_that_forked_it() -> None:
+    class Letters:
+        def decode(self, token_ids: list[int], **_: object) -> str:
+            return "".join(chr(ord("a") + t) for t in token_ids if t > CHILD)
+
+    tree = ParagraphTree(
+        [
+            Thread([9, 10, FORK, 12, EOS], 1, 1, None, 1, "eos"),
+            Thread([9, 10, FORK, CHILD, 11, EOS], 1, 3, 0, 2, "eos"),
+        ],
+        FORK, CHILD, max_depth=2,
+    )  # fmt: skip
+    drawing = draw(tree, Letters())  # type: ignore[arg-type]
+    assert str(drawing.label) == "root thread: 4 tokens, eos"
+    before, after = drawing.children
+    assert (str(before.label), str(after.label)) == ("k", "m")
+    assert str(before.children[0].label) == "thread 1: 3 tokens, eos"
+    assert str(before.children[0].children[0].label) == "l"
+
+
+@pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar"])
+def test_generate_answers_in_every_mode(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["generate", "What are the main causes of stress?", "--mode", mode, "--max-new-tokens", "40"])
+    shown = capsys.readouterr().out
+    assert "40 tokens in" in shown
+
+
+def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["generate", "How can I sleep better?", "--show", "tree", "--compare", "--max-new-tokens", "30"])
+    shown = capsys.readouterr().out
+    assert "root thread" in shown
+    for mode in ("generate", "ar", "medusa", "apar", "medusa-apar"):
+        assert f" {mode} " in shown

@@ -1,0 +1,237 @@
+"""`MedusaAparModel`: what a user of transformers expects of it, and its errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
+
+from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
+
+from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
+from .test_lossless import batch
+
+
+@pytest.fixture(scope="module")
+def model() -> MedusaAparModel:
+    backbone = forking_backbone(seed=0)
+    return MedusaAparModel(backbone, random_heads(backbone))
+
+
+def test_output_has_generates_shape_and_padding(model: MedusaAparModel) -> None:
+    _, ids, mask = batch(seed=5)
+    sequences = model.generate(ids, attention_mask=mask, max_new_tokens=30)
+    assert isinstance(sequences, torch.Tensor)
+    assert sequences.dtype == torch.int64
+    assert torch.equal(sequences[:, : ids.shape[1]], ids)
+    answers = sequences[:, ids.shape[1] :]
+    assert answers.shape[1] <= 30
+    for answer in answers.tolist():
+        if EOS in answer:
+            assert set(answer[answer.index(EOS) + 1 :]) <= {0}, "padding follows the EOS"
+
+
+def test_no_control_tokens_in_sequences(model: MedusaAparModel) -> None:
+    _, ids, mask = batch()
+    sequences = model.generate(ids, attention_mask=mask, max_new_tokens=60)
+    assert isinstance(sequences, torch.Tensor)
+    assert not (sequences == FORK).any()
+    assert not (sequences == CHILD).any()
+
+
+def test_trees_say_where_every_thread_comes_from(model: MedusaAparModel) -> None:
+    prompts, ids, mask = batch()
+    output = model.generate(ids, attention_mask=mask, max_new_tokens=60, max_depth=3, return_dict_in_generate=True)
+    assert isinstance(output, MedusaAparOutput)
+    assert output.trees is not None
+    assert output.sequences is not None
+    for prompt, tree, sequence in zip(prompts, output.trees, output.sequences.tolist(), strict=True):
+        assert (tree.fork_token_id, tree.child_token_id, tree.max_depth) == (FORK, CHILD, 3)
+        root = tree.threads[0]
+        assert (root.parent, root.depth, root.own_start) == (None, 1, len(prompt))
+        for thread in tree.threads:
+            assert thread.prompt_length == len(prompt)
+            assert thread.token_ids[: len(prompt)] == prompt
+            assert thread.finish_reason in ("eos", "stop", "length", "context")
+        for thread in tree.threads[1:]:
+            assert thread.parent is not None
+            parent = tree.threads[thread.parent]
+            assert thread.depth == parent.depth + 1
+            assert thread.token_ids[thread.own_start - 1 : thread.own_start + 1] == [FORK, CHILD]
+            assert thread.token_ids[: thread.own_start] == parent.token_ids[: thread.own_start]
+        joined = [t for thread, start, end in tree.nodes for t in tree.threads[thread].token_ids[start:end]]
+        assert sequence[ids.shape[1] : ids.shape[1] + len(joined)] == joined
+
+
+def test_stats_add_up(model: MedusaAparModel) -> None:
+    _, ids, mask = batch()
+    output = model.generate(ids, attention_mask=mask, max_new_tokens=60, return_dict_in_generate=True)
+    assert isinstance(output, MedusaAparOutput)
+    stats, trees = output.stats, output.trees
+    assert stats is not None
+    assert trees is not None
+    assert stats.answer_tokens == sum(len(tree.answer_token_ids()) for tree in trees)
+    assert stats.tokens_per_step == stats.answer_tokens / stats.steps
+    assert stats.forks == sum(len(tree.threads) - 1 for tree in trees)
+    assert stats.ar_slots == sum(tree.threads[0].prompt_length + len(tree.answer_token_ids()) - 1 for tree in trees)
+    assert 0 < stats.mean_slots <= stats.peak_slots
+    assert 0 < stats.head_seconds + stats.backbone_seconds < stats.seconds
+    assert stats.attended_pairs > stats.forward_nodes >= stats.steps
+
+
+def test_a_prefill_is_no_step(model: MedusaAparModel) -> None:
+    _, ids, _ = batch(lengths=(5,))
+    output = model.generate(ids, max_new_tokens=1, return_dict_in_generate=True)
+    assert isinstance(output, MedusaAparOutput)
+    assert output.stats is not None
+    assert (output.stats.steps, output.stats.answer_tokens) == (0, 1)
+
+
+def test_a_long_prompt_is_prefilled_in_chunks(model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ids, _ = batch(lengths=(23,))
+    whole = model.generate(ids, max_new_tokens=20)
+    monkeypatch.setattr("medusa_apar.decoder.PREFILL_CHUNK", 7)
+    assert torch.equal(whole, model.generate(ids, max_new_tokens=20))  # type: ignore[arg-type]
+
+
+def test_padding_is_inferred_as_generate_does(model: MedusaAparModel) -> None:
+    _, ids, mask = batch()
+    assert torch.equal(
+        model.generate(ids, attention_mask=mask, max_new_tokens=20),  # type: ignore[arg-type]
+        model.generate(input_ids=ids, max_new_tokens=20, pad_token_id=0),  # type: ignore[arg-type]
+    )
+
+
+def test_max_length_counts_the_prompt(model: MedusaAparModel) -> None:
+    _, ids, _ = batch(lengths=(5,))
+    assert torch.equal(
+        model.generate(ids, max_length=17),  # type: ignore[arg-type]
+        model.generate(ids, max_new_tokens=12),  # type: ignore[arg-type]
+    )
+
+
+def test_without_heads_and_without_control_tokens_it_is_plain(tmp_path: Path) -> None:
+    backbone = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
+    plain = MedusaAparModel(backbone)
+    assert plain.control is None
+    _, ids, _ = batch(lengths=(5,))
+    theirs = backbone.generate(ids, max_new_tokens=12, do_sample=False)
+    assert torch.equal(plain.generate(ids, max_new_tokens=12), theirs)  # type: ignore[arg-type]
+
+
+def test_bfloat16_decodes_and_leaves_the_backbone_as_it_was() -> None:
+    backbone = forking_backbone(seed=0, dtype=torch.bfloat16)
+    _, ids, mask = batch()
+    before = backbone(ids).logits
+    MedusaAparModel(backbone, random_heads(backbone)).generate(ids, attention_mask=mask, max_new_tokens=20)
+    assert torch.equal(backbone(ids).logits, before)
+    assert "forward" not in vars(backbone.lm_head)
+
+
+def test_save_and_load_give_the_same_answers(model: MedusaAparModel, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = MedusaAparModel.from_pretrained(tmp_path, dtype=torch.float64)
+    assert loaded.heads is not None
+    assert loaded.control == model.control
+    _, ids, mask = batch()
+    options: dict[str, Any] = {"attention_mask": mask, "max_new_tokens": 40, "nodes_per_step": 12}
+    assert torch.equal(model.generate(ids, **options), loaded.generate(ids, **options))  # type: ignore[arg-type]
+    plain: PreTrainedModel = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert plain.config.fork_token_id == FORK
+
+
+def test_heads_may_lie_elsewhere(tmp_path: Path) -> None:
+    backbone = forking_backbone(seed=0)
+    MedusaAparModel(backbone).save_pretrained(tmp_path / "model")
+    random_heads(backbone).save_pretrained(tmp_path / "other")
+    assert MedusaAparModel.from_pretrained(tmp_path / "model").heads is None
+    assert MedusaAparModel.from_pretrained(tmp_path / "model", heads=tmp_path / "other").heads is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens=0 .* pass a positive number"),
+        ({"max_length": 3}, "max_length=3 .* pass max_new_tokens"),
+        ({"max_threads": 0}, "max_threads=0"),
+        ({"max_depth": 0}, "max_depth=0"),
+        ({"nodes_per_step": 0}, "nodes_per_step=0"),
+        ({"do_sample": True}, "do_sample=True .* do_sample=False"),
+        ({"num_beams": 4}, "num_beams=4"),
+        ({"top_secret": 1}, "does not take top_secret=1"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_value(
+    model: MedusaAparModel, options: dict[str, Any], message: str
+) -> None:
+    _, ids, _ = batch(lengths=(5,))
+    with pytest.raises(ValueError, match=message):
+        model.generate(ids, **options)
+
+
+def test_an_empty_prompt_is_refused(model: MedusaAparModel) -> None:
+    with pytest.raises(ValueError, match=r"row 0 .* is empty"):
+        model.generate(torch.empty(1, 0, dtype=torch.int64), max_new_tokens=4)
+    with pytest.raises(ValueError, match=r"row 1 .* is empty"):
+        model.generate(torch.ones(2, 3, dtype=torch.int64) * 9, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
+    with pytest.raises(ValueError, match="input_ids=None"):
+        model.generate()
+
+
+def test_a_prompt_longer_than_the_context_is_refused(model: MedusaAparModel) -> None:
+    with pytest.raises(ValueError, match="has 256 tokens, but the backbone's context holds 256; shorten it"):
+        model.generate(torch.full((1, 256), 9), max_new_tokens=4)
+
+
+def test_a_token_outside_the_vocabulary_is_refused(model: MedusaAparModel) -> None:
+    with pytest.raises(ValueError, match="holds the token 64, but the backbone's vocabulary has 64"):
+        model.generate(torch.tensor([[9, 64]]), max_new_tokens=4)
+
+
+def test_heads_of_another_size_are_refused() -> None:
+    backbone = forking_backbone()
+    wide = forking_backbone()
+    wide.resize_token_embeddings(80)
+    with pytest.raises(ValueError, match="vocab_size=80, but the backbone has vocab_size=64"):
+        MedusaAparModel(backbone, MedusaHeads.for_backbone(wide))
+
+
+def test_asking_for_what_the_model_lacks_names_the_remedy() -> None:
+    backbone = AutoModelForCausalLM.from_config(CONFIGS["llama"]()).eval()
+    ids = torch.tensor([[9, 10]])
+    with pytest.raises(ValueError, match="medusa=True, but the model has no heads; pass heads="):
+        MedusaAparModel(backbone).generate(ids, medusa=True)
+    with pytest.raises(ValueError, match="apar=True, but no control tokens are known"):
+        MedusaAparModel(backbone).generate(ids, apar=True)
+
+
+def test_an_unsupported_backbone_is_refused_by_name() -> None:
+    gpt2 = AutoModelForCausalLM.from_config(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=64))
+    with pytest.raises(ValueError, match="model_type='gpt2' is not supported; supported are llama"):
+        MedusaAparModel(gpt2)
+    backbone = forking_backbone()
+    backbone.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"attn_implementation='flash_attention_2' .* sdpa, eager"):
+        MedusaAparModel(backbone)
+
+
+def test_broken_checkpoints_are_refused(model: MedusaAparModel, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        MedusaAparModel.from_pretrained(str(tmp_path / "nowhere"))
+    model.save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(OSError, match="truncated or corrupt"):
+        MedusaAparModel.from_pretrained(tmp_path / "model")
+
+
+def test_a_tokenizer_without_control_tokens_leaves_apar_off(model: MedusaAparModel, tmp_path: Path) -> None:
+    plain = AutoModelForCausalLM.from_config(CONFIGS["llama"]())
+    plain.save_pretrained(tmp_path)
+    loaded = MedusaAparModel.from_pretrained(tmp_path)
+    assert loaded.control is None
+    with pytest.raises(ValueError, match="apar=True, but no control tokens are known"):
+        loaded.generate(torch.tensor([[9]]), apar=True)

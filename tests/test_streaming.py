@@ -1,0 +1,61 @@
+"""Text in reading order while threads run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers.generation.streamers import BaseStreamer
+
+from medusa_apar import MedusaAparModel
+
+from .conftest import forking_backbone, random_heads
+from .test_lossless import batch
+
+
+class Recorder(BaseStreamer):
+    """Keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.puts: list[list[int]] = []
+        self.ended = 0
+
+    def put(self, value: torch.Tensor) -> None:
+        self.puts.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize("max_threads", [1, 8])
+def test_a_streamer_gets_the_prompt_and_then_the_answer_in_reading_order(max_threads: int) -> None:
+    backbone = forking_backbone(seed=0)
+    prompts, ids, _ = batch(lengths=(5,))
+    recorder = Recorder()
+    sequences = MedusaAparModel(backbone, random_heads(backbone)).generate(
+        ids, max_new_tokens=50, max_threads=max_threads, streamer=recorder
+    )
+    assert isinstance(sequences, torch.Tensor)
+    assert recorder.puts[0] == prompts[0]
+    assert [token for put in recorder.puts[1:] for token in put] == sequences[0, 5:].tolist()
+    assert recorder.ended == 1
+
+
+def test_the_streamer_is_ended_on_interruption() -> None:
+    class Impatient(Recorder):
+        def put(self, value: torch.Tensor) -> None:
+            super().put(value)
+            if len(self.puts) == 4:
+                raise KeyboardInterrupt
+
+    backbone = forking_backbone(seed=0)
+    _, ids, _ = batch(lengths=(5,))
+    impatient = Impatient()
+    with pytest.raises(KeyboardInterrupt):
+        MedusaAparModel(backbone).generate(ids, max_new_tokens=50, streamer=impatient)
+    assert impatient.ended == 1
+
+
+def test_a_streamer_takes_one_row() -> None:
+    _, ids, _ = batch()
+    with pytest.raises(ValueError, match="streamer takes one row, but the batch has 3"):
+        MedusaAparModel(forking_backbone()).generate(ids, streamer=Recorder())

@@ -1,0 +1,364 @@
+"""`medusa-apar train backbone` and `train heads`, for a few steps on a random tiny Llama."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.heads import MedusaHeads
+from medusa_apar.train import backbone, heads, provenance
+from medusa_apar.train.tree_data import IGNORE_INDEX
+
+Save = Callable[..., Path]
+Train = Callable[[list[str]], None]
+
+STEPS = 6
+LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
+COMMON = [
+    "--max_length", "128", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1",
+    "--max_steps", str(STEPS), "--logging_steps", "1", "--save_steps", "2", "--learning_rate", "1e-2",
+    "--disable_tqdm", "True", "--use_cpu", "True",
+]  # fmt: skip
+
+
+def write_rows(path: Path, rows: list[dict[str, object]], bad: tuple[str, ...] = ()) -> Path:
+    path.write_text("\n".join([*map(json.dumps, rows), *bad]) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows: list[dict[str, object]] = [
+        {"prompt": f"Colours {n}?", "response": LISTED if n % 2 else "Red, blue and green are colours."}
+        for n in range(8)
+    ]
+    return write_rows(tmp_path_factory.mktemp("data") / "rows.jsonl", rows, bad=("{", '{"prompt": "a"}'))
+
+
+def arguments(model: Path, data: Path, output: Path, *more: str) -> list[str]:
+    return ["--model", str(model), "--data", str(data), "--output_dir", str(output), *COMMON, *more]
+
+
+def record(folder: Path) -> dict[str, list[dict[str, float]]]:
+    state: dict[str, list[dict[str, float]]] = json.loads((folder / "trainer_state.json").read_text())
+    return state
+
+
+def losses(folder: Path) -> list[float]:
+    return [entry["loss"] for entry in record(folder)["log_history"] if "loss" in entry]
+
+
+@pytest.fixture(scope="session")
+def trained_backbone(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "backbone"
+    backbone.main(arguments(tiny_backbone_dir, rows_file, output, "--eval_data", str(rows_file)))
+    return output
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["own projections", "shared projection"])
+def trained_heads(
+    request: pytest.FixtureRequest, tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("trained") / "heads"
+    more = ["--num_heads", "3", "--shared_projection", str(request.param), "--eval_data", str(rows_file)]
+    heads.main(arguments(tiny_backbone_dir, rows_file, output, *more))
+    return output
+
+
+class TestBackbone:
+    def test_the_loss_goes_down(self, trained_backbone: Path) -> None:
+        values = losses(trained_backbone)
+        assert len(values) == STEPS
+        assert values[-1] < values[0] - 0.2
+
+    def test_the_result_is_a_plain_model_with_its_tokenizer(self, trained_backbone: Path) -> None:
+        model = AutoModelForCausalLM.from_pretrained(trained_backbone)
+        tokenizer = AutoTokenizer.from_pretrained(trained_backbone)
+        assert ControlTokens.of_config(model.config) == ControlTokens.of_tokenizer(tokenizer)
+        assert tokenizer.chat_template is not None
+
+    def test_provenance_is_written_beside_it(self, trained_backbone: Path) -> None:
+        made = json.loads((trained_backbone / provenance.FILE_NAME).read_text())
+        assert made["steps"] == STEPS
+        assert set(made["versions"]) >= {"medusa-apar", "torch", "transformers"}
+        assert made["command"]
+        assert {key for entry in made["log"] for key in entry} >= {"loss", "train_loss", "eval_loss"}
+
+    def test_muon_trains_too(self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+        backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--muon"))
+        values = losses(tmp_path)
+        assert values[-1] < values[0] - 0.2
+
+    def test_bad_rows_are_reported_and_not_fatal(
+        self, tiny_tokenizer: PreTrainedTokenizerFast, rows_file: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = backbone.load_dataset([str(rows_file)], tiny_tokenizer, 128, 0.5)
+        assert data.bad_rows.counts == {"not JSON": 1, "no text under `prompt` and `response`": 1}
+        assert "1 x not JSON (first: rows.jsonl:9)" in caplog.text
+
+
+@pytest.mark.parametrize("spare_rows", [0, 10], ids=["no spare rows", "spare rows"])
+def test_missing_control_tokens_are_added_with_the_mean_embedding(
+    spare_rows: int, plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save
+) -> None:
+    folder = save_backbone(plain_tokenizer, spare_rows=spare_rows)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    size, special = len(tokenizer), set(tokenizer.all_special_tokens)
+    before = [model.get_input_embeddings().weight.clone(), model.get_output_embeddings().weight.clone()]
+    control = backbone.add_control_tokens(tokenizer, model)
+    assert control == ControlTokens(size, size + 1) == ControlTokens.of_config(model.config)
+    assert set(tokenizer.all_special_tokens) == special | {FORK, CHILD}, "the old ones stay special"
+    for old, embeddings in zip(before, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
+        assert len(embeddings.weight) == size + max(2, spare_rows)
+        assert torch.equal(embeddings.weight[:size], old[:size])
+        for token in (control.fork_token_id, control.child_token_id):
+            torch.testing.assert_close(embeddings.weight[token], old[:size].mean(dim=0))
+
+
+def test_control_tokens_that_are_there_are_kept_as_trained(tiny_backbone_dir: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+    before = model.get_input_embeddings().weight.clone()
+    backbone.add_control_tokens(tokenizer, model)
+    assert torch.equal(model.get_input_embeddings().weight, before)
+
+
+def test_a_backbone_without_control_tokens_trains_and_has_them_in_the_end(
+    plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
+) -> None:
+    backbone.main(arguments(save_backbone(plain_tokenizer), rows_file, tmp_path))
+    control = ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == control.child_token_id + 1
+
+
+class TestHeads:
+    def test_the_loss_goes_down(self, trained_heads: Path) -> None:
+        values = losses(trained_heads)
+        assert values[-1] < values[0] - 0.2
+
+    def test_checkpoints_hold_no_backbone(self, trained_heads: Path, tiny_backbone_dir: Path) -> None:
+        folders = [trained_heads, *trained_heads.glob("checkpoint-*")]
+        assert len(folders) == 1 + STEPS // 2
+        for folder in folders:
+            weights = load_file(folder / "model.safetensors")
+            assert all(name.startswith("heads.") for name in weights)
+            has_projection = any("projection" in name for name in weights)
+            assert has_projection == (not MedusaHeads.from_pretrained(folder).config.shared_projection)
+
+    def test_accuracy_and_calibration_are_stored(self, trained_heads: Path) -> None:
+        config = MedusaHeads.from_pretrained(trained_heads).config
+        assert len(config.accuracy) == len(config.calibration_temperature) == 3
+        for row in config.accuracy:
+            assert len(row) == heads.TOP
+            assert 0 <= row[0] <= row[-1] <= 1
+            assert row == sorted(row)
+        assert max(row[-1] for row in config.accuracy) > 0
+        assert all(0.5 <= t <= 2.0 for t in config.calibration_temperature)
+
+    def test_saved_heads_give_the_logits_of_the_trained_ones(
+        self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trained = []
+        save_model = heads.HeadsTrainer.save_model
+        monkeypatch.setattr(
+            heads.HeadsTrainer,
+            "save_model",
+            lambda self, *a, **k: (trained.append(self.model), save_model(self, *a, **k)),
+        )
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--num_heads", "2"))
+        lm_head = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir).lm_head
+        loaded, hidden = MedusaHeads.from_pretrained(tmp_path).eval(), torch.randn(2, 5, 32)
+        with torch.no_grad():
+            assert torch.equal(loaded(hidden, lm_head), trained[-1](hidden, lm_head))
+
+    def test_the_backbone_does_not_change(self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+        before = (tiny_backbone_dir / "model.safetensors").read_bytes()
+        model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+        weights = {name: p.clone() for name, p in model.state_dict().items()}
+        untrained = MedusaHeads.for_backbone(model, num_heads=2, shared_projection=True)
+        data = backbone.load_dataset([str(rows_file)], AutoTokenizer.from_pretrained(tiny_backbone_dir), 128, 0.5)
+        args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True)
+        collator = heads.TreeCollator(pad_token_id=0, label_heads=2)
+        trainer = heads.HeadsTrainer(model, untrained, args, decay=0.8, data_collator=collator, train_dataset=data)
+        trainer.train()
+        assert all(torch.equal(p, weights[name]) for name, p in model.state_dict().items())
+        assert (tiny_backbone_dir / "model.safetensors").read_bytes() == before
+
+    def test_provenance_is_written_beside_them(self, trained_heads: Path) -> None:
+        assert json.loads((trained_heads / provenance.FILE_NAME).read_text())["steps"] == STEPS
+
+    def test_a_head_without_any_label_gives_no_nan(self, tiny_backbone_dir: Path, tmp_path: Path) -> None:
+        data = write_rows(tmp_path / "short.jsonl", [{"prompt": "a", "response": "b"}] * 4)
+        more = ["--num_heads", "5", "--structured_share", "0", "--eval_data", str(data)]
+        heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", *more))
+        assert all(0 < value < 1000 for value in losses(tmp_path / "out"))
+        assert MedusaHeads.from_pretrained(tmp_path / "out").config.accuracy[-1] == [0.0] * heads.TOP
+
+
+def test_mean_loss_is_per_label() -> None:
+    logits, labels = torch.randn(6, 10), torch.tensor([1, IGNORE_INDEX, 3, 4, IGNORE_INDEX, 9])
+    expected = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    torch.testing.assert_close(heads.mean_loss(logits, labels), expected)
+    assert heads.mean_loss(logits, torch.full((6,), IGNORE_INDEX)) == 0
+
+
+class TestInterruption:
+    """A training that is cut off goes on from its last whole checkpoint and ends with the same weights."""
+
+    @pytest.mark.parametrize(
+        ("train", "more"), [(backbone.main, []), (backbone.main, ["--muon"]), (heads.main, ["--num_heads", "2"])]
+    )
+    def test_the_end_is_the_same(
+        self,
+        train: Train,
+        more: list[str],
+        tiny_backbone_dir: Path,
+        rows_file: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        train(arguments(tiny_backbone_dir, rows_file, whole, *more))
+        taken: list[int] = []
+        training_step = backbone.TreeTrainer.training_step
+
+        def interrupted(self: backbone.TreeTrainer, *args: object, **kwargs: object) -> object:
+            taken.append(self.state.global_step)
+            if len(taken) == 6:
+                raise KeyboardInterrupt
+            return training_step(self, *args, **kwargs)
+
+        monkeypatch.setattr(backbone.TreeTrainer, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(arguments(tiny_backbone_dir, rows_file, cut, *more))
+        assert not (cut / "model.safetensors").exists()
+        (cut / "checkpoint-5").mkdir()
+        (cut / "checkpoint-5" / "model.safetensors").write_bytes(b"cut off while it was written")
+        train(arguments(tiny_backbone_dir, rows_file, cut, *more))
+        assert taken == [0, 1, 2, 3, 4, 5, 4, 5]
+        expected, actual = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+        assert expected.keys() == actual.keys()
+        assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+    def test_checkpoints_are_ordered_by_number(self, tmp_path: Path) -> None:
+        assert backbone.last_checkpoint(str(tmp_path / "nowhere")) is None
+        for name in ("checkpoint-20", "checkpoint-100", "checkpoint-best", "other-300"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "trainer_state.json").touch()
+        assert backbone.last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-100")
+
+
+@pytest.mark.parametrize(("train", "prog"), [(backbone.main, "train backbone"), (heads.main, "train heads")])
+class TestCommandLine:
+    def error(self, train: Train, argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            train(argv)
+        assert stop.value.code == 2
+        *_, line = capsys.readouterr().err.strip().splitlines()
+        assert len(line) < 600
+        return line
+
+    def test_help_lists_the_arguments(self, train: Train, prog: str, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            train(["--help"])
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        for name in (f"medusa-apar {prog}", "--model", "--data", "--max_length", "--learning_rate"):
+            assert name in text
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            ([], "--model, --data"),
+            (["--model", "m", "--data", "d", "--nonsense", "3"], "unknown argument --nonsense 3"),
+            (["--model", "m", "--data", "d", "--max_length", "many"], "--max_length.*'many'"),
+            (["--model", "m", "--data", "d", "--eval_strategy", "sometimes"], "sometimes"),
+        ],
+    )
+    def test_wrong_arguments(
+        self, train: Train, prog: str, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = self.error(train, argv, capsys)
+        assert line.startswith(f"medusa-apar {prog}: error: ")
+        assert "--help" in line
+        assert re.search(message, line)
+
+    @pytest.mark.parametrize("name", ["--data", "--eval_data"])
+    def test_a_missing_file(
+        self, train: Train, prog: str, name: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        argv = [*arguments(tiny_backbone_dir, rows_file, tmp_path), name, "nowhere.jsonl"]
+        assert f"{name} nowhere.jsonl: no such file; give JSON lines of" in self.error(train, argv, capsys)
+
+    @pytest.mark.parametrize("name", ["runs/nowhere", "/no/model", "./model", "no/such/model"])
+    def test_a_missing_model_folder_is_not_sought_on_the_hub(
+        self, train: Train, prog: str, name: str, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        monkeypatch.chdir(tmp_path)
+        Path("runs").mkdir()
+        argv = ["--model", name, "--data", str(rows_file)]
+        assert f"--model {name}: no such folder; give one with a causal LM" in self.error(train, argv, capsys)
+
+    def test_a_damaged_model(
+        self, train: Train, prog: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        damaged = tmp_path / "damaged"
+        shutil.copytree(tiny_backbone_dir, damaged)
+        weights = (damaged / "model.safetensors").read_bytes()
+        (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        line = self.error(train, arguments(damaged, rows_file, tmp_path / "out"), capsys)
+        assert f"--model {damaged}: give a folder or hub id" in line
+
+    def test_rows_longer_than_the_context(
+        self, train: Train, prog: str, tiny_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path,
+        tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        argv = arguments(save_backbone(tiny_tokenizer, context=100), rows_file, tmp_path)
+        assert "--max_length 128: the model's context has 100 tokens" in self.error(train, argv, capsys)
+
+    @pytest.mark.parametrize("missing", ["chat_template", "eos_token"])
+    def test_a_tokenizer_that_lacks_something(
+        self, train: Train, prog: str, missing: str, tiny_tokenizer: PreTrainedTokenizerFast, save_backbone: Save,
+        rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        folder = save_backbone(tiny_tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        setattr(tokenizer, missing, None)
+        (folder / "chat_template.jinja").unlink()
+        tokenizer.save_pretrained(folder)
+        line = self.error(train, arguments(folder, rows_file, tmp_path), capsys)
+        assert f"has no {missing.replace('_token', ' token').replace('eos', 'EOS').replace('chat_', 'chat ')}" in line
+
+    def test_data_of_one_kind(
+        self, train: Train, prog: str, tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = write_rows(tmp_path / "lists.jsonl", [{"prompt": "a", "response": LISTED}] * 3)
+        line = self.error(train, arguments(tiny_backbone_dir, data, tmp_path / "out"), capsys)
+        assert "structured_share=0.5 leaves nothing of 3 structured and 0 unstructured responses" in line
+
+
+def test_heads_on_a_backbone_without_control_tokens(
+    plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        heads.main(arguments(save_backbone(plain_tokenizer), rows_file, tmp_path))
+    assert "has no control tokens" in capsys.readouterr().err
+
+
+def test_no_commit_is_recorded_where_git_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert provenance.commit() is None
