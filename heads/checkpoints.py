@@ -388,5 +388,5 @@ def _fill(
         for name in heads.state_dict()
     }
     heads.load_state_dict(owned, assign=True)
-    heads.eval()
+    heads.eval()  # type: ignore[no-untyped-call]
     return heads

@@ -29,11 +29,19 @@ class ResidualBlock(nn.Module):
 class MedusaHead(nn.Module):
     """One head: residual blocks, and its own projection unless the backbone's is shared."""
 
+    blocks: nn.Sequential
+    projection: nn.Linear
+
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(config.hidden_size) for _ in range(config.num_layers)))
         if not config.shared_projection:
             self.projection = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Logits, or with a shared projection what is to enter the backbone's `lm_head`."""
+        output: Tensor = self.blocks(hidden_states)
+        return self.projection(output) if hasattr(self, "projection") else output
 
 
 class MedusaHeads(PreTrainedModel):
@@ -47,7 +55,7 @@ class MedusaHeads(PreTrainedModel):
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__(config)
         self.heads = nn.ModuleList(MedusaHead(config) for _ in range(config.num_heads))
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, ResidualBlock):
@@ -70,10 +78,11 @@ class MedusaHeads(PreTrainedModel):
             vocab_size=vocab_size,
             shared_projection=shared_projection,
         )
-        heads = cls(config).to(lm_head.weight.device, lm_head.weight.dtype)
+        heads: MedusaHeads = cls(config).to(lm_head.weight.device, lm_head.weight.dtype)
         if not shared_projection:
             with torch.no_grad():
                 for head in heads.heads:
+                    assert isinstance(head, MedusaHead)
                     head.projection.weight.copy_(lm_head.weight)
         return heads
 
@@ -100,7 +109,6 @@ class MedusaHeads(PreTrainedModel):
         Returns:
             `[num_heads, ..., vocab_size]`.
         """
-        if self.config.shared_projection:
-            shared: Tensor = lm_head(torch.stack([head.blocks(hidden_states) for head in self.heads]))
-            return shared
-        return torch.stack([head.projection(head.blocks(hidden_states)) for head in self.heads])
+        outputs = torch.stack([head(hidden_states) for head in self.heads])
+        logits: Tensor = lm_head(outputs) if self.config.shared_projection else outputs
+        return logits

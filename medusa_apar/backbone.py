@@ -64,6 +64,12 @@ class Backbone:
         return head
 
     @property
+    def vocab_size(self) -> int:
+        """Rows of the output projection."""
+        weight: Tensor = self.lm_head.weight  # type: ignore[assignment]
+        return weight.shape[0]
+
+    @property
     def context_length(self) -> int:
         """Positions that the model knows."""
         length: int = self.model.config.max_position_embeddings

@@ -9,9 +9,11 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor
 from transformers import AutoTokenizer, TextStreamer
 from transformers.utils import logging as transformers_logging
 
@@ -47,9 +49,11 @@ def generate(argv: Sequence[str]) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype).to(device)
-    input_ids = tokenizer.apply_chat_template(
-        [{"role": "user", "content": args.prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )["input_ids"].to(device)
+    messages = [{"role": "user", "content": args.prompt}]
+    chat: Any = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    input_ids: Tensor = chat["input_ids"].to(device)
     console = Console(highlight=False)
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if args.show == "text" else None
     output = model.generate(

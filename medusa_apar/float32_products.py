@@ -32,14 +32,22 @@ class Float32Products:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Replace the layers' `forward` and put it back at the end."""
-        linears = [] if cpu_has_bfloat16() else [m for root in self._modules for m in root.modules() if _is_slow(m)]
+        linears = [] if cpu_has_bfloat16() else list(self._slow_layers())
         for linear in linears:
-            linear.forward = self._product(linear)  # type: ignore[method-assign]
+            linear.forward = self._product(linear)  # type: ignore[method-assign, assignment]
         try:
             yield
         finally:
             for linear in linears:
                 del linear.forward
+
+    def _slow_layers(self) -> Iterator[nn.Linear]:
+        for root in self._modules:
+            for module in root.modules():
+                if type(module) is nn.Linear:
+                    weight = module.weight
+                    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
+                        yield module
 
     def _product(self, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
         version, weight = self._copies.get(linear, (None, None))
@@ -54,7 +62,3 @@ class Float32Products:
             return nn.functional.linear(rows.float(), weight, bias).to(torch.bfloat16)
 
         return forward
-
-
-def _is_slow(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and module.weight.device.type == "cpu"

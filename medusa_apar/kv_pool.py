@@ -131,7 +131,7 @@ class SlotLayer(CacheLayerMixin):
     """Keys and values of one backbone layer, `[1, kv_heads, capacity, head_dim]`, written by slot."""
 
     def __init__(self, cache: SlotCache) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -6,14 +6,14 @@ import copy
 from collections.abc import Iterable
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -92,8 +92,10 @@ class MedusaAparModel:
             )
         if heads is not None:
             heads.check_fits(backbone)
-        self._backbone = Backbone(backbone.eval())
-        self.heads = None if heads is None else heads.eval()
+            heads.eval()  # type: ignore[no-untyped-call]
+        backbone.eval()
+        self._backbone = Backbone(backbone)
+        self.heads = heads
         self.control = (
             ControlTokens.of_config(backbone.config)
             if fork_token_id is None or child_token_id is None
@@ -148,13 +150,9 @@ class MedusaAparModel:
             backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         except SafetensorError as error:
             raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
-        if heads is None:
-            folder = _heads_folder(source, kwargs.get("revision"))
-            heads = None if folder is None else load_heads(folder, backbone)
-        elif not isinstance(heads, MedusaHeads):
-            heads = load_heads(heads, backbone)
-        if heads is not None:
-            heads = heads.to(backbone.device, backbone.dtype)
+        if not isinstance(heads, MedusaHeads):
+            found = _heads_folder(source, kwargs.get("revision")) if heads is None else heads
+            heads = None if found is None else load_heads(found, backbone)
         control = ControlTokens.of_config(backbone.config) or _control_of_tokenizer(source, kwargs.get("revision"))
         return cls(
             backbone,
@@ -173,7 +171,8 @@ class MedusaAparModel:
 
     def to(self, *args: Any, **kwargs: Any) -> MedusaAparModel:
         """Move or convert backbone and heads, as `torch.nn.Module.to` does."""
-        self.backbone.to(*args, **kwargs)
+        backbone: nn.Module = self.backbone
+        backbone.to(*args, **kwargs)
         if self.heads is not None:
             self.heads.to(*args, **kwargs)
         self._cost = None
@@ -312,7 +311,7 @@ class MedusaAparModel:
                 "both are [batch, length]"
             )
         prompts = [row[mask.bool()].tolist() for row, mask in zip(inputs, attention_mask, strict=True)]
-        vocab_size = self._backbone.lm_head.weight.shape[0]
+        vocab_size = self._backbone.vocab_size
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"the prompt in row {number} of input_ids is empty; give it at least one token")
@@ -405,8 +404,7 @@ def _sequences(
     pad = config.pad_token_id if config.pad_token_id is not None else (eos_token_ids or [0])[0]
     answers = [torch.tensor(tree.answer_token_ids(), dtype=torch.int64) for tree in trees]
     padded = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=pad)
-    sequences: Any = torch.cat([inputs, padded.to(inputs.device)], dim=1)
-    return sequences
+    return cast(torch.LongTensor, torch.cat([inputs, padded.to(inputs.device)], dim=1))
 
 
 def _final_stats(
