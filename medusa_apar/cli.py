@@ -109,7 +109,8 @@ def evaluate(argv: Sequence[str]) -> None:
     """Measure."""
     from .eval.cli import main
 
-    main(argv)
+    if status := main(argv):
+        raise SystemExit(status)
 
 
 def heads(argv: Sequence[str]) -> None:
