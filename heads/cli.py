@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from .checkpoints import CheckpointFormat, detect_format, load_heads, save_medusa_llm
+from .checkpoints import load_heads
+from .formats import CheckpointFormat, detect_format
+from .medusa_llm import save_medusa_llm
 from .modeling import MedusaHeads
 
 

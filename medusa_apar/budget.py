@@ -15,6 +15,8 @@ from time import perf_counter
 import numpy as np
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+ENOUGH_SECONDS = 3.0
+"""Time after which measuring the cost curve ends with the round that it is in."""
 PATIENCE = 12
 """Nodes looked at without an improvement before the search ends."""
 
@@ -31,11 +33,17 @@ class CostCurve:
 
     @staticmethod
     def measure(forward: Callable[[int], None], repeats: int = 5) -> CostCurve:
-        """Time `forward(nodes)` at a few sizes and join them by straight lines."""
+        """Time `forward(nodes)` at a few sizes and join them by straight lines.
+
+        A first round warms up; a slow model is timed fewer times.
+        """
+        begin = perf_counter()
         times: dict[int, list[float]] = {nodes: [] for nodes in MEASURED_NODES}
         for nodes in MEASURED_NODES:
             forward(nodes)
-        for _ in range(repeats):
+        for done in range(repeats):
+            if done and perf_counter() - begin > ENOUGH_SECONDS:
+                break
             for nodes in MEASURED_NODES:
                 start = perf_counter()
                 forward(nodes)

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medusa_apar.heads import MedusaHeads, checkpoints
-from medusa_apar.heads.checkpoints import CheckpointFormat, detect_format, load_heads, save_medusa_llm
+from medusa_apar.heads import MedusaHeads, formats
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.formats import CheckpointFormat, detect_format
+from medusa_apar.heads.medusa_llm import save_medusa_llm
 
 
 @pytest.fixture
@@ -164,7 +166,7 @@ def test_a_hub_id_out_of_reach(monkeypatch):
     def unreachable(repo_id: str, **_: object) -> str:
         raise OSError(f"no network for {repo_id}")
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", unreachable)
+    monkeypatch.setattr(formats, "snapshot_download", unreachable)
     with pytest.raises(FileNotFoundError, match=r"some/heads not found.*no network.*check the path, the id"):
         load_heads("some/heads")
 
@@ -177,7 +179,7 @@ def test_a_hub_id_is_fetched_without_files_of_no_use(monkeypatch, weights, heads
         patterns.extend(allow_patterns)
         return str(weights.parent)
 
-    monkeypatch.setattr(checkpoints, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(formats, "snapshot_download", snapshot_download)
     assert same_weights(load_heads("some/heads"), heads)
     assert "config.json" in patterns
     assert not {"*", "*.bin", "*.py"} & set(patterns)

@@ -14,7 +14,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.candidates import ancestors, cartesian_tree
 from medusa_apar.heads import MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads, save_medusa_llm
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.medusa_llm import save_medusa_llm
 from medusa_apar.verification import typical_threshold
 
 pytest.importorskip("medusa", reason="needs `pip install medusa-llm==0.1`, the extra `medusa-llm`")

@@ -1,0 +1,67 @@
+"""Reading the files of a checkpoint: JSON, safetensors and plain state dicts; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+RETRIEVE = "copy or download the checkpoint again"
+
+
+def first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({first_line(error)}); {RETRIEVE}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object; {RETRIEVE}")
+    return values
+
+
+def natural(values: Mapping[str, Any], name: str, path: Path, *, default: int | None = None, least: int = 1) -> int:
+    value = values.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{path} has {name}={value!r}, which must be a whole number from {least}; {RETRIEVE}")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {RETRIEVE}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise OSError(f"{path} is truncated or corrupt ({first_line(error)}); {RETRIEVE}") from error
+
+
+def read_pt(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; {RETRIEVE}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "global" in str(error).lower():
+            raise ValueError(
+                f"{path} holds pickled code beside its tensors; it is refused and nothing of it was run; "
+                "ask its author for safetensors, or for a plain state dict"
+            ) from error
+        raise OSError(
+            f"{path} is no file of tensors: corrupt, or pickled code, which is refused and was not run; {RETRIEVE}"
+        ) from error
+    except Exception as error:  # a damaged pickle can raise anything: KeyError, EOFError, UnicodeDecodeError, ...
+        raise OSError(f"{path} is truncated or corrupt ({first_line(error)}); {RETRIEVE}") from error
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"{path} holds no state dict (tensors by name); save `medusa_head.state_dict()`")
+    return dict(state)

@@ -1,0 +1,82 @@
+"""Where a checkpoint of heads lies, and which format it has."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from .checkpoint_files import first_line, read_json
+from .config import MedusaHeadsConfig
+
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+MEDUSA_LLM_PT = "medusa_lm_head.pt"
+MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
+
+
+class CheckpointFormat(StrEnum):
+    """Layouts that `load_heads` tells apart by `config.json`.
+
+    Attributes:
+        MEDUSA_APAR: what `MedusaHeads.save_pretrained` writes.
+        MEDUSA_LLM: what medusa-llm's training writes: `medusa_lm_head.pt`, or `.safetensors` since its version 1.0.
+    """
+
+    MEDUSA_APAR = "medusa-apar"
+    MEDUSA_LLM = "medusa-llm"
+
+
+WEIGHT_FILES = {
+    CheckpointFormat.MEDUSA_APAR: ["model*.safetensors", SAFETENSORS_INDEX],
+    CheckpointFormat.MEDUSA_LLM: [MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS],
+}
+
+
+def detect_format(source: str | Path) -> CheckpointFormat:
+    """Tell which format a checkpoint has.
+
+    Raises:
+        FileNotFoundError: there is no such folder or hub id, or it has no `config.json`.
+        ValueError: `config.json` is broken or belongs to something else.
+    """
+    folder = locate(source, [CONFIG])
+    path = folder / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
+    values = read_json(path)
+    if values.get("model_type") == MedusaHeadsConfig.model_type:
+        return CheckpointFormat.MEDUSA_APAR
+    if "medusa_num_heads" in values:
+        return CheckpointFormat.MEDUSA_LLM
+    raise ValueError(
+        f"{path} is no config of Medusa heads: it has neither model_type={MedusaHeadsConfig.model_type!r} nor "
+        f"medusa_num_heads; pass a folder that holds a checkpoint of heads{_hint(folder)}"
+    )
+
+
+def locate(source: str | Path, patterns: list[str]) -> Path:
+    """Return the local folder of a checkpoint, fetched from the hub if it is an id there."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise NotADirectoryError(f"{source} is a file; pass the folder that holds {CONFIG} and the weights")
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
+    except HFValidationError as error:
+        raise FileNotFoundError(f"heads at {source} not found: no such folder; check the path") from error
+    except OSError as error:
+        raise FileNotFoundError(
+            f"heads at {source} not found: no such folder, and the Hugging Face hub did not give them "
+            f"({first_line(error)}); check the path, the id and the network"
+        ) from error
+
+
+def _hint(folder: Path) -> str:
+    """Name the subfolders of a whole model's folder that could have been meant."""
+    found = [str(folder / name) for name in ("heads", "medusa") if (folder / name / CONFIG).is_file()]
+    return f", such as {' or '.join(found)}" if found else ""

@@ -1,0 +1,136 @@
+"""Heads in medusa-llm's format.
+
+Source of the layout: medusa-llm 0.1 (github.com/FasterDecoding/Medusa), `medusa/model/medusa_model.py` and
+`medusa/train/train.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_safetensors
+from .config import MedusaHeadsConfig
+from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, detect_format
+from .modeling import MedusaHeads
+
+
+def save_medusa_llm(
+    heads: MedusaHeads,
+    folder: str | Path,
+    base_model_name_or_path: str,
+    backbone: PreTrainedModel | None = None,
+) -> None:
+    """Write heads as medusa-llm's `config.json` and `medusa_lm_head.pt`.
+
+    Both files are written under temporary names first, so a failure leaves the folder's files as they were.
+    Calibration and accuracy have no place in this format.
+
+    Args:
+        heads: the heads to write.
+        folder: where to write; created if need be.
+        base_model_name_or_path: the backbone that medusa-llm is to load beside them.
+        backbone: the causal LM of the heads; needed where they share its projection, which this format repeats in
+            every head.
+
+    Raises:
+        ValueError: the format cannot express these heads, or the folder holds the `config.json` of something else.
+        OSError: the folder cannot be written.
+    """
+    state = _medusa_llm_state(heads, backbone)
+    config = {
+        "base_model_name_or_path": base_model_name_or_path,
+        "medusa_num_heads": heads.config.num_heads,
+        "medusa_num_layers": heads.config.num_layers,
+    }
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name a folder to write to")
+    if (folder / CONFIG).exists() and detect_format(folder) is not CheckpointFormat.MEDUSA_LLM:
+        raise ValueError(f"{folder / CONFIG} belongs to another checkpoint, which would be lost; name an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        weights, description = Path(partial) / MEDUSA_LLM_PT, Path(partial) / CONFIG
+        try:
+            torch.save(state, weights)
+        except RuntimeError as error:
+            raise OSError(f"cannot write {folder / MEDUSA_LLM_PT}: {first_line(error)}; free some space") from error
+        description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        os.replace(weights, folder / MEDUSA_LLM_PT)
+        os.replace(description, folder / CONFIG)
+
+
+def read_medusa_llm_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    safetensors = folder / MEDUSA_LLM_SAFETENSORS
+    if safetensors.is_file():
+        return safetensors, read_safetensors(safetensors)
+    return folder / MEDUSA_LLM_PT, read_pt(folder / MEDUSA_LLM_PT)
+
+
+def medusa_llm_config(values: dict[str, Any], state: Mapping[str, Tensor], path: Path) -> MedusaHeadsConfig:
+    """Join what medusa-llm's `config.json` says with what only the tensors tell."""
+    config_path = path.parent / CONFIG
+    declared_heads = natural(values, "medusa_num_heads", config_path)
+    num_layers = natural(values, "medusa_num_layers", config_path, default=1, least=0)
+    projection = state.get(f"0.{num_layers}.weight")
+    if projection is None or projection.dim() != 2:
+        raise ValueError(
+            f"{path} has no matrix `0.{num_layers}.weight`, the first head's projection for "
+            f"medusa_num_layers={num_layers} in {config_path}; correct the config, or {RETRIEVE}"
+        )
+    vocab_size, hidden_size = projection.shape
+    return MedusaHeadsConfig(
+        num_heads=max(declared_heads, len({name.split(".")[0] for name in state})),
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        vocab_size=vocab_size,
+    )
+
+
+def medusa_llm_name(num_layers: int) -> Callable[[str], str]:
+    """Return the renaming of our parameters to medusa-llm's: `heads.3.blocks.0.linear.bias` is `3.0.linear.bias`."""
+
+    def rename(name: str) -> str:
+        name = name.removeprefix("heads.").replace(".projection.", f".{num_layers}.")
+        return re.sub(r"^(\d+)\.blocks\.", r"\1.", name)
+
+    return rename
+
+
+def _medusa_llm_state(heads: MedusaHeads, backbone: PreTrainedModel | None) -> dict[str, Tensor]:
+    config = heads.config
+    state = {name: tensor.detach().cpu() for name, tensor in heads.state_dict().items()}
+    if backbone is not None:
+        heads.check_fits(backbone)
+    if config.shared_projection:
+        if backbone is None:
+            raise ValueError(
+                "these heads share the backbone's lm_head, which medusa-llm's format repeats in every head; "
+                "give the backbone too (`--backbone`)"
+            )
+        lm_head = backbone.get_output_embeddings()
+        if getattr(lm_head, "bias", None) is not None:
+            raise ValueError("the backbone's lm_head has a bias, which medusa-llm's heads cannot express")
+        weight = lm_head.weight.detach().to(heads.dtype).cpu()
+        state |= {f"heads.{head}.projection.weight": weight for head in range(config.num_heads)}
+    for head in range(config.num_heads):
+        for layer in range(1, config.num_layers):
+            for name in ("weight", "bias"):
+                block = f"heads.{head}.blocks.{{}}.linear.{name}"
+                # medusa-llm builds `[ResBlock(...)] * num_layers`: one block, applied several times.
+                if not torch.equal(state[block.format(layer)], state[block.format(0)]):
+                    raise ValueError(
+                        f"these heads have {config.num_layers} different residual blocks each, but medusa-llm applies "
+                        "one block several times and would give other logits; train heads with num_layers=1"
+                    )
+    rename = medusa_llm_name(config.num_layers)
+    return {rename(name): tensor for name, tensor in state.items()}
