@@ -28,10 +28,10 @@ from .budget import CostCurve, NodeBudget
 from .control_tokens import ControlTokens
 from .decoder import Decoder, Request
 from .drafting import Drafter
-from .float32_products import Float32Products
 from .heads import MedusaHeads
 from .heads.checkpoints import load_heads
 from .output import DecodingStats, MedusaAparOutput
+from .packed_products import PackedProducts
 from .paragraph_tree import ParagraphTree, Thread
 from .streaming import ReadingOrderStream
 
@@ -102,7 +102,7 @@ class MedusaAparModel:
             else ControlTokens(fork_token_id, child_token_id)
         )
         self.generation_config: GenerationConfig = copy.deepcopy(backbone.generation_config)
-        self._float32_products = Float32Products([backbone] if heads is None else [backbone, heads])
+        self._packed_products = PackedProducts([backbone] if heads is None else [backbone, heads])
         self._cost: CostCurve | None = None
 
     @property
@@ -239,7 +239,7 @@ class MedusaAparModel:
             )
             stream = None if streamer is None else ReadingOrderStream(streamer, prompt, max_new_tokens)
             requests.append(Request(prompt, max_new_tokens, tree, stream=stream))
-        with self._backbone.watched(), self._float32_products.active():
+        with self._backbone.watched(), self._packed_products.active():
             decoder = Decoder(
                 self._backbone,
                 Drafter(self.heads, self._backbone.lm_head) if medusa and self.heads is not None else None,

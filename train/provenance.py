@@ -31,7 +31,7 @@ def write_provenance(folder: str | Path, state: TrainerState) -> None:
     """Write `training.json` into a checkpoint folder."""
     last = {kind: entry for entry in state.log_history for kind in ("loss", "eval_loss", "train_loss") if kind in entry}
     record = {
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),

@@ -3,7 +3,8 @@
     python -m medusa_apar.train.recipes.embedded --data responses-train.jsonl.xz --output runs/embedded
 
 Stages: select responses, train a tokenizer, initialise a small Llama, train it on tree-packed rows
-(pre-training and APAR tuning in one: at this size there is no budget for both), train the heads, bundle.
+(pre-training and APAR tuning in one: at this size there is no budget for both), let it answer training prompts,
+train the heads on these answers (self-distillation, as in Medusa's section 2.3.2), bundle.
 A stage that has finished is not run again; an interrupted one goes on from its last checkpoint.
 """
 
@@ -17,13 +18,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads
+from medusa_apar.model import MedusaAparModel
 
 from ..backbone import main as train_backbone
 from ..heads import main as train_heads
@@ -136,6 +140,33 @@ def initialize(folder: Path, tokenizer: PreTrainedTokenizerFast, hidden_size: in
     tokenizer.save_pretrained(folder)
 
 
+def answer_prompts(backbone: Path, data: Path, answers: int, max_new_tokens: int, batch: int) -> None:
+    """Let the backbone answer training prompts, for heads that guess what it writes itself.
+
+    Reads `train.jsonl` and writes `own-train.jsonl` and `own-heldout.jsonl`, whose prompts differ.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    model = MedusaAparModel.from_pretrained(backbone, dtype=torch.float32)
+    prompts = sorted({response.prompt for response in read_responses(data / "train.jsonl", BadRows())})
+    Random(0).shuffle(prompts)
+    rows = []
+    for start in tqdm(range(0, min(answers, len(prompts)), batch), desc="own answers"):
+        chosen = prompts[start : start + batch]
+        inputs: Any = tokenizer.apply_chat_template(
+            [[{"role": "user", "content": prompt}] for prompt in chosen],
+            add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
+        )  # fmt: skip
+        sequences: Any = model.generate(
+            inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=max_new_tokens
+        )
+        texts = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        rows += [(prompt, text) for prompt, text in zip(chosen, texts, strict=True) if text.strip()]
+    heldout = len(rows) // 20
+    for name, part in (("own-heldout", rows[:heldout]), ("own-train", rows[heldout:])):
+        lines = [json.dumps({"prompt": prompt, "response": text}) + "\n" for prompt, text in part]
+        (data / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def bundle(backbone: Path, heads: Path, output: Path) -> None:
     """Put backbone, tokenizer and heads into one folder, in bfloat16, in shards that fit a repository."""
     staging = output.with_name(output.name + ".partial")
@@ -157,15 +188,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="embedded", description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True, help="JSON lines of {prompt, response}; .xz, .gz")
     parser.add_argument("--output", type=Path, default=Path("runs/embedded"))
-    parser.add_argument("--prompts", type=int, default=60, help="prompts of the narrow domain; 0: the whole file")
+    parser.add_argument("--prompts", type=int, default=48, help="prompts of the narrow domain; 0: the whole file")
     parser.add_argument("--max-characters", type=int, default=1900, help="longest answer")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
-    parser.add_argument("--batch", type=int, default=12, help="rows in an optimizer step")
-    parser.add_argument("--steps", type=int, default=1500, help="optimizer steps of the backbone")
-    parser.add_argument("--head-steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
+    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of the backbone")
+    parser.add_argument("--own-answers", type=int, default=480, help="the backbone's answers on which the heads train")
+    parser.add_argument("--head-steps", type=int, default=600, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
@@ -184,23 +216,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         tokenizer = train_tokenizer((text for r in responses for text in (r.prompt, r.response)), args.vocab_size)
         initialize(init, tokenizer, args.hidden_size, args.layers)
 
-    common = ["--data", str(data / "train.jsonl"), "--eval_data", str(data / "heldout.jsonl")]
-    common += ["--max_length", str(args.max_length), "--structured_share", "0.8", "--logging_steps", "20"]
+    common = ["--max_length", str(args.max_length), "--logging_steps", "20"]
     common += ["--per_device_train_batch_size", str(args.batch), "--per_device_eval_batch_size", str(args.batch)]
     common += ["--gradient_accumulation_steps", "1", "--save_steps", "100", "--save_total_limit", "2", "--muon"]
     if not (backbone / TRAINING_RECORD).exists():
         train_backbone(
             [
                 *common, "--model", str(init), "--output_dir", str(backbone), "--max_steps", str(args.steps),
+                "--data", str(data / "train.jsonl"), "--eval_data", str(data / "heldout.jsonl"),
+                "--structured_share", "0.8",
                 "--learning_rate", "3e-3", "--weight_decay", "0.1", "--torch_compile", str(args.compile),
                 "--eval_strategy", "steps", "--eval_steps", "200",
             ]
         )  # fmt: skip
+    if not (data / "own-train.jsonl").exists():
+        answer_prompts(backbone, data, args.own_answers, args.max_length - 100, batch=8)
     if not (heads / TRAINING_RECORD).exists():
         train_heads(
             [
                 *common, "--model", str(backbone), "--output_dir", str(heads), "--max_steps", str(args.head_steps),
-                "--num_heads", str(args.heads), "--shared_projection", "True", "--learning_rate", "2e-3",
+                "--data", str(data / "own-train.jsonl"), "--eval_data", str(data / "own-heldout.jsonl"),
+                "--structured_share", "0.9",
+                "--num_heads", str(args.heads), "--learning_rate", "3e-3",
+                "--per_device_train_batch_size", str(max(1, args.batch // 2)),
             ]
         )  # fmt: skip
     bundle(backbone, heads, args.output / "bundle")

@@ -1,0 +1,84 @@
+"""Matrix products of a few rows on the CPU, with weights packed once.
+
+A step multiplies two to thirty rows with every weight matrix. There torch's default products are far from what the CPU
+can do: oneDNN with weights that are packed beforehand takes a half to three quarters of the time in float32. On CPUs
+without bfloat16 instructions, bfloat16 rows are multiplied one after the other, so that many nodes cost as much as
+many steps; packed float32 copies of the weights cost a quarter of that. The result is the same up to rounding:
+products are summed in float32 in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .precision import cpu_has_bfloat16
+
+MAX_BYTES = 2**30
+"""No copies are made of models that would need more memory for them."""
+
+ROWS = 16
+"""The number of rows for which oneDNN picks the layout."""
+
+
+class PackedProducts:
+    """While active, `nn.Linear` layers on the CPU multiply several rows with packed float32 weights.
+
+    The modules keep their own weights; the copies are made at the first use, and again after a weight changed.
+
+    Args:
+        modules: whose linear layers to speed up; nothing happens to those on other devices or of other dtypes.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = list(modules)
+        self._copies: dict[nn.Linear, tuple[int, Tensor]] = {}
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Replace the layers' `forward` and put it back at the end."""
+        linears = self._layers()
+        for linear in linears:
+            linear.forward = self._product(linear)  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            for linear in linears:
+                vars(linear).pop("forward", None)
+
+    def _layers(self) -> list[nn.Linear]:
+        if not torch.backends.mkldnn.is_available():
+            return []
+        dtypes = {torch.float32} if cpu_has_bfloat16() else {torch.float32, torch.bfloat16}
+        linears = [
+            module
+            for root in self._modules
+            for module in root.modules()
+            if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype in dtypes
+        ]
+        return linears if sum(4 * linear.weight.numel() for linear in linears) <= MAX_BYTES else []
+
+    def _product(self, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
+        weight = self._packed(linear)
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        dtype = linear.weight.dtype
+
+        def forward(rows: Tensor) -> Tensor:
+            if rows.numel() == linear.in_features:
+                return nn.functional.linear(rows, linear.weight, linear.bias)
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(rows.float(), weight, bias, "none", [], "")
+            return product.to(dtype)
+
+        return forward
+
+    def _packed(self, linear: nn.Linear) -> Tensor:
+        version = 0 if linear.weight.is_inference() else linear.weight._version
+        known = self._copies.get(linear)
+        if known is None or known[0] != version:
+            weight = linear.weight.detach().float().contiguous()
+            known = version, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            self._copies[linear] = known
+        return known[1]

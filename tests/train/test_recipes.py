@@ -1,0 +1,89 @@
+"""The recipe of the embedded model, from responses to a folder that loads; and question files out of responses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from medusa_apar import MedusaAparModel
+from medusa_apar.eval.questions import load_questions
+from medusa_apar.train.recipes import embedded, list_questions
+from medusa_apar.train.responses import Response
+
+LIST = "Here are some:\n\n1. **One**: first of all.\n2. **Two**: then this.\n3. **Three**: at last that."
+PROSE = "There is nothing to list here, and so this stays one sentence."
+
+
+def responses() -> list[Response]:
+    """Three prompts: mostly lists, half lists, no lists."""
+    shares = {"What helps against a cold?": 8, "How do plants grow?": 5, "Who wrote Faust?": 0}
+    return [
+        Response(prompt, LIST.replace("first", f"first{n}") if n < lists else PROSE)
+        for prompt, lists in shares.items()
+        for n in range(10)
+    ]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps({"prompt": r.prompt, "response": r.response}) + "\n" for r in responses()))
+    return path
+
+
+def test_the_domain_is_the_prompts_most_often_answered_by_lists() -> None:
+    chosen = embedded.narrow_domain(responses(), prompts=2, max_characters=1000)
+    assert {r.prompt for r in chosen} == {"What helps against a cold?", "How do plants grow?"}
+    assert len(chosen) == 20, "answers without a list stay in: they teach not to fork"
+    assert embedded.narrow_domain(responses(), prompts=2, max_characters=70) != chosen
+
+
+def test_rewording_drops_words_and_never_adds_any() -> None:
+    prompt = "What are the most common causes of stress among people today?"
+    reworded = {embedded.reword(prompt, Random(seed)) for seed in range(50)}
+    assert len(reworded) > 20
+    for text in reworded:
+        assert len(text.split()) >= 3
+        words = iter(prompt.split())
+        assert all(word in words for word in text.split()), "in their order"
+    assert embedded.reword("Who wrote Faust?", Random(0)) == "Who wrote Faust?"
+
+
+def test_heldout_prompts_keep_their_wording() -> None:
+    parts = list(embedded.split_responses(responses() * 10, heldout_share=0.3, seed=0))
+    heldout = [response for part, response in parts if part == "heldout"]
+    assert 60 < len(heldout) < 120
+    assert {r.prompt for r in heldout} <= {r.prompt for r in responses()}
+
+
+def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> None:
+    argv = [
+        "--data", str(data), "--output", str(tmp_path / "run"), "--prompts", "2", "--vocab-size", "300",
+        "--hidden-size", "64", "--layers", "1", "--max-length", "256", "--batch", "2", "--steps", "2",
+        "--head-steps", "2", "--heads", "2",
+    ]  # fmt: skip
+    embedded.main(argv)
+    folder = tmp_path / "run" / "bundle"
+    model = MedusaAparModel.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.heads is not None
+    assert model.heads.config.num_heads == 2
+    assert len(model.heads.config.accuracy) == 2
+    assert model.control is not None
+    sequences = model.generate(**tokenizer("a cold", return_tensors="pt"), max_new_tokens=4)
+    assert isinstance(sequences, torch.Tensor)
+
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "backbone").rglob("*")}
+    embedded.main(argv)
+    assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "backbone").rglob("*")}
+
+
+def test_list_questions_are_prompts_mostly_answered_by_lists(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "questions.jsonl"
+    list_questions.main(["--data", str(data), "--output", str(output), "--share", "0.6"])
+    assert [question.turns for question in load_questions(str(output))] == [("What helps against a cold?",)]
