@@ -46,9 +46,20 @@ def possible(model: MedusaAparModel, mode: Mode) -> bool:
 
 def comparison_table(answers: dict[str, list[Answer]]) -> Table:
     """One line per mode; ratios are against mode `ar`."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("mode", "tokens", "tokens/s", "x ar", "tokens/step", "steps", "x ar", "threads", "peak slots", "x ar"):
-        table.add_column(name, justify="left" if name == "mode" else "right")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (
+        "mode",
+        "tokens",
+        "tokens\n/s",
+        "x ar",
+        "tokens\n/step",
+        "steps",
+        "x ar",
+        "threads",
+        "peak\nslots",
+        "x ar",
+    ):
+        table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
     ar = answers[Mode.AR][0].stats
     ar_speed = _speed(answers[Mode.AR])
     for mode, rounds in answers.items():

@@ -214,7 +214,6 @@ class MedusaAparModel:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
-        start = perf_counter()
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
         config = self._generation_config(generation_config, kwargs)
@@ -240,16 +239,18 @@ class MedusaAparModel:
             stream = None if streamer is None else ReadingOrderStream(streamer, prompt, max_new_tokens)
             requests.append(Request(prompt, max_new_tokens, tree, stream=stream))
         with self._backbone.watched(), self._packed_products.active():
+            drafter = Drafter(self.heads, self._backbone.lm_head) if medusa and self.heads is not None else None
             decoder = Decoder(
                 self._backbone,
-                Drafter(self.heads, self._backbone.lm_head) if medusa and self.heads is not None else None,
+                drafter,
                 self.control,
                 fork=apar,
-                budget=self._budget(nodes_per_step) if medusa else NodeBudget.unlimited(),
+                budget=NodeBudget.unlimited() if drafter is None else self._budget(drafter, nodes_per_step),
                 eos_token_ids=eos_token_ids,
                 max_threads=max_threads,
                 max_depth=max_depth,
             )
+            start = perf_counter()
             try:
                 for _ in decoder.decode(requests):
                     pass
@@ -327,16 +328,16 @@ class MedusaAparModel:
                 )
         return prompts
 
-    def _budget(self, nodes_per_step: int | None) -> NodeBudget:
+    def _budget(self, drafter: Drafter, nodes_per_step: int | None) -> NodeBudget:
         if nodes_per_step is not None:
             return NodeBudget(nodes_per_step=nodes_per_step)
         if self._cost is None:
-            self._cost = measure_cost(self._backbone)
+            self._cost = measure_cost(self._backbone, drafter)
         return NodeBudget(self._cost)
 
 
-def measure_cost(backbone: Backbone, context: int = 256) -> CostCurve:
-    """Time the backbone over a few numbers of nodes behind `context` slots."""
+def measure_cost(backbone: Backbone, drafter: Drafter, context: int = 256, threads: int = 4) -> CostCurve:
+    """Time a step by its number of nodes: the backbone behind `context` slots, and the heads of a few threads."""
     context = min(context, backbone.context_length // 2)
     pool = backbone.new_pool(1024)
     row = pool.open_row()
@@ -345,8 +346,9 @@ def measure_cost(backbone: Backbone, context: int = 256) -> CostCurve:
     def forward(nodes: int) -> None:
         slots = pool.acquire(nodes)
         mask = pool.mask([row] * nodes, slots, np.eye(nodes, dtype=np.bool_))
-        logits, _ = backbone.forward(pool, slots, [0] * nodes, [context] * nodes, mask)
+        logits, hidden = backbone.forward(pool, slots, [0] * nodes, [context] * nodes, mask)
         logits.argmax(dim=-1).tolist()
+        drafter(hidden[:1].expand(threads, -1))
         pool.give_back(slots)
 
     return CostCurve.measure(forward)

@@ -25,7 +25,7 @@ class DecodingStats:
         mean_slots: KV slots held, averaged over steps.
         ar_slots: KV slots that plain decoding of the same answers holds at its end.
         attended_pairs: (node, visible slot) pairs over all steps.
-        seconds: wall time, prefill included.
+        seconds: wall time, prefill included; measuring the cost curve, once per model, is not.
         backbone_seconds: wall time in the backbone's forward passes.
         head_seconds: wall time in the Medusa heads.
     """

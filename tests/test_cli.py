@@ -26,7 +26,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "hello", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
         (["generate", "hello", "--max-new-tokens", "0"], "max_new_tokens=0"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["eval", "speed", "--questions", "/nowhere/questions.jsonl"], "/nowhere/questions.jsonl"),
+        (["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--out", "/nowhere"], "/nowhere/questions.jsonl"),
     ],
 )
 def test_a_users_error_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

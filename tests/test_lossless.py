@@ -160,7 +160,7 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
     flat, steep = CostCurve.through((1, 64), (1.0, 1.0)), CostCurve.through((1, 64), (1.0, 64.0))
     outputs = []
     for curve in (flat, steep):
-        with patch.object(model, "_budget", lambda _, curve=curve: NodeBudget(curve)):
+        with patch.object(model, "_budget", lambda *_, curve=curve: NodeBudget(curve)):
             outputs.append(decode(model, ids, mask))
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
     assert outputs[0].stats is not None

@@ -37,6 +37,16 @@ CALIBRATED = 256
 
 
 @dataclass
+class HeadsDataArguments(DataArguments):
+    """What to train, and on what; heads are to see what the backbone writes, so nothing is thinned by default."""
+
+    structured_share: float | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "share of responses with a paragraph tree (default: all responses, as they are)"},
+    )
+
+
+@dataclass
 class HeadsArguments:
     """Shape of the heads."""
 
@@ -182,4 +192,4 @@ def train_heads(data: DataArguments, shape: HeadsArguments, args: HeadsTrainingA
 
 def main(argv: Sequence[str]) -> None:
     """Run `medusa-apar train heads` with these arguments."""
-    run(train_heads, (DataArguments, HeadsArguments, HeadsTrainingArguments), "medusa-apar train heads", argv)
+    run(train_heads, (HeadsDataArguments, HeadsArguments, HeadsTrainingArguments), "medusa-apar train heads", argv)

@@ -64,7 +64,7 @@ def test_heldout_prompts_keep_their_wording() -> None:
 def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> None:
     argv = [
         "--data", str(data), "--output", str(tmp_path / "run"), "--prompts", "2", "--vocab-size", "300",
-        "--hidden-size", "64", "--layers", "1", "--max-length", "256", "--batch", "2", "--steps", "2",
+        "--hidden-size", "64", "--layers", "1", "--max-length", "256", "--batch", "2", "--steps", "60",
         "--head-steps", "2", "--heads", "2",
     ]  # fmt: skip
     embedded.main(argv)

@@ -346,7 +346,8 @@ class TestCommandLine:
         self, train: Train, prog: str, tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         data = write_rows(tmp_path / "lists.jsonl", [{"prompt": "a", "response": LISTED}] * 3)
-        line = self.error(train, arguments(tiny_backbone_dir, data, tmp_path / "out"), capsys)
+        argv = [*arguments(tiny_backbone_dir, data, tmp_path / "out"), "--structured_share", "0.5"]
+        line = self.error(train, argv, capsys)
         assert "structured_share=0.5 leaves nothing of 3 structured and 0 unstructured responses" in line
 
 

@@ -161,7 +161,7 @@ def answer_prompts(backbone: Path, data: Path, answers: int, max_new_tokens: int
         )
         texts = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         rows += [(prompt, text) for prompt, text in zip(chosen, texts, strict=True) if text.strip()]
-    heldout = len(rows) // 20
+    heldout = max(1, len(rows) // 20)
     for name, part in (("own-heldout", rows[:heldout]), ("own-train", rows[heldout:])):
         lines = [json.dumps({"prompt": prompt, "response": text}) + "\n" for prompt, text in part]
         (data / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
@@ -236,7 +236,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             [
                 *common, "--model", str(backbone), "--output_dir", str(heads), "--max_steps", str(args.head_steps),
                 "--data", str(data / "own-train.jsonl"), "--eval_data", str(data / "own-heldout.jsonl"),
-                "--structured_share", "0.9",
                 "--num_heads", str(args.heads), "--learning_rate", "3e-3",
                 "--per_device_train_batch_size", str(max(1, args.batch // 2)),
             ]
