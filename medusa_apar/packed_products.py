@@ -50,7 +50,7 @@ class PackedProducts:
                 vars(linear).pop("forward", None)
 
     def _layers(self) -> list[nn.Linear]:
-        if not torch.backends.mkldnn.is_available():
+        if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
             return []
         dtypes = {torch.float32} if cpu_has_bfloat16() else {torch.float32, torch.bfloat16}
         linears = [
