@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import AutoTokenizer, TextStreamer
+from transformers import AutoTokenizer, TextIteratorStreamer, TextStreamer
 from transformers.utils import logging as transformers_logging
 
 from . import EMBEDDED
@@ -55,17 +55,23 @@ def generate(argv: Sequence[str]) -> None:
     )
     input_ids: Tensor = chat["input_ids"].to(device)
     console = Console(highlight=False)
-    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True) if args.show == "text" else None
-    output = model.generate(
-        input_ids,
-        max_new_tokens=args.max_new_tokens,
-        max_threads=args.max_threads,
-        max_depth=args.max_depth,
-        medusa=args.mode.medusa if args.mode else None,
-        apar=args.mode.apar if args.mode else None,
-        streamer=streamer,
-        return_dict_in_generate=True,
-    )
+    streamer_class = TextStreamer if args.show == "text" else TextIteratorStreamer
+    streamer = streamer_class(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    try:
+        output = model.generate(
+            input_ids,
+            max_new_tokens=args.max_new_tokens,
+            max_threads=args.max_threads,
+            max_depth=args.max_depth,
+            medusa=args.mode.medusa if args.mode else None,
+            apar=args.mode.apar if args.mode else None,
+            streamer=streamer,
+            return_dict_in_generate=True,
+        )
+    except KeyboardInterrupt:
+        if isinstance(streamer, TextIteratorStreamer):
+            console.print("".join(streamer))
+        raise
     assert isinstance(output, MedusaAparOutput)
     assert output.trees is not None
     assert output.stats is not None

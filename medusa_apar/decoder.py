@@ -124,19 +124,15 @@ class Decoder:
         self.max_threads = max_threads
         self.max_depth = max_depth
         self.stats = DecodingStats()
-        self.pool: SlotPool = backbone.new_pool(0)
+        self.pool: SlotPool
 
-    def decode(self, requests: Sequence[Request]) -> Iterator[None]:
-        """Decode requests to their ends, yielding after the prefill and after every step.
-
-        The pool is empty when the iterator is exhausted or closed.
-        """
+    def decode(self, requests: Sequence[Request]) -> None:
+        """Decode requests to their ends. Afterwards, also after an interruption, no thread is live and no row open."""
         self.pool = self.backbone.new_pool(_first_capacity(requests))
         try:
             for request in requests:
                 self._prefill(request)
                 self._settle(request)
-            yield
             while scheduled := self._schedule(requests):
                 nodes = choose_nodes(
                     [self._draft(thread) for thread in scheduled],
@@ -147,7 +143,6 @@ class Decoder:
                 self._step(scheduled, nodes)
                 for request in requests:
                     self._settle(request)
-                yield
         finally:
             for request in requests:
                 for thread in request.live:
@@ -165,7 +160,7 @@ class Decoder:
             with self._timed("backbone_seconds"):
                 logits, hidden = self.backbone.forward(self.pool, slots, chunk, positions, mask, last_only=True)
             self.pool.show(root.row, slots)
-        chosen = self._choose(logits, request.prompt[-1:], [self._may_fork(root)])
+        chosen = self._choose(logits, torch.tensor(request.prompt[-1:], device=logits.device), [self._may_fork(root)])
         self._extend(root, int(chosen))
         self._draft_behind([(root, 0)], hidden)
 
@@ -194,11 +189,12 @@ class Decoder:
             self._child_may_fork(scheduled[thread]) if forced else self._may_fork(scheduled[thread])
             for thread, forced in zip(nodes.thread, nodes.forced, strict=True)
         ]
-        chosen = self._choose(logits, nodes.token_ids, may_fork)
-        device = chosen.device
+        device = logits.device
+        token_ids = torch.tensor(nodes.token_ids, device=device)
+        chosen = self._choose(logits, token_ids, may_fork)
         accepted = accept(
             chosen,
-            torch.tensor(nodes.token_ids, device=device),
+            token_ids,
             torch.tensor(nodes.parent, device=device),
             torch.tensor(nodes.forced, device=device),
             torch.from_numpy(above).to(device),
@@ -238,7 +234,7 @@ class Decoder:
                 self._extend(live, verdict.chosen[node])
                 if live.thread.finish_reason is not None:
                     break
-                self.stats.accepted_guesses += node is not path[-1]
+                self.stats.accepted_guesses += node != path[-1]
             leaves.append((live, path[-1]))
         self.pool.give_back(slots[~kept])
         return [(live, node) for live, node in leaves if live.thread.finish_reason is None]
@@ -283,12 +279,11 @@ class Decoder:
         for (live, _), guess in zip(leaves, guesses, strict=True):
             live.guesses = guess
 
-    def _choose(self, logits: Tensor, last_tokens: list[int], may_fork: list[bool]) -> Tensor:
-        """The backbone's token after each node, `[nodes]`, under the control-token rules."""
+    def _choose(self, logits: Tensor, token_ids: Tensor, may_fork: list[bool]) -> Tensor:
+        """The backbone's token after each of the nodes `token_ids` `[nodes]`, under the control-token rules."""
         if self.control is not None:
             fork_allowed = torch.tensor(may_fork, device=logits.device)
-            context = torch.tensor(last_tokens, device=logits.device)[:, None]
-            logits = ControlTokenRules(self.control, fork_allowed=fork_allowed)(context, logits)
+            logits = ControlTokenRules(self.control, fork_allowed=fork_allowed)(token_ids[:, None], logits)
         return logits.argmax(dim=-1)
 
     def _may_fork(self, live: LiveThread) -> bool:

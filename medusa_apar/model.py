@@ -252,8 +252,7 @@ class MedusaAparModel:
             )
             start = perf_counter()
             try:
-                for _ in decoder.decode(requests):
-                    pass
+                decoder.decode(requests)
             finally:
                 for request in requests:
                     if request.stream is not None:

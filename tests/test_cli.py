@@ -45,8 +45,9 @@ def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.Captur
     assert "mode='hydra' is unknown; choose one of ar, medusa, apar, medusa-apar" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("show", ["text", "tree"])
 def test_an_interruption_prints_what_is_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    show: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from medusa_apar.decoder import Decoder
 
@@ -60,7 +61,7 @@ def test_an_interruption_prints_what_is_there(
 
     monkeypatch.setattr(Decoder, "_settle", interrupt)
     with pytest.raises(SystemExit) as stop:
-        main(["generate", "What are the main causes of stress?"])
+        main(["generate", "What are the main causes of stress?", "--show", show])
     shown = capsys.readouterr()
     assert stop.value.code == 130
     assert shown.out.strip(), "the partial answer stays on the screen"
