@@ -75,9 +75,9 @@ class Backbone:
         length: int = self.model.config.max_position_embeddings
         return length
 
-    def new_pool(self, capacity: int) -> SlotPool:
+    def new_pool(self, capacity: int, max_slots: int | None = None) -> SlotPool:
         """An empty KV pool for this model."""
-        return SlotPool(self.model.config.num_hidden_layers, capacity)
+        return SlotPool(self.model.config.num_hidden_layers, capacity, max_slots)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

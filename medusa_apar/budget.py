@@ -1,120 +1,193 @@
 """How many nodes a step should carry on this hardware.
 
 With g(n) the expected number of accepted nodes among the n likeliest ones, T threads and c(m) the time of a
-forward pass over m nodes, a step yields T + g(n) tokens in c(T + n): take the n of the best ratio.
+step over m nodes, a step yields T + g(n) tokens in c(T + n): take the n of the best ratio.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf
 from statistics import median
+from sys import maxsize
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ENOUGH_SECONDS = 3.0
 """Time after which measuring the cost curve ends with the round that it is in."""
-PATIENCE = 12
-"""Nodes looked at without an improvement before the search ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """Time of a forward pass by its number of nodes.
+    """Time by a count, such as a forward pass's by its number of nodes.
 
     Attributes:
-        seconds: entry m is the time over m nodes; entry 0 is unused. Never falls with m.
+        seconds: entry m is the time at a count of m; entry 0 is unused. Never falls with m.
     """
 
     seconds: tuple[float, ...]
 
     @staticmethod
-    def measure(forward: Callable[[int], None], repeats: int = 5) -> CostCurve:
-        """Time `forward(nodes)` at a few sizes and join them by straight lines.
+    def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 5) -> CostCurve:
+        """Time `run(count)` at a few counts and join them by straight lines.
 
-        A first round warms up; a slow model is timed fewer times.
+        A first round warms up; what is slow is timed fewer times.
         """
         begin = perf_counter()
-        times: dict[int, list[float]] = {nodes: [] for nodes in MEASURED_NODES}
-        for nodes in MEASURED_NODES:
-            forward(nodes)
-        for done in range(repeats):
+        times: dict[int, list[float]] = {count: [] for count in counts}
+        for count in counts:
+            run(count)
+        for done in tqdm(range(repeats), desc="measuring step times", leave=False, delay=1.0):
             if done and perf_counter() - begin > ENOUGH_SECONDS:
                 break
-            for nodes in MEASURED_NODES:
+            for count in counts:
                 start = perf_counter()
-                forward(nodes)
-                times[nodes].append(perf_counter() - start)
-        return CostCurve.through(MEASURED_NODES, [median(times[nodes]) for nodes in MEASURED_NODES])
+                run(count)
+                times[count].append(perf_counter() - start)
+        return CostCurve.through(counts, [median(times[count]) for count in counts])
 
     @staticmethod
-    def through(nodes: Sequence[int], seconds: Sequence[float]) -> CostCurve:
+    def through(counts: Sequence[int], seconds: Sequence[float]) -> CostCurve:
         """The rising curve through measured points."""
         rising = np.maximum.accumulate(seconds)
-        return CostCurve(tuple(np.interp(range(max(nodes) + 1), nodes, rising).tolist()))
-
-    def __call__(self, nodes: int) -> float:
-        """Seconds of a forward pass; beyond the measured range it rises on in proportion."""
-        last = len(self.seconds) - 1
-        return self.seconds[nodes] if nodes <= last else self.seconds[last] * nodes / last
-
-
-class NodeBudget:
-    """Says behind which candidate node a step should stop.
-
-    Args:
-        cost: the cost curve; None together with `nodes_per_step`.
-        nodes_per_step: carry this many nodes, whatever they cost (never fewer than there are threads).
-    """
-
-    def __init__(self, cost: CostCurve | None = None, nodes_per_step: float | None = None) -> None:
-        if (cost is None) == (nodes_per_step is None):
-            raise ValueError("a node budget needs a cost curve or nodes_per_step, and not both")
-        if nodes_per_step is not None and nodes_per_step < 1:
-            raise ValueError(f"nodes_per_step={nodes_per_step} is below 1")
-        self.cost = cost
-        self.nodes_per_step = nodes_per_step
-
-    @staticmethod
-    def unlimited() -> NodeBudget:
-        """Carry every candidate that there is."""
-        return NodeBudget(nodes_per_step=inf)
-
-    def start(self, threads: int) -> Tally:
-        """Begin a step whose pending tokens are `threads` nodes."""
-        return Tally(self, threads)
-
-
-class Tally:
-    """Running yield of a step while candidates are added, likeliest first."""
-
-    def __init__(self, budget: NodeBudget, threads: int) -> None:
-        self._budget = budget
-        self._nodes = threads
-        self._yield = float(threads)
-        self._best = 0.0 if budget.cost is None else threads / budget.cost(threads)
-        self._fruitless = 0
+        return CostCurve(tuple(np.interp(range(max(counts) + 1), counts, rising).tolist()))
 
     @property
-    def exhausted(self) -> bool:
-        """Whether looking at further candidates is not worth it."""
-        if self._budget.nodes_per_step is not None:
-            return self._nodes >= self._budget.nodes_per_step
-        return self._fruitless >= PATIENCE
+    def last(self) -> int:
+        """The largest measured count."""
+        return len(self.seconds) - 1
 
-    def add(self, probability: float) -> bool:
-        """Add a candidate; True where the step is best cut right behind it, as far as is known."""
-        self._nodes += 1
-        self._yield += probability
-        if self._budget.nodes_per_step is not None:
-            return self._nodes <= self._budget.nodes_per_step
-        assert self._budget.cost is not None
-        ratio = self._yield / self._budget.cost(self._nodes)
-        if ratio <= self._best:
-            self._fruitless += 1
-            return False
-        self._best, self._fruitless = ratio, 0
+    def __call__(self, counts: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """Seconds at each count; beyond the measured range time rises on in proportion."""
+        counts = np.asarray(counts)
+        within = np.asarray(self.seconds)[np.minimum(counts, self.last)]
+        beyond: NDArray[np.float64] = within * np.maximum(counts / self.last, 1.0)
+        return beyond
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step costs on this hardware.
+
+    Attributes:
+        forward: the backbone's forward pass by its nodes.
+        heads: the Medusa heads by their rows.
+    """
+
+    forward: CostCurve
+    heads: CostCurve
+
+
+class NodeBudget(ABC):
+    """Says behind which candidate node a step is cut, and whether guessing pays at all."""
+
+    choices: Sequence[tuple[int, ...]] | None = None
+    """A fixed tree of ranks per thread, in place of the likeliest candidates of all threads."""
+
+    @abstractmethod
+    def most_nodes(self, threads: int) -> int:
+        """Nodes that a step of so many threads may carry at most, their pending tokens included."""
+
+    @abstractmethod
+    def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
+        """How many candidates to keep.
+
+        Args:
+            threads: pending tokens, which are always kept.
+            probabilities: `[candidates]` of acceptance, falling.
+        """
+
+    def pays(self, threads: int) -> bool:
+        """Whether the heads should guess for the next step of so many threads."""
         return True
+
+    def record(self, threads: int, nodes: int, accepted: int) -> None:
+        """Take note of a step that carried guesses: its nodes, and the guesses among them that were accepted."""
+        return
+
+
+class FixedBudget(NodeBudget):
+    """Carry so many nodes, whatever they cost (never fewer than there are threads).
+
+    Raises:
+        ValueError: for less than one node.
+    """
+
+    def __init__(self, nodes_per_step: int = maxsize) -> None:
+        if nodes_per_step < 1:
+            raise ValueError(f"nodes_per_step={nodes_per_step} is below 1; pass a positive number")
+        self._nodes_per_step = nodes_per_step
+
+    def most_nodes(self, threads: int) -> int:
+        return max(threads, self._nodes_per_step)
+
+    def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
+        return min(len(probabilities), self.most_nodes(threads) - threads)
+
+
+class FixedTree(FixedBudget):
+    """medusa-llm's way: the same tree behind every pending token, for comparison.
+
+    Args:
+        choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
+
+    Raises:
+        ValueError: for a path whose parent is missing.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.choices = [tuple(path) for path in choices]
+        known = {(), *self.choices}
+        for path in self.choices:
+            if path[:-1] not in known:
+                raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
+
+
+class MeasuredBudget(NodeBudget):
+    """Carry the nodes that give the most tokens in a second.
+
+    Guessing rests where, as far as the last steps tell, it does not pay; now and then a step tries it again.
+
+    Args:
+        cost: what steps cost.
+    """
+
+    REST = 32
+    """Steps without guesses until one tries again."""
+    MEMORY = 0.9
+    """Weight of the past in the running means."""
+
+    def __init__(self, cost: StepCost) -> None:
+        self._cost = cost
+        self._accepted = 1.0  # guesses accepted per thread and step, running mean; hopeful at first
+        self._nodes = 1.0  # candidates carried per thread and step, running mean
+        self._rested = 0
+
+    def most_nodes(self, threads: int) -> int:
+        return threads + self._cost.forward.last
+
+    def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
+        tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
+        nodes = threads + np.arange(len(tokens))
+        return int((tokens / (self._cost.forward(nodes) + self._cost.heads(threads))).argmax())
+
+    def pays(self, threads: int) -> bool:
+        plain = threads / self._cost.forward(threads)
+        nodes = round(threads * (1 + self._nodes))
+        guessing = threads * (1 + self._accepted) / (self._cost.forward(nodes) + self._cost.heads(threads))
+        if guessing > plain or self._rested >= self.REST:
+            self._rested = 0
+            return True
+        self._rested += 1
+        return False
+
+    def record(self, threads: int, nodes: int, accepted: int) -> None:
+        keep = self.MEMORY**threads
+        self._accepted = keep * self._accepted + (1 - keep) * accepted / threads
+        self._nodes = keep * self._nodes + (1 - keep) * (nodes - threads) / threads

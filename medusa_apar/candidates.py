@@ -2,17 +2,15 @@
 
 Source: Medusa (Cai et al. 2024, arXiv 2401.10774), sections 2.1.2 and 2.3.3. Heads do not see each other's
 guesses, so the acceptance probability of a path is taken as the product of its heads' calibrated
-probabilities. It never rises along a path: taking the likeliest node of all threads, again and again, gives
-trees that are closed under ancestors.
+probabilities. It never rises along a path, so the likeliest candidates of all threads are closed under
+ancestors once ties go to the shallower node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
-from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +21,22 @@ from .control_tokens import ControlTokens
 ROOT = -1
 """Parent of a pending token."""
 
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Scores = NDArray[np.float64]
+
 
 @dataclass(frozen=True, slots=True)
 class Guesses:
-    """What the heads guess behind a thread's pending token, best first.
+    """What the heads guess behind one pending token, best first.
 
     Attributes:
-        token_ids: `[heads][k]`.
-        log_probs: `[heads][k]`, calibrated.
+        token_ids: `[heads, k]` int64.
+        log_probs: `[heads, k]` float, calibrated.
     """
 
-    token_ids: list[list[int]]
-    log_probs: list[list[float]]
+    token_ids: Ints
+    log_probs: Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Draft:
         pending: its pending token.
         position: path depth of the pending token.
         may_fork: whether `[Fork]` may open a child here.
-        guesses: the heads' guesses; None without heads.
+        guesses: the heads' guesses; None where there are none.
     """
 
     pending: int
@@ -54,45 +56,39 @@ class Draft:
     guesses: Guesses | None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StepNodes:
-    """The candidate nodes of one step, flat; a node stands behind its parent.
+    """The candidate nodes of one step, flat; a node stands behind its parent, the pending tokens first.
 
     Attributes:
-        token_ids: token of each node.
-        parent: index of each node's parent, `ROOT` for pending tokens.
-        thread: index of each node's thread in the schedule.
-        position: path depth of each node.
-        forced: whether the node is an eager `[Child]`: injected, accepted with its parent, and owned by
-            the thread that the parent's `[Fork]` opens.
+        token_ids: `[nodes]`.
+        parent: `[nodes]` index of each node's parent, `ROOT` for pending tokens.
+        thread: `[nodes]` index of each node's thread in the schedule.
+        position: `[nodes]` path depth.
+        forced: `[nodes]` whether the node is an eager `[Child]`: injected, accepted with its parent, and
+            owned by the thread that the parent's `[Fork]` opens.
     """
 
-    token_ids: list[int] = field(default_factory=list)
-    parent: list[int] = field(default_factory=list)
-    thread: list[int] = field(default_factory=list)
-    position: list[int] = field(default_factory=list)
-    forced: list[bool] = field(default_factory=list)
+    token_ids: Ints
+    parent: Ints
+    thread: Ints
+    position: Ints
+    forced: Flags
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
-    def add(self, token_id: int, parent: int, thread: int, position: int, *, forced: bool = False) -> int:
-        """Append a node and return its index."""
-        self.token_ids.append(token_id)
-        self.parent.append(parent)
-        self.thread.append(thread)
-        self.position.append(position)
-        self.forced.append(forced)
-        return len(self.token_ids) - 1
-
-    def truncate(self, length: int) -> None:
-        """Keep the first `length` nodes."""
-        for column in (self.token_ids, self.parent, self.thread, self.position, self.forced):
-            del column[length:]
+    def ancestors(self) -> Flags:
+        """`[nodes, nodes]`; (i, j) is true where node j is i or stands above i."""
+        return ancestors(self.parent)
 
 
 def choose_nodes(
-    drafts: Sequence[Draft], budget: NodeBudget, control: ControlTokens | None, context_length: int
+    drafts: Sequence[Draft],
+    budget: NodeBudget,
+    control: ControlTokens | None,
+    context_length: int,
+    room: int | None = None,
 ) -> StepNodes:
     """Lay out the pending tokens of all threads and the guesses that are worth a node.
 
@@ -104,76 +100,145 @@ def choose_nodes(
         budget: how many nodes a step should carry.
         control: the control tokens; None where the backbone has none.
         context_length: no node is laid at this position or behind it.
+        room: nodes that the KV pool has slots for, at least one per thread.
     """
-    nodes = StepNodes()
-    frontier = _Frontier(drafts, nodes, control, context_length)
-    for thread, draft in enumerate(drafts):
-        frontier.open(nodes.add(draft.pending, ROOT, thread, draft.position), 0.0, level=0)
-    best = len(nodes)
-    tally = budget.start(threads=len(nodes))
-    for log_prob in frontier:
-        if tally.add(exp(log_prob)):
-            best = len(nodes)
-        elif tally.exhausted:
-            break
-    nodes.truncate(best)
-    return nodes
+    threads = len(drafts)
+    most = budget.most_nodes(threads)
+    most = most if room is None else min(most, room)
+    layout = _Layout(drafts, control, context_length)
+    if budget.choices is not None:
+        layout.lay_fixed_tree(budget.choices)
+    else:
+        layout.lay_likeliest(most - threads)
+    token_ids, parent, thread, level, forced, scores = layout.columns()
+
+    # Stable: among equals the older, hence shallower, node comes first.
+    order = np.argsort(-scores, kind="stable")[:most]
+    order = order[: threads + budget.cut(threads, np.exp(scores[order[threads:]]))]
+    place = np.full(len(scores) + 1, ROOT, dtype=np.int64)
+    place[order] = np.arange(len(order))
+    thread = thread[order]
+    return StepNodes(
+        token_ids=token_ids[order],
+        parent=place[parent[order]],
+        thread=thread,
+        position=layout.start[thread] + level[order],
+        forced=forced[order],
+    )
 
 
-class _Frontier:
-    """Nodes that may come next, likeliest first; iterating lays them out one by one."""
+class _Layout:
+    """Candidates of all threads, laid out level by level, parents before children."""
 
-    def __init__(
-        self, drafts: Sequence[Draft], nodes: StepNodes, control: ControlTokens | None, context_length: int
-    ) -> None:
-        self.drafts, self.nodes, self.control, self.context_length = drafts, nodes, control, context_length
-        self._heap: list[tuple[float, int, int, int, int]] = []
-        self._pushed = 0
+    def __init__(self, drafts: Sequence[Draft], control: ControlTokens | None, context_length: int) -> None:
+        self.start = np.array([draft.position for draft in drafts], dtype=np.int64)
+        self._may_fork = np.array([draft.may_fork for draft in drafts], dtype=np.bool_)
+        self._control = control
+        self._context_length = context_length
+        self._count = 0
+        self._columns: list[tuple[Ints, Ints, Ints, Ints, Flags, Scores]] = []
+        guessed = [thread for thread, draft in enumerate(drafts) if draft.guesses is not None]
+        self._guess_row = np.full(len(drafts), -1, dtype=np.int64)
+        self._guess_row[guessed] = np.arange(len(guessed))
+        guesses = [draft.guesses for draft in drafts if draft.guesses is not None]
+        self._heads = len(guesses[0].token_ids) if guesses else 0
+        if guesses:
+            self._token_ids = np.stack([guess.token_ids for guess in guesses])  # [guessed, heads, k]
+            self._log_probs = np.minimum(np.stack([guess.log_probs for guess in guesses]), 0.0)
+        pending = np.array([draft.pending for draft in drafts])
+        count = len(drafts)
+        self._add(pending, np.full(count, ROOT), np.arange(count), 0, np.zeros(count))
 
-    def open(self, node: int, log_prob: float, level: int) -> None:
-        """Put a node's first guess, and its eager `[Child]`, on the frontier."""
-        draft = self.drafts[self.nodes.thread[node]]
-        if self.nodes.position[node] + 1 >= self.context_length:
+    def lay_likeliest(self, most: int) -> None:
+        """Add the likeliest candidates, at least the `most` likeliest of all.
+
+        Keeping the `most` best of each level is exact: what lies under a candidate is no likelier than it.
+        """
+        for level in range(1, self._heads + 1):
+            node, thread, scores = self._open(level)
+            if most <= 0 or not len(node):
+                return
+            rows = self._guess_row[thread]
+            tokens = self._token_ids[rows, level - 1]
+            every = scores[:, None] + self._log_probs[rows, level - 1]  # [frontier, k]
+            width = every.shape[1]
+            best = np.argsort(-every, axis=None, kind="stable")[:most]
+            best = best[every.ravel()[best] > -np.inf]
+            parent = best // width
+            self._add(tokens.ravel()[best], node[parent], thread[parent], level, every.ravel()[best])
+
+    def lay_fixed_tree(self, choices: Sequence[tuple[int, ...]]) -> None:
+        """Add the same tree of ranks behind every pending token, all of it: `choices` as medusa-llm lists them."""
+        paths = sorted(choices, key=lambda path: (len(path), path))
+        for level in range(1, self._heads + 1):
+            here = [path for path in paths if len(path) == level]
+            if not here:
+                return
+            above = {path: rank for rank, path in enumerate([p for p in [(), *paths] if len(p) == level - 1])}
+            node, thread, scores = self._open(level)
+            threads = len(np.unique(thread))
+            if not threads:
+                return
+            # The frontier lists, for each path of the level above, all threads.
+            parent = np.array([above[path[:-1]] for path in here])[:, None] * threads + np.arange(threads)
+            ranks = np.array([path[-1] for path in here])[:, None]
+            rows = self._guess_row[thread[parent]]
+            self._add(
+                self._token_ids[rows, level - 1, ranks].ravel(),
+                node[parent].ravel(),
+                thread[parent].ravel(),
+                level,
+                (scores[parent] + self._log_probs[rows, level - 1, ranks]).ravel(),
+            )
+
+    def columns(self) -> tuple[Ints, Ints, Ints, Ints, Flags, Scores]:
+        """Token ids, parents, threads, levels, forced flags and scores of all candidates."""
+        token_ids, parent, thread, level, forced, scores = (np.concatenate(c) for c in zip(*self._columns, strict=True))
+        return token_ids, parent, thread, level, forced, scores
+
+    def _open(self, level: int) -> tuple[Ints, Ints, Scores]:
+        """The frontier's nodes behind which a guess may stand, their threads and scores."""
+        node, thread, scores = self._frontier
+        open_ = (self._guess_row[thread] >= 0) & (self.start[thread] + level < self._context_length)
+        return node[open_], thread[open_], scores[open_]
+
+    def _add(self, token_ids: Ints, parent: Ints, thread: Ints, level: int, scores: Scores) -> None:
+        """Add a level, which becomes the frontier, and the eager `[Child]` of every `[Fork]` in it."""
+        node = self._append(token_ids, parent, thread, level, scores)
+        self._frontier = node, thread, scores
+        if self._control is None:
             return
-        if draft.may_fork and self.control is not None and self.nodes.token_ids[node] == self.control.fork_token_id:
-            self._push(log_prob, node, level, rank=-1)
-        if draft.guesses is not None and level < len(draft.guesses.token_ids):
-            self._push(log_prob + draft.guesses.log_probs[level][0], node, level, rank=0)
+        fits = self.start[thread] + level + 1 < self._context_length
+        forks = (token_ids == self._control.fork_token_id) & self._may_fork[thread] & fits
+        if forks.any():
+            children = np.full(np.count_nonzero(forks), self._control.child_token_id)
+            self._append(children, node[forks], thread[forks], level + 1, scores[forks], forced=True)
 
-    def _push(self, log_prob: float, parent: int, level: int, rank: int) -> None:
-        # The running number breaks ties in favour of the older, hence shallower, entry.
-        heappush(self._heap, (-log_prob, self._pushed, parent, level, rank))
-        self._pushed += 1
-
-    def __iter__(self) -> Iterator[float]:
-        nodes = self.nodes
-        while self._heap:
-            negative, _, parent, level, rank = heappop(self._heap)
-            thread, position = nodes.thread[parent], nodes.position[parent] + 1
-            if rank < 0:
-                assert self.control is not None
-                nodes.add(self.control.child_token_id, parent, thread, position, forced=True)
-            else:
-                guesses = self.drafts[thread].guesses
-                assert guesses is not None
-                log_probs = guesses.log_probs[level]
-                self.open(nodes.add(guesses.token_ids[level][rank], parent, thread, position), -negative, level + 1)
-                if rank + 1 < len(log_probs):
-                    self._push(log_probs[rank + 1] - log_probs[rank] - negative, parent, level, rank + 1)
-            yield -negative
+    def _append(
+        self, token_ids: Ints, parent: Ints, thread: Ints, level: int, scores: Scores, *, forced: bool = False
+    ) -> Ints:
+        count = len(token_ids)
+        self._columns.append((token_ids, parent, thread, np.full(count, level), np.full(count, forced), scores))
+        self._count += count
+        return np.arange(self._count - count, self._count)
 
 
-def ancestors(parent: Sequence[int]) -> NDArray[np.bool_]:
+def ancestors(parent: Sequence[int] | Ints) -> Flags:
     """`[nodes, nodes]`; (i, j) is true where node j is i or stands above i.
 
     Args:
-        parent: index of each node's parent, always smaller than its own; `ROOT` at roots.
+        parent: index of each node's parent; `ROOT` at roots.
     """
+    parent = np.asarray(parent)
     above = np.eye(len(parent), dtype=np.bool_)
-    for node, over in enumerate(parent):
-        if over != ROOT:
-            above[node] |= above[over]
-    return above
+    node, over = np.arange(len(parent)), parent
+    while True:
+        below = over != ROOT
+        if not below.any():
+            return above
+        node, over = node[below], over[below]
+        above[node, over] = True
+        over = parent[over]
 
 
 def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""The decoding loop: schedule, choose nodes, forward, verify, commit, draft.
+"""The decoding loop: schedule, choose nodes, forward, verify, draft, commit.
 
 All live threads of all requests share one forward pass, and one attention mask, per step.
 """
@@ -18,14 +18,17 @@ from torch import Tensor
 
 from .backbone import Backbone
 from .budget import NodeBudget
-from .candidates import Draft, Guesses, StepNodes, ancestors, choose_nodes
-from .control_tokens import ControlTokenRules, ControlTokens
+from .candidates import Draft, Guesses, StepNodes, choose_nodes
+from .choosing import Places, TokenChooser
+from .control_tokens import ControlTokens
 from .drafting import Drafter
 from .kv_pool import SlotPool
 from .output import DecodingStats
-from .paragraph_tree import ParagraphTree, Thread
-from .streaming import ReadingOrderStream
-from .verification import accept
+from .paragraph_tree import FinishReason, ParagraphTree, Thread
+from .randomness import child_key, child_keys
+from .stopping import Stopping
+from .streaming import ReadingOrderStream, readable_token_ids
+from .verification import Acceptance, NodeTensors
 
 PREFILL_CHUNK = 512
 """Prompt tokens in one forward pass."""
@@ -36,29 +39,42 @@ class Request:
     """One row of a batch while it is decoded.
 
     Attributes:
-        prompt: its token ids, unpadded.
-        max_new_tokens: visible tokens of the answer.
+        row: its number in the batch.
+        context: its row of `input_ids`, padding and all, as logits processors expect it.
+        limit: visible tokens of the answer; lowered where a stopping criterion is met.
         tree: its threads.
-        live: its running threads in schedule order.
+        key: key of the root thread's randomness.
+        stopping: the stopping criteria, if any.
         stream: where readable text goes, if anywhere.
+        live: its running threads in schedule order.
+        cut_reason: why the answer ends at the limit.
     """
 
-    prompt: list[int]
-    max_new_tokens: int
+    row: int
+    context: list[int]
+    limit: int
     tree: ParagraphTree
-    live: list[LiveThread] = field(default_factory=list)
+    key: int
+    stopping: Stopping | None = None
     stream: ReadingOrderStream | None = None
+    live: list[LiveThread] = field(default_factory=list)
+    cut_reason: FinishReason = "length"
 
 
 @dataclass(slots=True, eq=False)
 class LiveThread:
-    """A thread that still runs. The last of its tokens is the pending one: chosen, keys and values not yet computed.
+    """A thread that still runs.
+
+    The last of its tokens is the pending one: chosen, keys and values not yet computed. A root that waits for its
+    prefill has none.
 
     Attributes:
         request: whose thread it is.
         index: its place in `request.tree.threads`.
         path: ordinals of the forks that lead to it; sorts parents before children, children in reading order.
         row: its row of the pool's `visible`.
+        key: key of its randomness.
+        computed: leading tokens whose keys and values its row sees.
         forks: children opened so far.
         guesses: what the heads guess behind the pending token.
     """
@@ -67,6 +83,8 @@ class LiveThread:
     index: int
     path: tuple[int, ...]
     row: int
+    key: int
+    computed: int = 0
     forks: int = 0
     guesses: Guesses | None = None
 
@@ -75,18 +93,26 @@ class LiveThread:
         """The thread's tokens."""
         return self.request.tree.threads[self.index]
 
+    @property
+    def missing(self) -> int:
+        """Tokens before the pending one whose keys and values have to be computed first."""
+        thread = self.thread
+        return len(thread.token_ids) - (len(thread.token_ids) > thread.prompt_length) - self.computed
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a forward pass decided, by node.
+    """What a forward pass decided, on the host.
 
     Attributes:
-        chosen: the backbone's token after the node.
-        accepted: whether the node stands.
+        chosen: `[nodes]` the backbone's token after each node.
+        accepted: `[nodes]` whether the node stands.
+        guesses: behind each scheduled thread's last accepted node, then behind each forced node.
     """
 
-    chosen: list[int]
-    accepted: list[bool]
+    chosen: NDArray[np.int64]
+    accepted: NDArray[np.bool_]
+    guesses: list[Guesses | None]
 
 
 class Decoder:
@@ -96,11 +122,14 @@ class Decoder:
         backbone: the model.
         drafter: guesses of the Medusa heads; None decodes without.
         control: the control tokens; None where the backbone has none.
-        fork: whether threads may fork.
+        chooser: the backbone's token after every node.
+        acceptance: which nodes stand.
         budget: how many nodes a step carries.
+        fork: whether threads may fork.
         eos_token_ids: tokens that end a thread.
         max_threads: threads of one request in a step; the others wait.
         max_depth: threads of this depth do not fork.
+        max_slots: slots of the KV pool; threads for which there is no room wait.
     """
 
     def __init__(
@@ -109,195 +138,306 @@ class Decoder:
         drafter: Drafter | None,
         control: ControlTokens | None,
         *,
-        fork: bool,
+        chooser: TokenChooser,
+        acceptance: Acceptance,
         budget: NodeBudget,
+        fork: bool,
         eos_token_ids: Iterable[int],
         max_threads: int,
         max_depth: int,
+        max_slots: int,
     ) -> None:
         self.backbone = backbone
         self.drafter = drafter
         self.control = control
-        self.fork = fork
+        self.chooser = chooser
+        self.acceptance = acceptance
         self.budget = budget
+        self.fork = fork
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_threads = max_threads
         self.max_depth = max_depth
+        self.max_slots = max_slots
         self.stats = DecodingStats()
         self.pool: SlotPool
 
     def decode(self, requests: Sequence[Request]) -> None:
         """Decode requests to their ends. Afterwards, also after an interruption, no thread is live and no row open."""
-        self.pool = self.backbone.new_pool(_first_capacity(requests))
+        self.pool = self.backbone.new_pool(_first_capacity(requests), self.max_slots)
+        for request in requests:
+            request.live = [LiveThread(request, index=0, path=(), row=self.pool.open_row(), key=request.key)]
         try:
-            for request in requests:
-                self._prefill(request)
-                self._settle(request)
             while scheduled := self._schedule(requests):
-                nodes = choose_nodes(
-                    [self._draft(thread) for thread in scheduled],
-                    self.budget,
-                    self.control if self.fork else None,
-                    self.backbone.context_length,
-                )
-                self._step(scheduled, nodes)
+                if behind := [live for live in scheduled if live.missing]:
+                    self._catch_up(behind)
+                else:
+                    self._step(scheduled)
                 for request in requests:
                     self._settle(request)
         finally:
             for request in requests:
-                for thread in request.live:
-                    self.pool.close_row(thread.row)
+                for live in request.live:
+                    self.pool.close_row(live.row)
                 request.live.clear()
 
-    def _prefill(self, request: Request) -> None:
-        root = LiveThread(request, index=0, path=(), row=self.pool.open_row())
-        request.live.append(root)
-        for start in range(0, len(request.prompt), PREFILL_CHUNK):
-            chunk = request.prompt[start : start + PREFILL_CHUNK]
-            slots = self.pool.acquire(len(chunk))
-            mask = self.pool.mask([root.row] * len(chunk), slots, np.tri(len(chunk), dtype=np.bool_))
-            positions = list(range(start, start + len(chunk)))
-            with self._timed("backbone_seconds"):
-                logits, hidden = self.backbone.forward(self.pool, slots, chunk, positions, mask, last_only=True)
-            self.pool.show(root.row, slots)
-        chosen = self._choose(logits, torch.tensor(request.prompt[-1:], device=logits.device), [self._may_fork(root)])
-        self._extend(root, int(chosen))
-        self._draft_behind([(root, 0)], hidden)
-
     def _schedule(self, requests: Sequence[Request]) -> list[LiveThread]:
-        return [thread for request in requests for thread in request.live[: self.max_threads]]
+        """The threads of the next step: as many of the first ones as there is room for."""
+        queue = [live for request in requests for live in request.live[: self.max_threads]]
+        if not queue:
+            return []
+        wanted = np.cumsum([live.missing + 1 for live in queue])
+        fitting = int(np.searchsorted(wanted, self.pool.room, side="right"))
+        if fitting == 0:
+            self._preempt([live for request in requests for live in request.live], int(wanted[0]))
+            fitting = 1
+        return queue[:fitting]
 
-    def _draft(self, live: LiveThread) -> Draft:
-        token_ids = live.thread.token_ids
-        return Draft(token_ids[-1], len(token_ids) - 1, self._may_fork(live), live.guesses)
+    def _preempt(self, by_priority: list[LiveThread], slots: int) -> None:
+        """Take slots from the last threads until there is room for `slots` more; never from the first thread.
 
-    def _step(self, scheduled: list[LiveThread], nodes: StepNodes) -> None:
+        A thread loses the slots that no earlier thread sees. They hold the last tokens of its path, which are computed
+        anew when it is its turn.
+        """
+        for kept in range(len(by_priority) - 1, 0, -1):
+            needed = self.pool.visible[[live.row for live in by_priority[:kept]]].any(axis=0)
+            for live in by_priority[kept:]:
+                self.pool.hide(live.row, ~needed)
+                live.computed = int(np.count_nonzero(self.pool.visible[live.row]))
+            self.stats.preemptions += 1
+            if self.pool.room >= slots:
+                return
+
+    def _catch_up(self, behind: list[LiveThread]) -> None:
+        """Compute missing keys and values: of prompts, and of threads that were preempted."""
+        for live in behind:
+            thread = live.thread
+            end = live.computed + live.missing
+            while live.computed < end:
+                start, stop = live.computed, min(end, live.computed + PREFILL_CHUNK)
+                slots = self.pool.acquire(stop - start)
+                mask = self.pool.mask([live.row] * len(slots), slots, np.tri(len(slots), dtype=np.bool_))
+                tokens, positions = thread.token_ids[start:stop], list(range(start, stop))
+                with self._timed("backbone_seconds"):
+                    logits, hidden = self.backbone.forward(self.pool, slots, tokens, positions, mask, last_only=True)
+                self.pool.show(live.row, slots)
+                live.computed = stop
+            if len(thread.token_ids) == thread.prompt_length:
+                self._begin(live, logits, hidden)
+
+    def _begin(self, root: LiveThread, logits: Tensor, hidden: Tensor) -> None:
+        """Choose the answer's first token behind the prompt."""
+        token_ids = root.thread.token_ids
+        places = Places(
+            token_ids=torch.tensor(token_ids[-1:], device=logits.device),
+            rows=np.array([root.request.row]),
+            fork_allowed=np.array([self._may_fork(root)]),
+            keys=np.array([root.key], dtype=np.uint64),
+            positions=np.array([len(token_ids)]),
+            contexts=lambda: [root.request.context],
+        )
+        chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
+        guesses = self._guess(hidden, threads=1)
+        chosen_token, *arrays = _to_host(chosen, *guesses)
+        self._extend(root, chosen_token.tolist())
+        root.guesses = _guesses(arrays, rows=1)[0]
+
+    def _step(self, scheduled: list[LiveThread]) -> None:
+        drafts = [
+            Draft(live.thread.token_ids[-1], len(live.thread.token_ids) - 1, self._may_fork(live), live.guesses)
+            for live in scheduled
+        ]
+        control = self.control if self.fork else None
+        nodes = choose_nodes(drafts, self.budget, control, self.backbone.context_length, self.pool.room)
         slots = self.pool.acquire(len(nodes))
-        above = ancestors(nodes.parent)
-        mask = self.pool.mask([scheduled[thread].row for thread in nodes.thread], slots, above)
+        ancestors = nodes.ancestors()
+        rows = np.array([live.row for live in scheduled])
+        mask = self.pool.mask(rows[nodes.thread], slots, ancestors)
         self._count(nodes)
         with self._timed("backbone_seconds"):
-            logits, hidden = self.backbone.forward(self.pool, slots, nodes.token_ids, nodes.position, mask)
-        verdict = self._verify(scheduled, nodes, above, logits)
-        leaves = self._commit(scheduled, nodes, slots, verdict)
-        self._draft_behind(leaves, hidden)
+            logits, hidden = self.backbone.forward(
+                self.pool, slots, nodes.token_ids.tolist(), nodes.position.tolist(), mask
+            )
+        verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
+        self._commit(scheduled, nodes, slots, verdict)
 
     def _verify(
-        self, scheduled: list[LiveThread], nodes: StepNodes, above: NDArray[np.bool_], logits: Tensor
+        self,
+        scheduled: list[LiveThread],
+        nodes: StepNodes,
+        ancestors: NDArray[np.bool_],
+        logits: Tensor,
+        hidden: Tensor,
     ) -> Verdict:
-        may_fork = [
-            self._child_may_fork(scheduled[thread]) if forced else self._may_fork(scheduled[thread])
-            for thread, forced in zip(nodes.thread, nodes.forced, strict=True)
-        ]
+        """Choose, accept and draft on the device; one transfer to the host at the end."""
         device = logits.device
-        token_ids = torch.tensor(nodes.token_ids, device=device)
-        chosen = self._choose(logits, token_ids, may_fork)
-        accepted = accept(
-            chosen,
-            token_ids,
-            torch.tensor(nodes.parent, device=device),
-            torch.tensor(nodes.forced, device=device),
-            torch.from_numpy(above).to(device),
+        on_device = NodeTensors(
+            token_ids=torch.from_numpy(nodes.token_ids).to(device),
+            parent=torch.from_numpy(nodes.parent).to(device),
+            forced=torch.from_numpy(nodes.forced).to(device),
+            ancestors=torch.from_numpy(ancestors).to(device),
         )
-        both: list[list[int]] = torch.stack([chosen, accepted.to(chosen.dtype)]).tolist()
-        return Verdict(both[0], [bool(flag) for flag in both[1]])
+        places = self._places(scheduled, nodes, ancestors, on_device.token_ids)
+        scores = self.chooser.scores(logits, places)
+        chosen = self.chooser.choose(scores, places)
+        accepted = self.acceptance(on_device, chosen, scores)
+
+        own = torch.from_numpy(nodes.thread == np.arange(len(scheduled))[:, None]).to(device) & ~on_device.forced
+        depth = on_device.ancestors.sum(dim=1) * accepted
+        leaves = (own * depth).argmax(dim=1)  # [threads]
+        behind = torch.cat([leaves, torch.from_numpy(np.flatnonzero(nodes.forced)).to(device)])
+        guesses = self._guess(hidden, threads=len(scheduled), rows=behind)
+        tensors = _to_host(chosen, accepted, *guesses)
+        return Verdict(tensors[0], tensors[1], _guesses(tensors[2:], rows=len(behind)))
+
+    def _places(
+        self, scheduled: list[LiveThread], nodes: StepNodes, ancestors: NDArray[np.bool_], token_ids: Tensor
+    ) -> Places:
+        rows = np.array([live.request.row for live in scheduled])
+        depths = np.array([live.thread.depth for live in scheduled])
+        keys = np.array([live.key for live in scheduled], dtype=np.uint64)[nodes.thread]
+        if self.control is not None and nodes.forced.any():
+            # An eager child is number so-and-so of the thread's children: count the forks above it.
+            forks = ancestors @ (nodes.token_ids == self.control.fork_token_id)
+            opened = np.array([live.forks for live in scheduled])[nodes.thread]
+            ordinals = (opened + forks - 1)[nodes.forced]
+            keys[nodes.forced] = child_keys(keys[nodes.forced], ordinals)
+
+        def contexts() -> list[list[int]]:
+            guessed = ancestors & (nodes.parent >= 0)
+            return [
+                scheduled[thread].request.context
+                + scheduled[thread].thread.token_ids[scheduled[thread].thread.prompt_length :]
+                + nodes.token_ids[above].tolist()
+                for thread, above in zip(nodes.thread.tolist(), guessed, strict=True)
+            ]
+
+        return Places(
+            token_ids=token_ids,
+            rows=rows[nodes.thread],
+            fork_allowed=self.fork & (depths[nodes.thread] + nodes.forced < self.max_depth),
+            keys=keys,
+            positions=nodes.position + 1,
+            contexts=contexts,
+        )
 
     def _commit(
         self, scheduled: list[LiveThread], nodes: StepNodes, slots: NDArray[np.int64], verdict: Verdict
-    ) -> list[tuple[LiveThread, int]]:
-        """Append what was accepted, open children, end threads.
-
-        Returns:
-            The threads that go on, each with the node behind which its pending token stands.
-        """
-        paths: list[list[int]] = [[] for _ in scheduled]
-        eager: dict[int, int] = {}
-        for node, accepted in enumerate(verdict.accepted):
-            if accepted and nodes.forced[node]:
-                eager[nodes.parent[node]] = node
-            elif accepted:
-                paths[nodes.thread[node]].append(node)
-
-        leaves: list[tuple[LiveThread, int]] = []
+    ) -> None:
+        """Append what was accepted, open children, end threads."""
+        eager = np.flatnonzero(nodes.forced)
         kept = np.zeros(len(nodes), dtype=np.bool_)
-        for live, path in zip(scheduled, paths, strict=True):
-            for node in path:
-                self.pool.show(live.row, slots[node : node + 1])
-                kept[node] = True
-                if self.control is not None and nodes.token_ids[node] == self.control.fork_token_id:
-                    child = self._open_child(live)
-                    if (eager_node := eager.get(node)) is not None and child.thread.finish_reason is None:
-                        self.pool.show(child.row, slots[eager_node : eager_node + 1])
-                        kept[eager_node] = True
-                        self._extend(child, verdict.chosen[eager_node])
-                        leaves.append((child, eager_node))
-                self._extend(live, verdict.chosen[node])
-                if live.thread.finish_reason is not None:
-                    break
-                self.stats.accepted_guesses += node != path[-1]
-            leaves.append((live, path[-1]))
+        standing = np.flatnonzero(verdict.accepted & ~nodes.forced)
+        by_thread = standing[np.argsort(nodes.thread[standing], kind="stable")]
+        ends = np.searchsorted(nodes.thread[by_thread], np.arange(len(scheduled)), side="right")
+        for number, (live, path) in enumerate(zip(scheduled, np.split(by_thread, ends[:-1]), strict=True)):
+            tokens = [*nodes.token_ids[path[1:]].tolist(), int(verdict.chosen[path[-1]])]
+            tokens = tokens[: self._until_end(live, tokens)]
+            path = path[: len(tokens)]
+            written = shown = 0
+            for at in self._forks(nodes.token_ids[path]):
+                self._advance(live, slots[path[shown : at + 1]], tokens[written:at])
+                written, shown = at, at + 1
+                child = self._open_child(live)
+                self.stats.forks_inside_steps += shown < len(path)
+                for rank in np.flatnonzero(nodes.parent[eager] == path[at]).tolist():
+                    if child.thread.finish_reason is None:
+                        node = eager[rank]
+                        self._advance(child, slots[node : node + 1], [int(verdict.chosen[node])])
+                        child.guesses = verdict.guesses[len(scheduled) + rank]
+                        kept[node] = True
+                        self.stats.eager_children += 1
+            self._advance(live, slots[path[shown:]], tokens[written:])
+            live.guesses = verdict.guesses[number]
+            kept[path] = True
         self.pool.give_back(slots[~kept])
-        return [(live, node) for live, node in leaves if live.thread.finish_reason is None]
+        guessed = len(nodes) - len(scheduled)
+        accepted = int(np.count_nonzero(kept)) - len(scheduled)
+        self.stats.accepted_guesses += accepted - int(np.count_nonzero(kept[eager]))
+        if guessed:
+            self.budget.record(len(scheduled), len(nodes), accepted)
+
+    def _until_end(self, live: LiveThread, tokens: list[int]) -> int:
+        """How many of `tokens` a thread takes until an EOS or the context window ends it."""
+        tokens = tokens[: self.backbone.context_length - len(live.thread.token_ids)]
+        ends = (count for count, token in enumerate(tokens, start=1) if token in self.eos_token_ids)
+        return next(ends, len(tokens))
+
+    def _forks(self, token_ids: NDArray[np.int64]) -> list[int]:
+        """Where `[Fork]` stands among a path's tokens."""
+        if self.control is None:
+            return []
+        places: list[int] = np.flatnonzero(token_ids == self.control.fork_token_id).tolist()
+        return places
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
         request = parent.request
         index = request.tree.open_child(parent.index, own_start=len(parent.thread.token_ids))
-        child = LiveThread(request, index, (*parent.path, parent.forks), self.pool.fork_row(parent.row))
+        child = LiveThread(
+            request,
+            index,
+            path=(*parent.path, parent.forks),
+            row=self.pool.fork_row(parent.row),
+            key=child_key(parent.key, parent.forks),
+            computed=parent.computed,
+        )
         parent.forks += 1
         insort(request.live, child, key=lambda live: live.path)
         if len(child.thread.token_ids) >= self.backbone.context_length:
             child.thread.finish_reason = "context"
         return child
 
-    def _extend(self, live: LiveThread, token: int) -> None:
-        """Append a chosen token; it is pending unless it ends the thread."""
+    def _advance(self, live: LiveThread, slots: NDArray[np.int64], tokens: list[int]) -> None:
+        """Let a thread see the slots of its newly computed tokens, and append newly chosen ones."""
+        self.pool.show(live.row, slots)
+        live.computed += len(slots)
+        self._extend(live, tokens)
+
+    def _extend(self, live: LiveThread, tokens: list[int]) -> None:
+        """Append chosen tokens; the last is pending unless it ends the thread."""
         thread = live.thread
-        thread.token_ids.append(token)
-        if token in self.eos_token_ids:
+        thread.token_ids += tokens
+        if tokens and tokens[-1] in self.eos_token_ids:
             thread.finish_reason = "eos"
         elif len(thread.token_ids) >= self.backbone.context_length:
             thread.finish_reason = "context"
 
     def _settle(self, request: Request) -> None:
-        """Let go of threads that have ended or stand behind the limit, and stream what is readable."""
-        if request.live and request.tree.visible_tokens() >= request.max_new_tokens:
-            for index in request.tree.threads_behind(request.max_new_tokens):
-                thread = request.tree.threads[index]
-                thread.finish_reason = thread.finish_reason or "length"
+        """Let go of threads that have ended or stand behind the limit, and hand out what is readable."""
+        if not request.live:
+            return
+        tree = request.tree
+        if request.stopping is not None or request.stream is not None:
+            readable = readable_token_ids(tree)[: request.limit]
+            cut = None if request.stopping is None else request.stopping.cut(readable)
+            if cut is not None:
+                request.limit, request.cut_reason = cut, "stop"
+            if request.stream is not None:
+                request.stream.update(readable[: request.limit])
+        if tree.visible_tokens() >= request.limit:
+            for index in tree.threads_behind(request.limit):
+                thread = tree.threads[index]
+                thread.finish_reason = thread.finish_reason or request.cut_reason
         for live in request.live:
             if live.thread.finish_reason is not None:
                 self.pool.close_row(live.row)
         request.live = [live for live in request.live if live.thread.finish_reason is None]
-        if request.stream is not None:
-            request.stream.update(request.tree)
 
-    def _draft_behind(self, leaves: list[tuple[LiveThread, int]], hidden: Tensor) -> None:
-        if self.drafter is None or not leaves:
-            return
+    def _guess(self, hidden: Tensor, threads: int, rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Guesses behind some rows of `hidden`, where guessing pays in a step of so many threads."""
+        if self.drafter is None or not self.budget.pays(threads):
+            return ()
         with self._timed("head_seconds"):
-            guesses = self.drafter(hidden[[node for _, node in leaves]])
-        for (live, _), guess in zip(leaves, guesses, strict=True):
-            live.guesses = guess
-
-    def _choose(self, logits: Tensor, token_ids: Tensor, may_fork: list[bool]) -> Tensor:
-        """The backbone's token after each of the nodes `token_ids` `[nodes]`, under the control-token rules."""
-        if self.control is not None:
-            fork_allowed = torch.tensor(may_fork, device=logits.device)
-            logits = ControlTokenRules(self.control, fork_allowed=fork_allowed)(token_ids[:, None], logits)
-        return logits.argmax(dim=-1)
+            return self.drafter(hidden if rows is None else hidden[rows])
 
     def _may_fork(self, live: LiveThread) -> bool:
         return self.fork and live.thread.depth < self.max_depth
-
-    def _child_may_fork(self, live: LiveThread) -> bool:
-        return self.fork and live.thread.depth + 1 < self.max_depth
 
     def _count(self, nodes: StepNodes) -> None:
         held = self.pool.held
         stats = self.stats
         stats.steps += 1
         stats.forward_nodes += len(nodes)
-        stats.attended_pairs += sum(nodes.position) + len(nodes)
+        stats.attended_pairs += int(nodes.position.sum()) + len(nodes)
         stats.peak_slots = max(stats.peak_slots, held)
         stats.mean_slots += (held - stats.mean_slots) / stats.steps
 
@@ -308,7 +448,23 @@ class Decoder:
         setattr(self.stats, figure, getattr(self.stats, figure) + perf_counter() - start)
 
 
+def _to_host(*tensors: Tensor) -> list[NDArray]:  # type: ignore[type-arg]
+    """Arrays of tensors, with one synchronisation for all of them."""
+    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+    if tensors[0].is_cuda:
+        torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [tensor.numpy() for tensor in copies]
+
+
+def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # type: ignore[type-arg]
+    """Each row's guesses, from token ids and log-probabilities `[heads, rows, k]`; None where none were made."""
+    if not arrays:
+        return [None] * rows
+    token_ids, log_probs = arrays
+    return [Guesses(token_ids[:, row], log_probs[:, row]) for row in range(rows)]
+
+
 def _first_capacity(requests: Sequence[Request]) -> int:
     """Slots for the prompts and for answers of a common length; the pool grows where they are longer."""
-    wanted = sum(len(request.prompt) + min(request.max_new_tokens, 512) for request in requests) + 64
+    wanted = sum(len(request.context) + min(request.limit, 512) for request in requests) + 64
     return -(-wanted // 64) * 64

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .candidates import Guesses
 from .heads import MedusaHeads
 
-TOP_K = 8
-"""Guesses looked at per head."""
+TOP_K = 10
+"""Guesses looked at per head, as many as medusa-llm's trees use."""
 
 
 class Drafter:
@@ -23,18 +22,19 @@ class Drafter:
     def __init__(self, heads: MedusaHeads, lm_head: nn.Module) -> None:
         self.heads = heads
         self.lm_head = lm_head
-        self._temperature = torch.tensor(
+        self._sharpness = 1.0 / torch.tensor(
             heads.config.calibration_temperature, dtype=torch.float32, device=heads.device
         ).view(-1, 1, 1)
 
-    def __call__(self, hidden_states: Tensor) -> list[Guesses]:
-        """Guess behind each of `hidden_states` `[threads, hidden_size]`, what enters `lm_head`."""
-        logits = self.heads(hidden_states, self.lm_head).float() / self._temperature  # [heads, threads, vocabulary]
+    def __call__(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Guess behind each of some hidden states.
+
+        Args:
+            hidden_states: `[rows, hidden_size]`, what enters `lm_head`.
+
+        Returns:
+            Token ids, int64, and log-probabilities, float32, both `[heads, rows, k]`, best first.
+        """
+        logits = self.heads(hidden_states.to(self.heads.dtype), self.lm_head).float() * self._sharpness
         best = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
-        log_probs = best.values - logits.logsumexp(dim=-1, keepdim=True)
-        return [
-            Guesses(token_ids, thread_log_probs)
-            for token_ids, thread_log_probs in zip(
-                best.indices.transpose(0, 1).tolist(), log_probs.transpose(0, 1).tolist(), strict=True
-            )
-        ]
+        return best.indices, best.values - logits.logsumexp(dim=-1, keepdim=True)

@@ -7,6 +7,7 @@ where a slot lies does not matter to a mask, so there is no fragmentation either
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import maxsize
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,12 @@ class SlotPool:
     Args:
         layers: layers of the backbone.
         capacity: slots at the start; the pool doubles when they run out.
+        max_slots: slots that it never grows beyond; None for no such limit.
     """
 
-    def __init__(self, layers: int, capacity: int) -> None:
+    def __init__(self, layers: int, capacity: int, max_slots: int | None = None) -> None:
+        self.max_slots = maxsize if max_slots is None else max_slots
+        capacity = min(capacity, self.max_slots)
         self.visible: NDArray[np.bool_] = np.zeros((8, capacity), dtype=np.bool_)
         self._held: NDArray[np.bool_] = np.zeros(capacity, dtype=np.bool_)
         self._watchers: NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
@@ -54,6 +58,11 @@ class SlotPool:
         return self.capacity - self.held
 
     @property
+    def room(self) -> int:
+        """Slots to be had in all."""
+        return self.max_slots - self.held
+
+    @property
     def extent(self) -> int:
         """Length of the prefix of the pool that holds every held slot, rounded up to a bucket."""
         held = np.flatnonzero(self._held)
@@ -61,7 +70,7 @@ class SlotPool:
         return min(self.capacity, -(-high_water // EXTENT_BUCKET) * EXTENT_BUCKET)
 
     def acquire(self, slots: int) -> NDArray[np.int64]:
-        """Hold the lowest free slots; no row sees them yet."""
+        """Hold the lowest free slots, not more than there is `room` for; no row sees them yet."""
         lowest = np.flatnonzero(~self._held)[:slots]
         if len(lowest) < slots:
             self._grow(slots - len(lowest))
@@ -93,12 +102,16 @@ class SlotPool:
         self.visible[row, slots] = True
         self._watchers[slots] += 1
 
+    def hide(self, row: int, slots: NDArray[np.bool_]) -> None:
+        """Let a row no longer see the flagged slots `[capacity]`; those that nobody sees now are free at once."""
+        unseen = self.visible[row] & slots
+        self._watchers -= unseen
+        self._held[unseen & (self._watchers == 0)] = False
+        self.visible[row] &= ~unseen
+
     def close_row(self, row: int) -> None:
         """Drop a row; slots that no remaining row sees are free at once."""
-        seen = self.visible[row]
-        self._watchers -= seen
-        self._held[seen & (self._watchers == 0)] = False
-        self.visible[row] = False
+        self.hide(row, self.visible[row].copy())
         self._free_rows.append(row)
 
     def mask(self, rows: Sequence[int], slots: NDArray[np.int64], ancestors: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -120,6 +133,7 @@ class SlotPool:
         capacity = self.capacity
         while capacity < self.capacity + missing:
             capacity *= 2
+        capacity = min(capacity, self.max_slots)
         more = capacity - self.capacity
         self.visible = np.pad(self.visible, ((0, 0), (0, more)))
         self._held = np.pad(self._held, (0, more))

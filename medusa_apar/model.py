@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any, cast
 
-import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -18,52 +16,24 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    LogitsProcessorList,
     PretrainedConfig,
     PreTrainedModel,
+    StoppingCriteriaList,
+    StopStringCriteria,
 )
 from transformers.generation.streamers import BaseStreamer
 
 from .backbone import Backbone
-from .budget import CostCurve, NodeBudget
 from .control_tokens import ControlTokens
-from .decoder import Decoder, Request
-from .drafting import Drafter
+from .generation import DecodingOptions, Generation
 from .heads import MedusaHeads
 from .heads.checkpoints import load_heads
-from .output import DecodingStats, MedusaAparOutput
+from .output import MedusaAparOutput
 from .packed_products import PackedProducts
-from .paragraph_tree import ParagraphTree, Thread
-from .streaming import ReadingOrderStream
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a checkpoint folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "do_sample": (False, None),
-    "num_beams": (1, None),
-    "num_return_sequences": (1, None),
-    "repetition_penalty": (1.0, None),
-    "no_repeat_ngram_size": (0, None),
-    "encoder_repetition_penalty": (1.0, None),
-    "bad_words_ids": (None,),
-    "sequence_bias": (None,),
-    "suppress_tokens": (None,),
-    "begin_suppress_tokens": (None,),
-    "forced_bos_token_id": (None,),
-    "forced_eos_token_id": (None,),
-    "min_length": (0, None),
-    "min_new_tokens": (0, None),
-    "stop_strings": (None,),
-    "max_time": (None,),
-    "guidance_scale": (1.0, None),
-    "penalty_alpha": (None,),
-    "prompt_lookup_num_tokens": (None,),
-    "output_scores": (False, None),
-    "output_logits": (False, None),
-    "output_attentions": (False, None),
-    "output_hidden_states": (False, None),
-}
-"""`GenerationConfig` fields that decoding does not honour yet, with the values that ask for nothing."""
 
 
 class MedusaAparModel:
@@ -101,9 +71,7 @@ class MedusaAparModel:
             if fork_token_id is None or child_token_id is None
             else ControlTokens(fork_token_id, child_token_id)
         )
-        self.generation_config: GenerationConfig = copy.deepcopy(backbone.generation_config)
         self._packed_products = PackedProducts([backbone] if heads is None else [backbone, heads])
-        self._cost: CostCurve | None = None
 
     @property
     def backbone(self) -> PreTrainedModel:
@@ -114,6 +82,16 @@ class MedusaAparModel:
     def config(self) -> PretrainedConfig:
         """The backbone's config."""
         return self.backbone.config
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The backbone's defaults for `generate`."""
+        config: GenerationConfig = self.backbone.generation_config
+        return config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self.backbone.generation_config = config
 
     @property
     def device(self) -> torch.device:
@@ -175,38 +153,32 @@ class MedusaAparModel:
         backbone.to(*args, **kwargs)
         if self.heads is not None:
             self.heads.to(*args, **kwargs)
-        self._cost = None
         return self
 
-    @torch.inference_mode()
     def generate(
         self,
         inputs: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         *,
-        attention_mask: Tensor | None = None,
+        stopping_criteria: StoppingCriteriaList | None = None,
         streamer: BaseStreamer | None = None,
-        medusa: bool | None = None,
-        apar: bool | None = None,
-        max_threads: int = 8,
-        max_depth: int = 2,
-        nodes_per_step: int | None = None,
         **kwargs: Any,
     ) -> torch.LongTensor | MedusaAparOutput:
-        """Generate greedily, token for token what the backbone would write on each thread's own context.
+        """Generate as the backbone's own `generate` does, several tokens per forward pass.
+
+        Takes the arguments of transformers' `generate` for decoder-only models, and the fields of `DecodingOptions`:
+        `medusa`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`, `acceptance`,
+        `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would write behind
+        that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token for token.
 
         Args:
             inputs: `[batch, length]` int64 prompts; also as `input_ids=`.
-            generation_config: defaults to the model's own.
-            attention_mask: `[batch, length]`; zeros mark padding.
+            generation_config: defaults to the backbone's own.
+            stopping_criteria: asked about the answer in reading order; where one is met, the answer is cut.
             streamer: receives the answer in reading order while threads still run; for a batch of one.
-            medusa: let the heads guess; by default where there are heads.
-            apar: let the model fork; by default where the control tokens are known.
-            max_threads: threads of one row in a step; more of them wait. Does not change the answer.
-            max_depth: `[Fork]` is forbidden in threads of this depth; the root thread has depth 1.
-            nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.
-            **kwargs: override fields of the generation config. `max_new_tokens` counts visible tokens in
-                reading order, control tokens not among them.
+            **kwargs: override fields of the generation config; `attention_mask`, `logits_processor`, `tokenizer`
+                (for `stop_strings`) and so on. `max_new_tokens` counts visible tokens in reading order, control
+                tokens not among them.
 
         Returns:
             `[batch, length]` int64, or a `MedusaAparOutput` with `return_dict_in_generate=True`.
@@ -214,143 +186,128 @@ class MedusaAparModel:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
-        if inputs is None:
-            inputs = kwargs.pop("input_ids", None)
-        config = self._generation_config(generation_config, kwargs)
-        medusa = self.heads is not None if medusa is None else medusa
-        apar = self.control is not None if apar is None else apar
-        self._check_modes(medusa, apar)
-        _check_at_least_one(max_threads=max_threads, max_depth=max_depth)
-        eos_token_ids = _as_list(config.eos_token_id)
-        prompts = self._prompts(inputs, attention_mask, config, eos_token_ids)
-        assert inputs is not None
-        max_new_tokens = _max_new_tokens(config, inputs.shape[1])
-        if streamer is not None and len(prompts) > 1:
-            raise ValueError(f"streamer takes one row, but the batch has {len(prompts)}; generate row by row")
+        _check_inputs(kwargs.get("input_ids") if inputs is None else inputs, kwargs)
+        stopping_criteria = self._with_stop_strings(stopping_criteria, generation_config, kwargs)
+        output: torch.LongTensor | MedusaAparOutput = cast(Any, self.backbone).generate(
+            inputs,
+            generation_config,
+            stopping_criteria=stopping_criteria,
+            streamer=streamer,
+            custom_generate=partial(self.decoding_method, streamer=streamer),
+            **kwargs,
+        )
+        return output
 
-        requests = []
-        for prompt in prompts:
-            tree = ParagraphTree(
-                [Thread(list(prompt), len(prompt), len(prompt))],
-                self.control.fork_token_id if self.control else None,
-                self.control.child_token_id if self.control else None,
-                max_depth,
-            )
-            stream = None if streamer is None else ReadingOrderStream(streamer, prompt, max_new_tokens)
-            requests.append(Request(prompt, max_new_tokens, tree, stream=stream))
-        with self._backbone.watched(), self._packed_products.active():
-            drafter = Drafter(self.heads, self._backbone.lm_head) if medusa and self.heads is not None else None
-            decoder = Decoder(
-                self._backbone,
-                drafter,
-                self.control,
-                fork=apar,
-                budget=NodeBudget.unlimited() if drafter is None else self._budget(drafter, nodes_per_step),
-                eos_token_ids=eos_token_ids,
-                max_threads=max_threads,
-                max_depth=max_depth,
-            )
-            start = perf_counter()
-            try:
-                decoder.decode(requests)
-            finally:
-                for request in requests:
-                    if request.stream is not None:
-                        request.stream.end()
-
-        trees = tuple(request.tree.trimmed(max_new_tokens) for request in requests)
-        sequences = _sequences(inputs, trees, config, eos_token_ids)
-        if not config.return_dict_in_generate:
-            return sequences
-        stats = _final_stats(decoder.stats, requests, trees, perf_counter() - start)
-        return MedusaAparOutput(sequences=sequences, trees=trees, stats=stats)
-
-    def _generation_config(self, given: GenerationConfig | None, overrides: dict[str, Any]) -> GenerationConfig:
-        config = copy.deepcopy(given or self.generation_config)
-        if overrides.get("max_new_tokens") is not None:
-            _check_at_least_one(max_new_tokens=overrides["max_new_tokens"])
-        unknown = config.update(**overrides)
-        if unknown:
-            raise ValueError(f"generate does not take {', '.join(f'{k}={v!r:.60}' for k, v in unknown.items())}")
-        for name, neutral in _NEUTRAL.items():
-            value = getattr(config, name, None)
-            if value not in neutral:
-                raise ValueError(f"{name}={value!r} is not supported yet; pass {name}={neutral[0]!r}")
-        return config
-
-    def _check_modes(self, medusa: bool, apar: bool) -> None:
-        if medusa and self.heads is None:
-            raise ValueError("medusa=True, but the model has no heads; pass heads=..., or medusa=False")
-        if apar and self.control is None:
-            raise ValueError(
-                "apar=True, but no control tokens are known; use an APAR-tuned backbone, or pass "
-                "fork_token_id= and child_token_id= to MedusaAparModel, or apar=False"
-            )
-
-    def _prompts(
+    def decoding_method(
         self,
-        inputs: Tensor | None,
-        attention_mask: Tensor | None,
-        config: GenerationConfig,
-        eos_token_ids: list[int],
-    ) -> list[list[int]]:
-        """Rows without their padding."""
-        if inputs is None:
-            raise ValueError("input_ids=None; pass the tokenizer's output: generate(**tokenizer(text, ...))")
-        if inputs.ndim != 2 or inputs.is_floating_point():
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        streamer: BaseStreamer | None = None,
+        *,
+        medusa: bool | None = None,
+        apar: bool | None = None,
+        max_threads: int = 8,
+        max_depth: int = 2,
+        max_slots: int | None = None,
+        nodes_per_step: int | None = None,
+        medusa_choices: Sequence[Sequence[int]] | None = None,
+        acceptance: str = "exact",
+        posterior_threshold: float = 0.09,
+        posterior_alpha: float = 0.3,
+        seed: int | None = None,
+        **model_kwargs: Any,
+    ) -> torch.LongTensor | MedusaAparOutput:
+        """The hook for transformers: `backbone.generate(..., custom_generate=model.decoding_method)`.
+
+        transformers prepares the arguments. It hands a hook neither the streamer nor the tokenizer for `stop_strings`;
+        `generate` of this class passes both.
+
+        Raises:
+            ValueError: as `generate`.
+        """
+        if model is not self.backbone:
             raise ValueError(
-                f"input_ids has shape {tuple(inputs.shape)} and {inputs.dtype}; it is [batch, length] int64"
+                f"custom_generate belongs to another {type(self.backbone).__name__} than the {type(model).__name__} "
+                "that was asked to generate; call generate of the backbone that is inside this MedusaAparModel"
             )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(inputs)
-            if config.pad_token_id is not None and config.pad_token_id not in eos_token_ids:
-                attention_mask = (inputs != config.pad_token_id).long()
-        if attention_mask.shape != inputs.shape:
+        attention_mask = model_kwargs.get("attention_mask")
+        _check_model_kwargs(input_ids, attention_mask, model_kwargs)
+        options = DecodingOptions(
+            medusa=medusa,
+            apar=apar,
+            max_threads=max_threads,
+            max_depth=max_depth,
+            max_slots=max_slots,
+            nodes_per_step=nodes_per_step,
+            medusa_choices=medusa_choices,
+            acceptance=acceptance,
+            posterior_threshold=posterior_threshold,
+            posterior_alpha=posterior_alpha,
+            seed=seed,
+        )
+        generation = Generation(
+            self._backbone, self.heads, self.control, generation_config, logits_processor, stopping_criteria, options
+        )
+        with self._backbone.watched(), self._packed_products.active():
+            return generation.run(input_ids, attention_mask, streamer)
+
+    def _with_stop_strings(
+        self,
+        criteria: StoppingCriteriaList | None,
+        generation_config: GenerationConfig | None,
+        kwargs: dict[str, Any],
+    ) -> StoppingCriteriaList | None:
+        """Make stop strings a criterion here: transformers does not pass the tokenizer on to a hook."""
+        configs = [config for config in (generation_config, self.generation_config) if config is not None]
+        given = [kwargs.get("stop_strings"), *(config.stop_strings for config in configs)]
+        stop_strings = next((strings for strings in given if strings is not None), None)
+        tokenizer = kwargs.get("tokenizer")
+        if stop_strings is None or tokenizer is None:
+            return criteria
+        kwargs["stop_strings"] = None
+        return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, stop_strings)])
+
+
+def _check_inputs(input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:
+    """Refuse what transformers would fail on without saying why."""
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("inputs_embeds is not supported: a thread's context is its token ids; pass input_ids")
+    if input_ids is None:
+        return
+    if input_ids.ndim != 2 or input_ids.is_floating_point():
+        raise ValueError(
+            f"input_ids has shape {tuple(input_ids.shape)} and {input_ids.dtype}; it is [batch, length] int64"
+        )
+    attention_mask = kwargs.get("attention_mask")
+    if attention_mask is not None and attention_mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(input_ids.shape)}; "
+            "both are [batch, length]"
+        )
+
+
+def _check_model_kwargs(input_ids: Tensor, attention_mask: Tensor | None, model_kwargs: dict[str, Any]) -> None:
+    """Refuse what a step over many nodes cannot honour."""
+    _check_inputs(input_ids, model_kwargs)
+    past = model_kwargs.get("past_key_values")
+    if past is not None and past.get_seq_length() > 0:
+        raise ValueError(
+            f"past_key_values with {past.get_seq_length()} tokens is not supported: keys and values lie in slots of "
+            "the decoder's own pool; pass the whole prompt as input_ids"
+        )
+    positions = model_kwargs.get("position_ids")
+    if positions is not None:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        usual = mask.long().cumsum(dim=-1) - 1
+        if positions.shape[-1] != usual.shape[-1] or not torch.equal(
+            *(p.expand_as(usual)[mask > 0] for p in (positions, usual))
+        ):
             raise ValueError(
-                f"attention_mask has shape {tuple(attention_mask.shape)}, input_ids {tuple(inputs.shape)}; "
-                "both are [batch, length]"
+                "position_ids other than 0, 1, 2, ... are not supported: positions are path depths; leave it out"
             )
-        prompts = [row[mask.bool()].tolist() for row, mask in zip(inputs, attention_mask, strict=True)]
-        vocab_size = self._backbone.vocab_size
-        for number, prompt in enumerate(prompts):
-            if not prompt:
-                raise ValueError(f"the prompt in row {number} of input_ids is empty; give it at least one token")
-            if len(prompt) >= self._backbone.context_length:
-                raise ValueError(
-                    f"the prompt in row {number} of input_ids has {len(prompt)} tokens, but the backbone's context "
-                    f"holds {self._backbone.context_length}; shorten it"
-                )
-            if not 0 <= min(prompt) <= max(prompt) < vocab_size:
-                raise ValueError(
-                    f"row {number} of input_ids holds the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, "
-                    f"but the backbone's vocabulary has {vocab_size}; use the backbone's own tokenizer"
-                )
-        return prompts
-
-    def _budget(self, drafter: Drafter, nodes_per_step: int | None) -> NodeBudget:
-        if nodes_per_step is not None:
-            return NodeBudget(nodes_per_step=nodes_per_step)
-        if self._cost is None:
-            self._cost = measure_cost(self._backbone, drafter)
-        return NodeBudget(self._cost)
-
-
-def measure_cost(backbone: Backbone, drafter: Drafter, context: int = 256, threads: int = 4) -> CostCurve:
-    """Time a step by its number of nodes: the backbone behind `context` slots, and the heads of a few threads."""
-    context = min(context, backbone.context_length // 2)
-    pool = backbone.new_pool(1024)
-    row = pool.open_row()
-    pool.show(row, pool.acquire(context))
-
-    def forward(nodes: int) -> None:
-        slots = pool.acquire(nodes)
-        mask = pool.mask([row] * nodes, slots, np.eye(nodes, dtype=np.bool_))
-        logits, hidden = backbone.forward(pool, slots, [0] * nodes, [context] * nodes, mask)
-        logits.argmax(dim=-1).tolist()
-        drafter(hidden[:1].expand(threads, -1))
-        pool.give_back(slots)
-
-    return CostCurve.measure(forward)
 
 
 def _heads_folder(source: str, revision: str | None) -> Path | None:
@@ -370,53 +327,3 @@ def _control_of_tokenizer(source: str, revision: str | None) -> ControlTokens | 
         return ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision))
     except (OSError, ValueError):
         return None
-
-
-def _as_list(token_ids: int | list[int] | None) -> list[int]:
-    if token_ids is None:
-        return []
-    return [token_ids] if isinstance(token_ids, int) else list(token_ids)
-
-
-def _check_at_least_one(**values: int) -> None:
-    for name, value in values.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} is below 1; pass a positive number")
-
-
-def _max_new_tokens(config: GenerationConfig, prompt_length: int) -> int:
-    """The limit, as `generate` reads it: `max_new_tokens`, else what `max_length` leaves, else 20."""
-    if config.max_new_tokens is not None:
-        return int(config.max_new_tokens)
-    if config.max_length is None:
-        return 20
-    if config.max_length <= prompt_length:
-        raise ValueError(
-            f"max_length={config.max_length} leaves nothing behind a prompt of {prompt_length} tokens; "
-            "pass max_new_tokens instead"
-        )
-    return int(config.max_length) - prompt_length
-
-
-def _sequences(
-    inputs: Tensor, trees: Iterable[ParagraphTree], config: GenerationConfig, eos_token_ids: list[int]
-) -> torch.LongTensor:
-    """Prompts and answers, `[batch, length]`, padded on the right as `generate` does."""
-    pad = config.pad_token_id if config.pad_token_id is not None else (eos_token_ids or [0])[0]
-    answers = [torch.tensor(tree.answer_token_ids(), dtype=torch.int64) for tree in trees]
-    padded = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=pad)
-    return cast(torch.LongTensor, torch.cat([inputs, padded.to(inputs.device)], dim=1))
-
-
-def _final_stats(
-    stats: DecodingStats, requests: list[Request], trees: tuple[ParagraphTree, ...], seconds: float
-) -> DecodingStats:
-    """Fill in the figures that are known at the end."""
-    stats.seconds = seconds
-    for request, tree in zip(requests, trees, strict=True):
-        visible = tree.visible_tokens()
-        stats.answer_tokens += visible
-        stats.discarded_tokens += request.tree.visible_tokens() - visible
-        stats.forks += len(tree.threads) - 1
-        stats.ar_slots += len(request.prompt) + visible - 1
-    return stats

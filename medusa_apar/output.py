@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from transformers.utils.generic import ModelOutput
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from .paragraph_tree import ParagraphTree
 
@@ -21,6 +20,9 @@ class DecodingStats:
         forks: threads opened beside the root threads.
         forward_nodes: nodes over all steps; `forward_nodes / steps` is the mean width of a forward pass.
         accepted_guesses: Medusa guesses that the backbone confirmed.
+        forks_inside_steps: forks behind which the parent's path went on in the same step.
+        eager_children: children whose `[Child]` was computed in the step of their `[Fork]`.
+        preemptions: times that a waiting thread's slots were taken for another.
         peak_slots: most KV slots held at once.
         mean_slots: KV slots held, averaged over steps.
         ar_slots: KV slots that plain decoding of the same answers holds at its end.
@@ -36,6 +38,9 @@ class DecodingStats:
     forks: int = 0
     forward_nodes: int = 0
     accepted_guesses: int = 0
+    forks_inside_steps: int = 0
+    eager_children: int = 0
+    preemptions: int = 0
     peak_slots: int = 0
     mean_slots: float = 0.0
     ar_slots: int = 0
@@ -50,13 +55,18 @@ class DecodingStats:
         return self.answer_tokens / max(1, self.steps)
 
     @property
+    def saved_thread_steps(self) -> int:
+        """Steps of single threads saved by not ending a step at a fork, and by computing `[Child]` beside it."""
+        return self.forks_inside_steps + self.eager_children
+
+    @property
     def tokens_per_second(self) -> float:
         """`answer_tokens / seconds`."""
         return self.answer_tokens / self.seconds if self.seconds else 0.0
 
 
 @dataclass
-class MedusaAparOutput(ModelOutput):
+class MedusaAparOutput(GenerateDecoderOnlyOutput):
     """Output of `generate` with `return_dict_in_generate=True`.
 
     Attributes:
@@ -65,6 +75,5 @@ class MedusaAparOutput(ModelOutput):
         stats: figures of the call.
     """
 
-    sequences: torch.LongTensor | None = None
     trees: tuple[ParagraphTree, ...] | None = None
     stats: DecodingStats | None = None

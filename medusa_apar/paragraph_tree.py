@@ -152,8 +152,8 @@ class ParagraphTree:
                 behind.append(segment.thread)
         return behind
 
-    def trimmed(self, limit: int) -> ParagraphTree:
-        """The tree cut behind its first `limit` visible tokens in reading order."""
+    def trimmed(self, limit: int, reason: FinishReason = "length") -> ParagraphTree:
+        """The tree cut behind its first `limit` visible tokens in reading order; cut threads end with `reason`."""
         room = limit
         kept: list[int] = []
         cut: Segment | None = None
@@ -183,7 +183,7 @@ class ParagraphTree:
                     own_start=thread.own_start,
                     parent=None if thread.parent is None else kept.index(thread.parent),
                     depth=thread.depth,
-                    finish_reason="length" if index in ends else thread.finish_reason,
+                    finish_reason=reason if index in ends else thread.finish_reason,
                 )
             )
         return ParagraphTree(threads, self.fork_token_id, self.child_token_id, self.max_depth)

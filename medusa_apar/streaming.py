@@ -13,22 +13,17 @@ class ReadingOrderStream:
 
     Args:
         streamer: e.g. a `TextStreamer`.
-        prompt: put first, as `generate` does.
-        limit: visible tokens to hand out at most.
     """
 
-    def __init__(self, streamer: BaseStreamer, prompt: list[int], limit: int) -> None:
+    def __init__(self, streamer: BaseStreamer) -> None:
         self._streamer = streamer
-        self._limit = limit
         self._sent = 0
-        streamer.put(torch.tensor(prompt))
 
-    def update(self, tree: ParagraphTree) -> None:
-        """Hand out what has become readable."""
-        readable = readable_token_ids(tree)[self._sent : self._limit]
-        for token in readable:
+    def update(self, readable: list[int]) -> None:
+        """Hand out what is new of the answer's readable tokens."""
+        for token in readable[self._sent :]:
             self._streamer.put(torch.tensor([token]))
-        self._sent += len(readable)
+        self._sent = len(readable)
 
     def end(self) -> None:
         """Tell the streamer that nothing more comes."""

@@ -70,6 +70,12 @@ def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
     return forking_backbone(request.param, FORKING_SEEDS[request.param])
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cost_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Measure step costs anew, and leave the user's alone."""
+    os.environ["MEDUSA_APAR_CACHE"] = str(tmp_path_factory.mktemp("step-costs"))
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of the shared measuring and training files."""

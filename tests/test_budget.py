@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from medusa_apar import budget as budget_module
-from medusa_apar.budget import MEASURED_NODES, CostCurve, NodeBudget
+from medusa_apar.budget import MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
+from medusa_apar.cost_cache import cached_cost
 
 
 def test_the_curve_never_falls_and_joins_its_points_by_lines() -> None:
@@ -31,19 +35,70 @@ def test_a_slow_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [*MEASURED_NODES] * 2
 
 
-def test_a_budget_needs_exactly_one_rule() -> None:
-    with pytest.raises(ValueError, match="and not both"):
-        NodeBudget()
+def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), CostCurve.through((1, 64), (heads, heads))))
+
+
+def test_a_budget_carries_at_least_one_node() -> None:
     with pytest.raises(ValueError, match="nodes_per_step=0 is below 1"):
-        NodeBudget(nodes_per_step=0)
+        FixedBudget(0)
 
 
 def test_the_step_ends_behind_the_best_ratio_of_tokens_to_time() -> None:
-    tally = NodeBudget(CostCurve.through((1, 2, 3, 64), (1.0, 1.1, 3.0, 64.0))).start(threads=1)
-    assert [tally.add(0.5), tally.add(0.5)] == [True, False]
+    assert budget((1, 2, 3, 64), (1.0, 1.1, 3.0, 64.0)).cut(1, np.array([0.5, 0.5])) == 1
 
 
 def test_a_step_looks_past_a_stair() -> None:
-    curve = CostCurve.through((1, 2, 6, 64), (1.0, 1.6, 1.6, 9.0))
-    tally = NodeBudget(curve).start(threads=1)
-    assert [tally.add(0.4) for _ in range(5)] == [False, True, True, True, True]
+    assert budget((1, 2, 6, 64), (1.0, 1.6, 1.6, 9.0)).cut(1, np.full(5, 0.4)) == 5
+
+
+def test_the_price_of_the_heads_is_part_of_the_step() -> None:
+    """What is paid already makes further nodes look cheaper."""
+    shape = (1, 2, 64), (1.0, 1.6, 9.0)
+    assert budget(*shape).cut(1, np.array([0.5])) == 0
+    assert budget(*shape, heads=1.0).cut(1, np.array([0.5])) == 1
+
+
+def test_guessing_rests_where_it_does_not_pay_and_is_tried_again() -> None:
+    idle = budget((1, 64), (1.0, 1.0), heads=0.5)
+    assert idle.pays(1)
+    for _ in range(60):
+        idle.record(threads=1, nodes=3, accepted=0)
+    asked = [idle.pays(1) for _ in range(3 * MeasuredBudget.REST)]
+    assert 1 <= sum(asked) <= 3
+    for _ in range(60):
+        idle.record(threads=1, nodes=3, accepted=1)
+    assert all(idle.pays(1) for _ in range(10))
+
+
+def test_measured_costs_are_kept_and_broken_files_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
+    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)))
+    calls = []
+
+    def measure() -> StepCost:
+        calls.append(1)
+        return cost
+
+    assert [cached_cost({"model": "a"}, measure) for _ in range(2)] == [cost, cost]
+    assert len(calls) == 1
+    cached_cost({"model": "b"}, measure)
+    assert len(calls) == 2
+    for file in tmp_path.iterdir():
+        file.write_text("{")
+    cached_cost({"model": "a"}, measure)
+    assert len(calls) == 3
+    assert "are measured again" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(blocked / "below"))
+    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)))
+    assert cached_cost({}, lambda: cost) == cost
+    assert "will be measured again" in caplog.text

@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import product
 from math import exp, log
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medusa_apar.budget import CostCurve, NodeBudget
-from medusa_apar.candidates import ROOT, Draft, Guesses, ancestors, cartesian_tree, choose_nodes
+from medusa_apar.budget import CostCurve, FixedBudget, FixedTree, MeasuredBudget, StepCost
+from medusa_apar.candidates import ROOT, Draft, Guesses, StepNodes, ancestors, cartesian_tree, choose_nodes
 
 from .conftest import CHILD, CONTROL, FORK
 
@@ -18,11 +19,29 @@ from .conftest import CHILD, CONTROL, FORK
 def guesses(*heads: dict[int, float]) -> Guesses:
     """Guesses from probabilities by token, per head."""
     ranked = [sorted(head.items(), key=lambda item: -item[1]) for head in heads]
-    return Guesses([[t for t, _ in head] for head in ranked], [[log(p) for _, p in head] for head in ranked])
+    token_ids = np.zeros((3, 4), dtype=np.int64)
+    log_probs = np.full((3, 4), -np.inf)
+    for head, guessed in enumerate(ranked):
+        token_ids[head, : len(guessed)] = [token for token, _ in guessed]
+        log_probs[head, : len(guessed)] = [log(probability) for _, probability in guessed]
+    return Guesses(token_ids, log_probs)
 
 
-def choose(drafts: list[Draft], nodes: int, context_length: int = 1000):  # type: ignore[no-untyped-def]
-    return choose_nodes(drafts, NodeBudget(nodes_per_step=nodes), CONTROL, context_length)
+def choose(drafts: list[Draft], nodes: int, context_length: int = 1000) -> Chosen:
+    return Chosen(choose_nodes(drafts, FixedBudget(nodes), CONTROL, context_length))
+
+
+def measured(nodes: tuple[int, ...], seconds: tuple[float, ...]) -> MeasuredBudget:
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), CostCurve.through((1, 64), (0.0, 0.0))))
+
+
+class Chosen:
+    """Step nodes as plain lists."""
+
+    def __init__(self, nodes: StepNodes) -> None:
+        self.token_ids, self.parent = nodes.token_ids.tolist(), nodes.parent.tolist()
+        self.thread, self.position = nodes.thread.tolist(), nodes.position.tolist()
+        self.forced = nodes.forced.tolist()
 
 
 def test_pending_tokens_come_first_whatever_the_budget() -> None:
@@ -47,8 +66,8 @@ def test_a_fork_gets_one_eager_child_as_likely_as_itself() -> None:
 
 
 def test_a_pending_fork_opens_its_child_in_the_same_step() -> None:
-    chosen = choose_nodes([Draft(FORK, 4, True, None)], NodeBudget.unlimited(), CONTROL, 1000)
-    assert chosen.token_ids == [FORK, CHILD]
+    chosen = choose_nodes([Draft(FORK, 4, True, None)], FixedBudget(), CONTROL, 1000)
+    assert chosen.token_ids.tolist() == [FORK, CHILD]
 
 
 def test_no_eager_child_where_forking_is_forbidden() -> None:
@@ -85,7 +104,7 @@ def test_the_nodes_are_the_likeliest_of_all(threads: list[list[list[float]]], bu
     assert _expected(chosen, drafts) == pytest.approx(sum(map(exp, wanted)))
 
 
-def _expected(chosen, drafts: list[Draft]) -> float:  # type: ignore[no-untyped-def]
+def _expected(chosen: Chosen, drafts: list[Draft]) -> float:
     total, score, level = 0.0, {}, {}
     for node, parent in enumerate(chosen.parent):
         if parent == ROOT:
@@ -93,7 +112,7 @@ def _expected(chosen, drafts: list[Draft]) -> float:  # type: ignore[no-untyped-
             continue
         found = drafts[chosen.thread[node]].guesses
         assert found is not None
-        rank = found.token_ids[level[parent]].index(chosen.token_ids[node])
+        rank = found.token_ids[level[parent]].tolist().index(chosen.token_ids[node])
         score[node] = score[parent] + found.log_probs[level[parent]][rank]
         level[node] = level[parent] + 1
         total += exp(score[node])
@@ -102,12 +121,41 @@ def _expected(chosen, drafts: list[Draft]) -> float:  # type: ignore[no-untyped-
 
 def test_an_adaptive_budget_stops_where_nodes_stop_paying() -> None:
     draft = [Draft(10, 0, False, guesses({20: 0.6, 21: 0.2}, {22: 0.5, 23: 0.3}, {24: 0.4}))]
-    free = choose_nodes(draft, NodeBudget(CostCurve.through((1, 64), (1.0, 1.0))), None, 1000)
-    dear = choose_nodes(draft, NodeBudget(CostCurve.through((1, 64), (1.0, 64.0))), None, 1000)
-    stairs = choose_nodes(draft, NodeBudget(CostCurve.through((1, 4, 5, 64), (1.0, 1.0, 9.0, 9.0))), None, 1000)
+    free = choose_nodes(draft, measured((1, 64), (1.0, 1.0)), None, 1000)
+    dear = choose_nodes(draft, measured((1, 64), (1.0, 64.0)), None, 1000)
+    stairs = choose_nodes(draft, measured((1, 4, 5, 64), (1.0, 1.0, 9.0, 9.0)), None, 1000)
     assert len(free) == 11
-    assert dear.token_ids == [10]
+    assert dear.token_ids.tolist() == [10]
     assert len(stairs) == 4
+
+
+def test_no_node_is_laid_for_which_the_pool_has_no_room() -> None:
+    drafts = [Draft(10, 0, False, guesses({20: 0.9}, {22: 0.9})), Draft(11, 0, False, None)]
+    assert len(choose_nodes(drafts, FixedBudget(9), CONTROL, 1000, room=3)) == 3
+
+
+def test_a_fixed_tree_stands_behind_every_pending_token() -> None:
+    choices = [[0], [1], [0, 0], [1, 0]]
+    drafts = [
+        Draft(10, 0, False, guesses({20: 0.6, 21: 0.3}, {22: 0.5, 23: 0.3})),
+        Draft(11, 4, False, None),
+        Draft(12, 7, False, guesses({30: 0.2, 31: 0.1}, {32: 0.2})),
+    ]
+    nodes = choose_nodes(drafts, FixedTree(choices), CONTROL, 1000)
+    paths = {thread: set() for thread in range(3)}  # type: ignore[var-annotated]
+    above = nodes.ancestors()
+    for node in range(len(nodes)):
+        paths[int(nodes.thread[node])].add(tuple(nodes.token_ids[above[node]].tolist()))
+    assert paths == {
+        0: {(10,), (10, 20), (10, 21), (10, 20, 22), (10, 21, 22)},
+        1: {(11,)},
+        2: {(12,), (12, 30), (12, 31), (12, 30, 32), (12, 31, 32)},
+    }
+
+
+def test_a_fixed_tree_needs_every_parent() -> None:
+    with pytest.raises(ValueError, match=r"medusa_choices has \[1, 0\] without its parent \[1\]; add it"):
+        FixedTree([[0], [1, 0]])
 
 
 def test_ancestors_are_the_path_above_a_node() -> None:

@@ -24,7 +24,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["generate", "  "], "is empty; say what to answer"),
         (["generate", "hello", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["generate", "hello", "--max-new-tokens", "0"], "max_new_tokens=0"),
+        (["generate", "hello", "--max-new-tokens", "0"], "`max_new_tokens` must be greater than 0, but is 0"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
         (["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--out", "/nowhere"], "/nowhere/questions.jsonl"),
     ],

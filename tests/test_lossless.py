@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
-from medusa_apar.budget import CostCurve, NodeBudget
+from medusa_apar.budget import CostCurve, StepCost
 
 from .conftest import CHILD, CONTROL, EOS, FORK, VOCABULARY, forking_backbone, random_heads
 from .oracle import Oracle
@@ -160,7 +160,8 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
     flat, steep = CostCurve.through((1, 64), (1.0, 1.0)), CostCurve.through((1, 64), (1.0, 64.0))
     outputs = []
     for curve in (flat, steep):
-        with patch.object(model, "_budget", lambda *_, curve=curve: NodeBudget(curve)):
+        cost = StepCost(curve, CostCurve.through((1, 64), (0.0, 0.0)))
+        with patch("medusa_apar.generation.step_cost", lambda *_, cost=cost: cost):
             outputs.append(decode(model, ids, mask))
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
     assert outputs[0].stats is not None

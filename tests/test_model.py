@@ -154,14 +154,25 @@ def test_heads_may_lie_elsewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens=0 .* pass a positive number"),
-        ({"max_length": 3}, "max_length=3 .* pass max_new_tokens"),
+        ({"max_new_tokens": 0}, "`max_new_tokens` must be greater than 0, but is 0"),
+        ({"max_length": 3}, "`max_length` is set to 3.* setting `max_new_tokens`"),
         ({"max_threads": 0}, "max_threads=0"),
         ({"max_depth": 0}, "max_depth=0"),
         ({"nodes_per_step": 0}, "nodes_per_step=0"),
-        ({"do_sample": True}, "do_sample=True .* do_sample=False"),
-        ({"num_beams": 4}, "num_beams=4"),
-        ({"top_secret": 1}, "does not take top_secret=1"),
+        ({"max_slots": 0}, "max_slots=0"),
+        ({"max_slots": 9}, "max_slots=9 is too small: the longest path of row 0 may need .* slots; raise max_slots"),
+        ({"acceptance": "maybe"}, "acceptance='maybe' is unknown; choose 'exact' or 'typical'"),
+        ({"acceptance": "typical"}, "pass do_sample=True, or acceptance='exact'"),
+        ({"nodes_per_step": 4, "medusa_choices": [[0]]}, "nodes_per_step=4 and medusa_choices exclude each other"),
+        ({"medusa_choices": [[0, 1]]}, r"medusa_choices has \[0, 1\] without its parent \[0\]"),
+        ({"output_scores": True}, "output_scores=True is not supported"),
+        ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
+        ({"guidance_scale": 2.0}, "guidance_scale is not supported"),
+        ({"inputs_embeds": torch.zeros(1, 2, 32)}, "inputs_embeds is not supported"),
+        ({"position_ids": torch.tensor([[0, 1, 2, 4, 5]])}, "position_ids other than 0, 1, 2"),
+        ({"stop_strings": "end"}, "must pass the model's tokenizer to the `tokenizer` argument"),
+        ({"num_beams": 4}, "num_beams=4 is not supported; pass num_beams=1"),
+        ({"top_secret": 1}, r"not used by the model: \['top_secret'\]"),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value(
@@ -177,8 +188,15 @@ def test_an_empty_prompt_is_refused(model: MedusaAparModel) -> None:
         model.generate(torch.empty(1, 0, dtype=torch.int64), max_new_tokens=4)
     with pytest.raises(ValueError, match=r"row 1 .* is empty"):
         model.generate(torch.ones(2, 3, dtype=torch.int64) * 9, attention_mask=torch.tensor([[1, 1, 1], [0, 0, 0]]))
-    with pytest.raises(ValueError, match="input_ids=None"):
+    with pytest.raises(ValueError, match="has to be defined when no `input_ids` are provided"):
         model.generate()
+
+
+def test_inputs_of_another_shape_are_refused(model: MedusaAparModel) -> None:
+    with pytest.raises(ValueError, match=r"input_ids has shape \(3,\) and torch.int64; it is \[batch, length\]"):
+        model.generate(torch.tensor([9, 9, 9]), max_new_tokens=2)
+    with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\), input_ids \(2, 3\)"):
+        model.generate(torch.full((2, 3), 9), attention_mask=torch.ones(1, 3), max_new_tokens=2)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model: MedusaAparModel) -> None:

@@ -140,6 +140,18 @@ def initialize(folder: Path, tokenizer: PreTrainedTokenizerFast, hidden_size: in
     tokenizer.save_pretrained(folder)
 
 
+def own_prompts(data: Path, count: int) -> list[str]:
+    """Training prompts in random order, and as many new rewordings of them as are missing to `count`."""
+    random = Random(0)
+    known = sorted({response.prompt for response in read_responses(data / "train.jsonl", BadRows())})
+    prompts = set(known)
+    for _ in range(2 * count):
+        if len(prompts) >= count:
+            break
+        prompts.add(reword(random.choice(known), random))
+    return random.sample(sorted(prompts), min(count, len(prompts)))
+
+
 def answer_prompts(backbone: Path, data: Path, answers: int, max_new_tokens: int, batch: int) -> None:
     """Let the backbone answer training prompts, for heads that guess what it writes itself.
 
@@ -147,10 +159,9 @@ def answer_prompts(backbone: Path, data: Path, answers: int, max_new_tokens: int
     """
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     model = MedusaAparModel.from_pretrained(backbone, dtype=torch.float32)
-    prompts = sorted({response.prompt for response in read_responses(data / "train.jsonl", BadRows())})
-    Random(0).shuffle(prompts)
+    prompts = own_prompts(data, answers)
     rows = []
-    for start in tqdm(range(0, min(answers, len(prompts)), batch), desc="own answers"):
+    for start in tqdm(range(0, len(prompts), batch), desc="own answers"):
         chosen = prompts[start : start + batch]
         inputs: Any = tokenizer.apply_chat_template(
             [[{"role": "user", "content": prompt}] for prompt in chosen],

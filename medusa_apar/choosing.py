@@ -1,0 +1,108 @@
+"""The backbone's token after every node: processed scores, then the best token or a sampled one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LogitsProcessorList
+
+from .control_tokens import ControlTokenRules, ControlTokens
+from .processors import check_supported, is_context_free, of_row, process, split_warpers
+from .randomness import uniform
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where nodes stand, as the choice of the token after each of them needs it.
+
+    Attributes:
+        token_ids: `[nodes]` on the device, each node's own token.
+        rows: `[nodes]` row of the batch.
+        fork_allowed: `[nodes]` whether the thread may fork.
+        keys: `[nodes]` key of the thread's randomness.
+        positions: `[nodes]` path depth of the token after the node.
+        contexts: builds the contexts, the row's padding, prompt and path up to the node; called where needed.
+    """
+
+    token_ids: Tensor
+    rows: NDArray[np.int64]
+    fork_allowed: NDArray[np.bool_]
+    keys: NDArray[np.uint64]
+    positions: NDArray[np.int64]
+    contexts: Callable[[], Sequence[list[int]]]
+
+
+class TokenChooser:
+    """Chooses as `generate` does.
+
+    Args:
+        processors: what `generate` builds for the batch, the user's own processors among them.
+        rows: rows of the batch.
+        control: the control tokens, whose rules stand behind the user's processors; None where there are none.
+        sample: draw from the processed distribution; else take its best token.
+
+    Raises:
+        ValueError: for a processor that cannot be asked about many tokens at once.
+    """
+
+    def __init__(
+        self, processors: LogitsProcessorList, rows: int, control: ControlTokens | None, *, sample: bool
+    ) -> None:
+        check_supported(processors)
+        self.sample = sample
+        self._control = control
+        self._context_free = is_context_free(processors)
+        by_row = [of_row(processors, row, control) for row in range(1 if self._context_free else rows)]
+        self._by_row = [split_warpers(processors) for processors in by_row]
+
+    def scores(self, logits: Tensor, places: Places) -> Tensor:
+        """Processed scores `[nodes, vocabulary]` in float32, from raw `logits` of that shape."""
+        scores = logits.float()
+        if self._context_free:
+            before, warpers = self._by_row[0]
+            scores = before(places.token_ids[:, None], scores)
+            return warpers(places.token_ids[:, None], self._ruled(scores, places))  # type: ignore[no-any-return]
+        contexts = places.contexts()
+        return self._each_row(1, self._ruled(self._each_row(0, scores, places, contexts), places), places, contexts)
+
+    def choose(self, scores: Tensor, places: Places) -> Tensor:
+        """The token after each node, `[nodes]` int64, from processed scores."""
+        if not self.sample:
+            return scores.argmax(dim=-1)
+        numbers = torch.from_numpy(uniform(places.keys, places.positions)).to(scores.device)
+        return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), numbers)
+
+    def _ruled(self, scores: Tensor, places: Places) -> Tensor:
+        if self._control is None:
+            return scores
+        fork_allowed = torch.from_numpy(places.fork_allowed).to(scores.device)
+        return ControlTokenRules(self._control, fork_allowed=fork_allowed)(places.token_ids[:, None], scores)
+
+    def _each_row(self, part: int, scores: Tensor, places: Places, contexts: Sequence[list[int]]) -> Tensor:
+        processed = scores.clone()
+        for row in np.unique(places.rows).tolist():
+            if processors := self._by_row[row][part]:
+                nodes = np.flatnonzero(places.rows == row)
+                processed[nodes] = process(processors, [contexts[node] for node in nodes], scores[nodes])
+        return processed
+
+
+def inverse_cdf(probabilities: Tensor, numbers: Tensor) -> Tensor:
+    """Turn uniform numbers into tokens.
+
+    Args:
+        probabilities: `[nodes, vocabulary]`.
+        numbers: `[nodes]` in [0, 1).
+
+    Returns:
+        `[nodes]` int64; tokens of probability 0 are never among them.
+    """
+    cumulative = probabilities.cumsum(dim=-1)
+    total = cumulative[:, -1]
+    target = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]

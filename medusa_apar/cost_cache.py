@@ -1,0 +1,59 @@
+"""Measured step costs, kept in the user's cache folder so that a machine measures a model once."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path
+
+from .budget import CostCurve, StepCost
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """The folder of measured costs: `$MEDUSA_APAR_CACHE`, else in the user's cache folder. It may be deleted."""
+    chosen = os.environ.get("MEDUSA_APAR_CACHE")
+    return Path(chosen) if chosen else user_cache_path("medusa-apar") / "step-costs"
+
+
+def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> StepCost:
+    """The costs that were measured for a subject, or measure and keep them.
+
+    Args:
+        subject: all that a step's time depends on: machine, model, dtype, library versions. JSON-compatible.
+        measure: measures them.
+    """
+    text = json.dumps(subject, sort_keys=True, default=str)
+    path = cache_folder() / f"{sha256(text.encode()).hexdigest()[:32]}.json"
+    known = _read(path)
+    if known is not None:
+        return known
+    cost = measure()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps({"subject": json.loads(text), **asdict(cost)}), encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        logger.warning("step costs could not be kept in %s (%s); they will be measured again", path.parent, error)
+    return cost
+
+
+def _read(path: Path) -> StepCost | None:
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        curves = [CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in ("forward", "heads")]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logger.warning("step costs in %s cannot be read (%s); they are measured again", path, error)
+        return None
+    return StepCost(*curves) if all(len(curve.seconds) > 1 for curve in curves) else None

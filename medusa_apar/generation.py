@@ -1,0 +1,297 @@
+"""The decoding method that `generate` of transformers calls in place of its own.
+
+transformers prepares everything as for its own decoding: it validates arguments, warns, merges generation configs,
+repeats rows, builds logits processors and stopping criteria. This module turns what it prepared into requests of
+the decoder, and what the decoder wrote into what `generate` returns.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from .backbone import Backbone
+from .budget import FixedBudget, FixedTree, MeasuredBudget, NodeBudget
+from .capacity import slots_that_fit
+from .choosing import TokenChooser
+from .control_tokens import ControlTokens
+from .decoder import Decoder, Request
+from .drafting import Drafter
+from .heads import MedusaHeads
+from .output import DecodingStats, MedusaAparOutput
+from .paragraph_tree import ParagraphTree, Thread
+from .randomness import root_key
+from .step_cost import step_cost
+from .stopping import Stopping, asked_criteria, eos_token_ids
+from .streaming import ReadingOrderStream
+from .verification import Acceptance, TypicalAcceptance, accept_exactly
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1, None),
+    "num_beam_groups": (1, None),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "penalty_alpha": (None, 0.0),
+    "dola_layers": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "token_healing": (False, None),
+    "output_scores": (False, None),
+    "output_logits": (False, None),
+    "output_attentions": (False, None),
+    "output_hidden_states": (False, None),
+    "cache_implementation": (None, "dynamic"),
+}
+"""`GenerationConfig` fields that this decoding does not honour, with the values that ask for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingOptions:
+    """What `generate` of `MedusaAparModel` takes beside transformers' arguments.
+
+    Attributes:
+        medusa: let the heads guess; by default where there are heads.
+        apar: let the model fork; by default where the control tokens are known.
+        max_threads: threads of one row in a step; more of them wait. Does not change the answer.
+        max_depth: `[Fork]` is forbidden in threads of this depth; the root thread has depth 1.
+        max_slots: slots of the KV pool; threads for which there is no room wait. By default what the device can
+            hold. Does not change the answer.
+        nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.
+        medusa_choices: a fixed tree of ranks behind every thread's pending token in place of the likeliest nodes of all
+            threads, as medusa-llm lists it.
+        acceptance: `exact` is lossless. `typical` is medusa-llm's typical acceptance, and lossy.
+        posterior_threshold, posterior_alpha: of typical acceptance.
+        seed: of sampling; by default drawn from torch's generator. The same seed gives the same answer, whatever
+            the schedule and the other rows.
+    """
+
+    medusa: bool | None = None
+    apar: bool | None = None
+    max_threads: int = 8
+    max_depth: int = 2
+    max_slots: int | None = None
+    nodes_per_step: int | None = None
+    medusa_choices: Sequence[Sequence[int]] | None = None
+    acceptance: str = "exact"
+    posterior_threshold: float = 0.09
+    posterior_alpha: float = 0.3
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("max_threads", "max_depth", "max_slots", "nodes_per_step"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is below 1; pass a positive number")
+        if self.acceptance not in ("exact", "typical"):
+            raise ValueError(f"acceptance={self.acceptance!r} is unknown; choose 'exact' or 'typical'")
+        if self.nodes_per_step is not None and self.medusa_choices is not None:
+            raise ValueError(
+                f"nodes_per_step={self.nodes_per_step} and medusa_choices exclude each other; pass one of them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One call of `generate`, as transformers hands it over.
+
+    Attributes:
+        backbone: the model.
+        heads: its Medusa heads.
+        control: the control tokens.
+        config: the prepared generation config.
+        processors: the prepared logits processors.
+        criteria: the prepared stopping criteria.
+        options: this decoder's own arguments.
+    """
+
+    backbone: Backbone
+    heads: MedusaHeads | None
+    control: ControlTokens | None
+    config: GenerationConfig
+    processors: LogitsProcessorList
+    criteria: StoppingCriteriaList
+    options: DecodingOptions
+
+    def run(
+        self, input_ids: Tensor, attention_mask: Tensor | None, streamer: BaseStreamer | None
+    ) -> torch.LongTensor | MedusaAparOutput:
+        """Decode `input_ids` `[batch, length]`.
+
+        Raises:
+            ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
+        """
+        self._check_config()
+        medusa, apar = self._modes()
+        prompts = self._prompts(input_ids, attention_mask)
+        if streamer is not None and len(prompts) > 1:
+            raise ValueError(f"streamer takes one row, but the batch has {len(prompts)}; generate row by row")
+        ends = eos_token_ids(self.criteria)
+        typical = self.options.acceptance == "typical"
+        if typical and not self.config.do_sample:
+            raise ValueError("acceptance='typical' is a way of sampling; pass do_sample=True, or acceptance='exact'")
+        with torch.inference_mode():
+            requests = self._requests(input_ids, prompts, streamer)
+            drafter = Drafter(self.heads, self.backbone.lm_head) if medusa and self.heads is not None else None
+            decoder = Decoder(
+                self.backbone,
+                drafter,
+                self.control,
+                chooser=TokenChooser(
+                    self.processors, len(prompts), self.control, sample=bool(self.config.do_sample) and not typical
+                ),
+                acceptance=self._acceptance(),
+                budget=self._budget(drafter),
+                fork=apar,
+                eos_token_ids=ends,
+                max_threads=self.options.max_threads,
+                max_depth=self.options.max_depth,
+                max_slots=self._max_slots(requests),
+            )
+            start = perf_counter()
+            try:
+                decoder.decode(requests)
+            finally:
+                if requests[0].stream is not None:
+                    requests[0].stream.end()
+        trees = tuple(request.tree.trimmed(request.limit, request.cut_reason) for request in requests)
+        sequences = _sequences(input_ids, trees, self._padding(ends))
+        if not self.config.return_dict_in_generate:
+            return sequences
+        stats = _final_stats(decoder.stats, requests, trees, perf_counter() - start)
+        return MedusaAparOutput(sequences=sequences, trees=trees, stats=stats)
+
+    def _check_config(self) -> None:
+        for name, neutral in REFUSED.items():
+            value = getattr(self.config, name, None)
+            if value not in neutral:
+                raise ValueError(
+                    f"{name}={value!r} is not supported; pass {name}={neutral[0]!r}, "
+                    "or generate with the backbone itself"
+                )
+
+    def _modes(self) -> tuple[bool, bool]:
+        """Whether to guess, and whether to fork."""
+        medusa, apar = self.options.medusa, self.options.apar
+        if medusa and self.heads is None:
+            raise ValueError("medusa=True, but the model has no heads; pass heads=..., or medusa=False")
+        if apar and self.control is None:
+            raise ValueError(
+                "apar=True, but no control tokens are known; use an APAR-tuned backbone, or pass "
+                "fork_token_id= and child_token_id= to MedusaAparModel, or apar=False"
+            )
+        return (
+            self.heads is not None if medusa is None else medusa,
+            self.control is not None if apar is None else apar,
+        )
+
+    def _prompts(self, input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
+        """Rows without their padding."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        prompts: list[list[int]] = [
+            row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)
+        ]
+        vocab_size = self.backbone.vocab_size
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise ValueError(f"the prompt in row {number} of input_ids is empty; give it at least one token")
+            if len(prompt) >= self.backbone.context_length:
+                raise ValueError(
+                    f"the prompt in row {number} of input_ids has {len(prompt)} tokens, but the backbone's context "
+                    f"holds {self.backbone.context_length}; shorten it"
+                )
+            if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+                raise ValueError(
+                    f"row {number} of input_ids holds the token {max(prompt) if min(prompt) >= 0 else min(prompt)}, "
+                    f"but the backbone's vocabulary has {vocab_size}; use the backbone's own tokenizer"
+                )
+        return prompts
+
+    def _requests(self, input_ids: Tensor, prompts: list[list[int]], streamer: BaseStreamer | None) -> list[Request]:
+        lengths = [self.config.max_length, self.criteria.max_length]
+        limit = min(length for length in lengths if length is not None) - input_ids.shape[1]
+        asked = asked_criteria(self.criteria)
+        seed = self.options.seed
+        if seed is None and self.config.do_sample:
+            seed = int(torch.randint(2**62, (1,)))
+        copies: Counter[tuple[int, ...]] = Counter()
+        requests = []
+        for row, (context, prompt) in enumerate(zip(input_ids.tolist(), prompts, strict=True)):
+            tree = ParagraphTree(
+                [Thread(list(prompt), len(prompt), len(prompt))],
+                self.control.fork_token_id if self.control else None,
+                self.control.child_token_id if self.control else None,
+                self.options.max_depth,
+            )
+            key = root_key(seed or 0, prompt, copies[tuple(prompt)])
+            copies[tuple(prompt)] += 1
+            stopping = Stopping(asked, context, input_ids.device) if asked else None
+            stream = None if streamer is None else ReadingOrderStream(streamer)
+            requests.append(Request(row, context, limit, tree, key, stopping, stream))
+        return requests
+
+    def _acceptance(self) -> Acceptance:
+        if self.options.acceptance == "typical":
+            return TypicalAcceptance(self.options.posterior_threshold, self.options.posterior_alpha)
+        return accept_exactly
+
+    def _budget(self, drafter: Drafter | None) -> NodeBudget:
+        if drafter is None:
+            return FixedBudget()
+        if self.options.medusa_choices is not None:
+            return FixedTree(self.options.medusa_choices)
+        if self.options.nodes_per_step is not None:
+            return FixedBudget(self.options.nodes_per_step)
+        return MeasuredBudget(step_cost(self.backbone, drafter))
+
+    def _max_slots(self, requests: Sequence[Request]) -> int:
+        """Slots of the pool; enough for the longest path of any row, and its step."""
+        given = self.options.max_slots
+        slots = slots_that_fit(self.backbone.model) if given is None else given
+        heads = 0 if self.heads is None else self.heads.config.num_heads
+        for number, request in enumerate(requests):
+            # A path holds the prompt, visible tokens up to the limit, a [Fork] between any two of them, and guesses.
+            path = request.tree.threads[0].prompt_length + 2 * request.limit + self.options.max_depth + heads + 1
+            needed = min(path, self.backbone.context_length) + 1
+            if slots < needed:
+                source = " (what the device can hold)" if given is None else ""
+                raise ValueError(
+                    f"max_slots={slots}{source} is too small: the longest path of row {number} may need {needed} "
+                    f"slots; raise max_slots, or lower max_new_tokens={request.limit}"
+                )
+        return slots
+
+    def _padding(self, ends: frozenset[int]) -> int:
+        padding = self.config.pad_token_id
+        if padding is not None:
+            return int(padding)
+        eos = self.config.eos_token_id
+        return int(eos[0] if isinstance(eos, list) else eos) if eos not in (None, []) else min(ends, default=0)
+
+
+def _sequences(input_ids: Tensor, trees: Sequence[ParagraphTree], padding: int) -> torch.LongTensor:
+    """Prompts and answers, `[batch, length]`, padded on the right as `generate` does."""
+    answers = [torch.tensor(tree.answer_token_ids(), dtype=torch.int64) for tree in trees]
+    padded = torch.nn.utils.rnn.pad_sequence(answers, batch_first=True, padding_value=padding)
+    return cast(torch.LongTensor, torch.cat([input_ids, padded.to(input_ids.device)], dim=1))
+
+
+def _final_stats(
+    stats: DecodingStats, requests: Sequence[Request], trees: Sequence[ParagraphTree], seconds: float
+) -> DecodingStats:
+    """Fill in the figures that are known at the end."""
+    stats.seconds = seconds
+    for request, tree in zip(requests, trees, strict=True):
+        visible = tree.visible_tokens()
+        stats.answer_tokens += visible
+        stats.discarded_tokens += request.tree.visible_tokens() - visible
+        stats.forks += len(tree.threads) - 1
+        stats.ar_slots += tree.threads[0].prompt_length + visible - 1
+    return stats

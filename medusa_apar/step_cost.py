@@ -1,0 +1,70 @@
+"""What a step costs with one model on this machine, by its nodes and by its rows of guesses."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+
+from .backbone import Backbone
+from .budget import CostCurve, StepCost
+from .cost_cache import cached_cost
+from .drafting import Drafter
+
+CONTEXT = 256
+"""Slots behind which a step is timed."""
+MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
+
+
+def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
+    """The cost of steps; measured at the first call for a model, dtype and machine, then read from the cache."""
+    return cached_cost(_subject(backbone, drafter), lambda: measure(backbone, drafter))
+
+
+def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
+    """Time the backbone's forward pass by its nodes, and the heads by their rows."""
+    context = min(CONTEXT, backbone.context_length // 2)
+    pool = backbone.new_pool(1024)
+    row = pool.open_row()
+    pool.show(row, pool.acquire(context))
+    hidden: Tensor | None = None
+
+    def forward(nodes: int) -> None:
+        nonlocal hidden
+        slots = pool.acquire(nodes)
+        mask = pool.mask([row] * nodes, slots, np.eye(nodes, dtype=np.bool_))
+        logits, hidden = backbone.forward(pool, slots, [0] * nodes, [context] * nodes, mask)
+        logits.argmax(dim=-1).tolist()
+        pool.give_back(slots)
+
+    def heads(rows: int) -> None:
+        assert hidden is not None
+        token_ids, _ = drafter(hidden[:1].expand(rows, -1))
+        token_ids.tolist()
+
+    return StepCost(CostCurve.measure(forward), CostCurve.measure(heads, MEASURED_ROWS))
+
+
+def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
+    model = backbone.model
+    config = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
+    device = model.device
+    return {
+        "backbone": config,
+        "attention": model.config._attn_implementation,
+        "heads": {
+            name: getattr(drafter.heads.config, name) for name in ("num_heads", "num_layers", "shared_projection")
+        },
+        "dtype": str(model.dtype),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
+        "threads": torch.get_num_threads(),
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def _processor() -> str:
+    return f"{platform.node()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
