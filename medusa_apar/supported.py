@@ -67,10 +67,11 @@ def _check_attention(model: PreTrainedModel) -> None:
             f"attn_implementation={attention!r} takes no custom attention mask; "
             f"load the backbone with one of {', '.join(SUPPORTED_ATTENTION)}"
         )
-    if attention == "sdpa" and not model._supports_sdpa:
+    cap = getattr(model.config, "attn_logit_softcapping", None)
+    if attention == "sdpa" and cap is not None:
         raise ValueError(
-            f"attn_implementation={attention!r} gives wrong results with a backbone of "
-            f"model_type={model.config.model_type!r}; load the backbone with attn_implementation='eager'"
+            f"attn_implementation={attention!r} leaves out attn_logit_softcapping={cap} of the backbone of "
+            f"model_type={model.config.model_type!r}; load it with attn_implementation='eager'"
         )
 
 
