@@ -234,7 +234,7 @@ _REFUSED: dict[str, tuple[Callable[[], PreTrainedModel], str]] = {
     ),
     "gemma2 with sdpa": (
         lambda: _as_if_loaded_with("gemma2", "sdpa"),
-        "attn_implementation='sdpa' leaves out attn_logit_softcapping=50.0 .* 'gemma2'; load it with .*'eager'",
+        "attn_implementation='sdpa' leaves out attn_logit_softcapping=50.0 .*'gemma2'; load it with .*'eager'",
     ),
 }
 
