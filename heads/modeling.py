@@ -109,10 +109,12 @@ class MedusaHeads(PreTrainedModel):
             lm_head: the backbone's output projection, used where `shared_projection` is set.
 
         Returns:
-            `[num_heads, ..., vocab_size]`.
+            `[num_heads, ..., vocab_size]`, on the heads' device.
         """
         own = next(self.parameters(), hidden_states)
         inputs = hidden_states.to(own.device, own.dtype)
         outputs = torch.stack([head(inputs) for head in self.heads])
-        logits: Tensor = lm_head(outputs.to(hidden_states)) if self.config.shared_projection else outputs
+        if not self.config.shared_projection:
+            return outputs
+        logits: Tensor = lm_head(outputs.to(hidden_states)).to(own.device)
         return logits

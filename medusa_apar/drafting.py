@@ -29,8 +29,7 @@ class Drafter:
 
     def __call__(self, hidden_states: Tensor) -> list[Guesses]:
         """Guess behind each of `hidden_states` `[threads, hidden_size]`, what enters `lm_head`."""
-        logits = self.heads(hidden_states, self.lm_head).float()  # [heads, threads, vocabulary]
-        logits = logits / self._temperature.to(logits.device)
+        logits = self.heads(hidden_states, self.lm_head).float() / self._temperature  # [heads, threads, vocabulary]
         best = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
         log_probs = best.values - logits.logsumexp(dim=-1, keepdim=True)
         return [
