@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+OLDEST ?= .venv-oldest
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the main causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format speed train-embedded clean
+.PHONY: help install demo test test-slow test-oldest lint format speed train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +16,14 @@ help: ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,medusa-llm]"
+	touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLDEST)
+	sed -nE 's/^ *"(torch|transformers)>=(.*)",$$/\1==\2/p' pyproject.toml > $(OLDEST)/constraints.txt
+	grep -vE '^(huggingface_hub|tokenizers|torch|transformers)==' constraints.txt >> $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
+		--editable ".[dev,medusa-llm,torchao]"
 	touch $@
 
 install: $(INSTALLED) ## make .venv with everything in the tested versions
@@ -27,6 +36,9 @@ test: $(INSTALLED) ## run the tests (under 10 minutes on 2 cores)
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
+
+test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
+	$(OLDEST)/bin/pytest
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

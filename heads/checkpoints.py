@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .backbone_weights import execution_device
 from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_safetensors
 from .config import MedusaHeadsConfig
 from .formats import CONFIG, SAFETENSORS, SAFETENSORS_INDEX, WEIGHT_FILES, CheckpointFormat, detect_format, locate
@@ -58,7 +59,7 @@ def load_heads(
         rename = str
     if backbone is not None:
         dtype = dtype or backbone.dtype
-        device = device or backbone.get_output_embeddings().weight.device
+        device = device or execution_device(backbone.get_output_embeddings())
     heads = _fill(config, state, path, rename, dtype, device)
     if backbone is not None:
         heads.check_fits(backbone)

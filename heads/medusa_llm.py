@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .backbone_weights import projection_weight
 from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_safetensors
 from .config import MedusaHeadsConfig
 from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, detect_format
@@ -120,7 +121,7 @@ def _medusa_llm_state(heads: MedusaHeads, backbone: PreTrainedModel | None) -> d
         lm_head = backbone.get_output_embeddings()
         if getattr(lm_head, "bias", None) is not None:
             raise ValueError("the backbone's lm_head has a bias, which medusa-llm's heads cannot express")
-        weight = lm_head.weight.detach().to(heads.dtype).cpu()
+        weight = projection_weight(backbone).to(heads.dtype).cpu()
         state |= {f"heads.{head}.projection.weight": weight for head in range(config.num_heads)}
     for head in range(config.num_heads):
         for layer in range(1, config.num_layers):

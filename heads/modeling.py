@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .backbone_weights import execution_device, projection_weight
 from .config import MedusaHeadsConfig
 
 
@@ -69,29 +70,30 @@ class MedusaHeads(PreTrainedModel):
         cls, backbone: PreTrainedModel, *, num_heads: int = 5, num_layers: int = 1, shared_projection: bool = False
     ) -> MedusaHeads:
         """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`."""
-        lm_head = backbone.get_output_embeddings()
-        vocab_size, hidden_size = lm_head.weight.shape
+        sizes = backbone.config.get_text_config()
         config = MedusaHeadsConfig(
             num_heads=num_heads,
             num_layers=num_layers,
-            hidden_size=hidden_size,
-            vocab_size=vocab_size,
+            hidden_size=sizes.hidden_size,
+            vocab_size=sizes.vocab_size,
             shared_projection=shared_projection,
         )
-        heads: MedusaHeads = cls(config).to(lm_head.weight.device, lm_head.weight.dtype)
+        device = execution_device(backbone.get_output_embeddings())
+        heads: MedusaHeads = cls(config).to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
         if not shared_projection:
+            weight = projection_weight(backbone)
             with torch.no_grad():
                 for head in heads.heads:
                     assert isinstance(head, MedusaHead)
-                    head.projection.weight.copy_(lm_head.weight)
+                    head.projection.weight.copy_(weight)
         return heads
 
     def check_fits(self, backbone: PreTrainedModel) -> None:
         """Raise a ValueError where these heads cannot sit on a backbone."""
-        vocab_size, hidden_size = backbone.get_output_embeddings().weight.shape
+        sizes = backbone.config.get_text_config()
         for name, ours, theirs in (
-            ("hidden_size", self.config.hidden_size, hidden_size),
-            ("vocab_size", self.config.vocab_size, vocab_size),
+            ("hidden_size", self.config.hidden_size, sizes.hidden_size),
+            ("vocab_size", self.config.vocab_size, sizes.vocab_size),
         ):
             if ours != theirs:
                 raise ValueError(
@@ -103,12 +105,16 @@ class MedusaHeads(PreTrainedModel):
         """Logits of every head.
 
         Args:
-            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`.
+            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device.
             lm_head: the backbone's output projection, used where `shared_projection` is set.
 
         Returns:
-            `[num_heads, ..., vocab_size]`.
+            `[num_heads, ..., vocab_size]`, on the heads' device.
         """
-        outputs = torch.stack([head(hidden_states) for head in self.heads])
-        logits: Tensor = lm_head(outputs) if self.config.shared_projection else outputs
+        own = next(self.parameters(), hidden_states)
+        inputs = hidden_states.to(own.device, own.dtype)
+        outputs = torch.stack([head(inputs) for head in self.heads])
+        if not self.config.shared_projection:
+            return outputs
+        logits: Tensor = lm_head(outputs.to(hidden_states)).to(own.device)
         return logits

@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
+from .heads.backbone_weights import execution_device
 from .kv_pool import SlotPool
-
-SUPPORTED_MODEL_TYPES = ("llama", "qwen2", "qwen3")
-"""Backbones that the losslessness tests cover."""
-
-SUPPORTED_ATTENTION = ("sdpa", "eager")
-_POSITION_DEPENDENT_ROPE = ("dynamic", "longrope")
-
-
-def check_supported(model: PreTrainedModel) -> None:
-    """Raise a ValueError that names what about a model is not supported, and the remedy."""
-    config = model.config
-    if config.model_type not in SUPPORTED_MODEL_TYPES:
-        raise ValueError(
-            f"backbone of model_type={config.model_type!r} is not supported; "
-            f"supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
-        )
-    if config._attn_implementation not in SUPPORTED_ATTENTION:
-        raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} takes no custom attention mask; "
-            f"load the backbone with one of {', '.join(SUPPORTED_ATTENTION)}"
-        )
-    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise ValueError("sliding-window attention layers are not supported; load with use_sliding_window=False")
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") in _POSITION_DEPENDENT_ROPE:
-        raise ValueError(
-            f"rope_type={rope['rope_type']!r} makes one thread's positions change another's logits; "
-            "use a backbone with another rope_type"
-        )
+from .masks import attention_masks
+from .supported import check_supported
 
 
 class Backbone:
@@ -65,15 +40,14 @@ class Backbone:
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the output projection."""
-        weight: Tensor = self.lm_head.weight  # type: ignore[assignment]
-        return weight.shape[0]
+        """Tokens that the model knows."""
+        size: int = self.model.config.vocab_size
+        return size
 
     @property
     def context_length(self) -> int:
-        """Positions that the model knows."""
-        length: int = self.model.config.max_position_embeddings
-        return length
+        """Positions on which one thread's logits do not depend on another's."""
+        return context_length(self.model.config)
 
     def new_pool(self, capacity: int, max_slots: int | None = None) -> SlotPool:
         """An empty KV pool for this model."""
@@ -97,8 +71,8 @@ class Backbone:
         self,
         pool: SlotPool,
         slots: NDArray,  # type: ignore[type-arg]
-        token_ids: list[int],
-        positions: list[int],
+        token_ids: Sequence[int] | NDArray[np.int64],
+        positions: Sequence[int] | NDArray[np.int64],
         mask: NDArray,  # type: ignore[type-arg]
         *,
         last_only: bool = False,
@@ -116,21 +90,34 @@ class Backbone:
         Returns:
             Logits `[nodes or 1, vocabulary]` and head inputs `[nodes or 1, hidden_size]`.
         """
-        device = self.model.device
+        device = execution_device(self.model)
+        depths = np.asarray(positions, dtype=np.int64)
+        pool.positions[slots] = depths
         pool.cache.aim(slots, mask.shape[1])
-        attention_mask = torch.from_numpy(mask).to(device)[None, None]
-        if self.model.config._attn_implementation == "eager":
-            lowest = torch.finfo(self.model.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=self.model.dtype).masked_fill(
-                ~attention_mask, lowest
-            )
         output = self.model(
-            input_ids=torch.tensor([token_ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            attention_mask=attention_mask,
+            input_ids=torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(device)[None],
+            position_ids=torch.from_numpy(depths).to(device)[None],
+            attention_mask=attention_masks(
+                self.model.config, mask, depths, pool.positions[: mask.shape[1]], self.model.dtype, device
+            ),
             past_key_values=pool.cache,
             use_cache=True,
             logits_to_keep=1 if last_only else 0,
         )
         assert self._head_inputs is not None, "forward runs inside `watched`"
         return output.logits[0], self._head_inputs
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Positions that a model knows, up to where its rotary frequencies would change for all threads at once.
+
+    rope_type `longrope` picks its frequencies by the largest position of a call and `dynamic` scales them by it, both
+    beyond their original length alone; that of `dynamic` is `max_position_embeddings` itself.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
+    lengths: list[int] = [config.max_position_embeddings]
+    for parameters in by_layer_type:
+        if parameters.get("rope_type") == "longrope":
+            lengths.append(parameters["original_max_position_embeddings"])
+    return min(lengths)

@@ -254,9 +254,7 @@ class Decoder:
         mask = self.pool.mask(rows[nodes.thread], slots, ancestors)
         self._count(nodes)
         with self._timed("backbone_seconds"):
-            logits, hidden = self.backbone.forward(
-                self.pool, slots, nodes.token_ids.tolist(), nodes.position.tolist(), mask
-            )
+            logits, hidden = self.backbone.forward(self.pool, slots, nodes.token_ids, nodes.position, mask)
         verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
         self._commit(scheduled, nodes, slots, verdict)
 

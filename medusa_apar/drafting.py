@@ -35,6 +35,6 @@ class Drafter:
         Returns:
             Token ids, int64, and log-probabilities, float32, both `[heads, rows, k]`, best first.
         """
-        logits = self.heads(hidden_states.to(self.heads.dtype), self.lm_head).float() * self._sharpness
+        logits = self.heads(hidden_states, self.lm_head).float() * self._sharpness
         best = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
         return best.indices, best.values - logits.logsumexp(dim=-1, keepdim=True)

@@ -31,12 +31,17 @@ class SlotPool:
         layers: layers of the backbone.
         capacity: slots at the start; the pool doubles when they run out.
         max_slots: slots that it never grows beyond; None for no such limit.
+
+    Attributes:
+        visible: `[rows, capacity]`; true where a row may attend to a slot.
+        positions: `[capacity]`; the path depth of what was last written to each slot.
     """
 
     def __init__(self, layers: int, capacity: int, max_slots: int | None = None) -> None:
         self.max_slots = maxsize if max_slots is None else max_slots
         capacity = min(capacity, self.max_slots)
         self.visible: NDArray[np.bool_] = np.zeros((8, capacity), dtype=np.bool_)
+        self.positions: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
         self._held: NDArray[np.bool_] = np.zeros(capacity, dtype=np.bool_)
         self._watchers: NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
         self._free_rows = list(range(len(self.visible)))[::-1]
@@ -136,6 +141,7 @@ class SlotPool:
         capacity = min(capacity, self.max_slots)
         more = capacity - self.capacity
         self.visible = np.pad(self.visible, ((0, 0), (0, more)))
+        self.positions = np.pad(self.positions, (0, more))
         self._held = np.pad(self._held, (0, more))
         self._watchers = np.pad(self._watchers, (0, more))
         self.cache.grow(capacity)

@@ -57,7 +57,11 @@ class PackedProducts:
             module
             for root in self._modules
             for module in root.modules()
-            if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype in dtypes
+            if type(module) is nn.Linear
+            and type(module.weight) is nn.Parameter  # no quantised tensor that passes for one
+            and "forward" not in vars(module)  # nor weights that accelerate brings in for a call
+            and module.weight.device.type == "cpu"
+            and module.weight.dtype in dtypes
         ]
         return linears if sum(4 * linear.weight.numel() for linear in linears) <= MAX_BYTES else []
 

@@ -26,6 +26,16 @@ def test_untrained_heads_repeat_the_backbones_next_token_logits(backbone, hidden
     torch.testing.assert_close(logits, backbone.lm_head(hidden_states).expand(2, -1, -1, -1))
 
 
+@pytest.mark.parametrize("shared_projection", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_heads_in_half_precision_take_the_backbones_hidden_states(backbone, hidden_states, dtype, shared_projection):
+    heads = MedusaHeads.for_backbone(backbone, num_heads=2, shared_projection=shared_projection).to(dtype)
+    logits = heads(hidden_states, backbone.lm_head)
+    assert logits.dtype is (backbone.dtype if shared_projection else dtype)
+    expected = backbone.lm_head(hidden_states).expand(2, -1, -1, -1)
+    torch.testing.assert_close(logits.float(), expected, atol=0.1, rtol=0.05)
+
+
 def test_a_head_is_its_residual_blocks_in_order_and_then_its_projection(backbone, hidden_states):
     heads = with_random_blocks(MedusaHeads.for_backbone(backbone, num_heads=2, num_layers=2))
     for head in heads.heads:
