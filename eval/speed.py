@@ -24,6 +24,7 @@ from medusa_apar.train.provenance import commit
 from . import fingerprint
 from .answers import write_answers
 from .decoding import BASELINE, Limits
+from .peers import Peer, PeerOptions, load_assistant
 from .plot import plot_speed_up
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .speed_run import SpeedRun
@@ -55,12 +56,22 @@ def describe(run: SpeedRun, model: str, questions: str) -> dict[str, Any]:
         "questions": questions,
         "questions_digest": fingerprint.of_questions(run.questions),
         "modes": [str(mode) for mode in run.modes],
+        **_describe_peers(run),
         **asdict(run.limits),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cpu_threads": torch.get_num_threads(),
         "commit": commit(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+    }
+
+
+def _describe_peers(run: SpeedRun) -> dict[str, Any]:
+    assistant = run.peers.assistant
+    lookup = Peer.PROMPT_LOOKUP in run.modes
+    return {
+        "prompt_lookup_tokens": run.peers.prompt_lookup_tokens if lookup else None,
+        "assistant_weights": None if assistant is None else fingerprint.of_weights(assistant),
     }
 
 
@@ -101,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="transformers' own generate beside the modes",
     )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="transformers' prompt lookup beside the modes, and its assisted decoding given an --assistant",
+    )
+    parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
+    parser.add_argument("--prompt-lookup-tokens", type=_positive, help="guesses of prompt lookup, by default 10")
     return parser
 
 
@@ -118,9 +136,29 @@ def _not_negative(text: str) -> int:
     return value
 
 
-def _modes(text: str, *, baseline: bool) -> list[str]:
+def _modes(text: str, *, baseline: bool, peers: bool, assisted: bool) -> list[str]:
     modes: list[str] = [str(Mode(name.strip())) for name in text.split(",")]
-    return list(dict.fromkeys([BASELINE, *modes] if baseline else modes))
+    beside = [BASELINE] if baseline else []
+    if peers:
+        beside.append(str(Peer.PROMPT_LOOKUP))
+    if assisted:
+        beside.append(str(Peer.ASSISTED))
+    return list(dict.fromkeys([*beside, *modes]))
+
+
+def _check_peers(arguments: argparse.Namespace) -> None:
+    for name in ("assistant", "prompt_lookup_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and not arguments.peers:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{name}={value!r} is of no use without the peers; add --peers, or leave {option} out")
+
+
+def _peer_options(arguments: argparse.Namespace, model: MedusaAparModel) -> PeerOptions:
+    return PeerOptions(
+        arguments.prompt_lookup_tokens or PeerOptions().prompt_lookup_tokens,
+        None if arguments.assistant is None else load_assistant(arguments.assistant, model),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,11 +166,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        modes = _modes(arguments.modes, baseline=arguments.baseline)
+        _check_peers(arguments)
+        modes = _modes(
+            arguments.modes,
+            baseline=arguments.baseline,
+            peers=arguments.peers,
+            assisted=arguments.assistant is not None,
+        )
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype)
         limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
-        run = SpeedRun(model, tokenizer, questions, modes, limits)
+        run = SpeedRun(model, tokenizer, questions, modes, limits, _peer_options(arguments, model))
         settings = describe(run, arguments.model or EMBEDDED_NAME, arguments.questions)
         store = TurnStore(arguments.out, settings)
     except (ValueError, OSError) as error:

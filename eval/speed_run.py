@@ -14,7 +14,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from .decoding import BASELINE, Limits, decode
+from .decoding import Limits, decode
+from .peers import Peer, PeerOptions, is_peer
 from .questions import Question
 from .repetition import distinct_ngrams
 from .turns import TurnRecord, TurnStore
@@ -32,8 +33,9 @@ class SpeedRun:
         model: the model.
         tokenizer: its tokenizer, with a chat template.
         questions: the questions.
-        modes: names of modes, `BASELINE` among them or not.
+        modes: names of modes and of peers.
         limits: limits of every answer.
+        peers: what peers take beside them.
 
     Raises:
         ValueError: if the model cannot decode in these modes, or cannot chat.
@@ -46,12 +48,14 @@ class SpeedRun:
         questions: Sequence[Question],
         modes: Sequence[str],
         limits: Limits,
+        peers: PeerOptions | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.questions = questions
         self.modes = modes
         self.limits = limits
+        self.peers = PeerOptions() if peers is None else peers
         self.context = _context_length(model)
         self._check()
 
@@ -61,13 +65,7 @@ class SpeedRun:
                 f"tokenizer {self.tokenizer.name_or_path!r} has no chat template; "
                 "put a chat_template.jinja file into its folder"
             )
-        for mode in (Mode(name) for name in self.modes if name != BASELINE):
-            if mode.medusa and self.model.heads is None:
-                raise ValueError(f"mode={str(mode)!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
-            if mode.apar and self.model.control is None:
-                raise ValueError(
-                    f"mode={str(mode)!r} needs control tokens, which this model lacks; use --modes ar,medusa"
-                )
+        check_modes(self.model, self.modes, self.peers)
         if self.context is not None and self.limits.max_new_tokens >= self.context:
             raise ValueError(
                 f"max_new_tokens={self.limits.max_new_tokens} leaves no room for a prompt "
@@ -105,7 +103,7 @@ class SpeedRun:
             prompt = self._tokenize([{"role": "user", "content": question.turns[0]}])
             if self._too_long(prompt) is None:
                 for mode in self.modes:
-                    decode(self.model, mode, prompt, limits)
+                    decode(self.model, mode, prompt, limits, peers=self.peers)
 
     def _answer(self, question: Question, turn: int, mode: str, store: TurnStore) -> TurnRecord:
         identity: dict[str, Any] = {
@@ -125,7 +123,7 @@ class SpeedRun:
         reason = self._too_long(prompt)
         if reason is not None:
             return TurnRecord(**identity, prompt_tokens=prompt_tokens, finished_at=time.time(), skipped=reason)
-        answer = decode(self.model, mode, prompt, self.limits)
+        answer = decode(self.model, mode, prompt, self.limits, peers=self.peers)
         return TurnRecord(
             **identity,
             prompt_tokens=prompt_tokens,
@@ -152,6 +150,19 @@ class SpeedRun:
             f"the prompt has {prompt.shape[1]} tokens, more than the {room} that the context of {self.context} leaves "
             f"beside max_new_tokens={self.limits.max_new_tokens}"
         )
+
+
+def check_modes(model: MedusaAparModel, modes: Sequence[str], peers: PeerOptions) -> None:
+    """Raise a ValueError that names what a model, or the peers' options, lack for a mode, and the remedy."""
+    for name in modes:
+        if is_peer(name):
+            peers.check(Peer(name))
+            continue
+        mode = Mode(name)
+        if mode.medusa and model.heads is None:
+            raise ValueError(f"mode={name!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
+        if mode.apar and model.control is None:
+            raise ValueError(f"mode={name!r} needs control tokens, which this model lacks; use --modes ar,medusa")
 
 
 def _context_length(model: MedusaAparModel) -> int | None:

@@ -71,7 +71,7 @@ def _figures(row: SummaryRow) -> list[str]:
         f"{row.tokens_per_step:.2f}",
         f"{row.steps:.0f}",
         f"{row.forks:.1f}",
-        f"{row.slots_against_ar:.2f}",
+        "-" if row.slots_against_ar is None else f"{row.slots_against_ar:.2f}",
         "-" if row.outside_backbone is None else f"{row.outside_backbone:.0%}",
         "-" if row.speed_up is None else _spread(row.speed_up),
         f"{row.looping:.0%}",

@@ -22,12 +22,12 @@ class TurnRecord:
         question_id: the question.
         category: its category.
         turn: counted from 1.
-        mode: a `Mode`, or `generate` for transformers' own decoding.
+        mode: the name of a `Mode` or of a `Peer`.
         prompt_tokens: tokens of the whole conversation so far.
         answer: the answer's text.
         distinct_4grams: share of distinct 4-grams among the answer's tokens.
         seconds: wall time around the whole call, taken alike in all modes.
-        stats: the decoder's figures. Of `generate` only the tokens, steps, slots and seconds are known.
+        stats: the decoder's figures. Peers give the tokens, steps and seconds, `generate` the slots too.
         finished_at: seconds since the epoch.
         skipped: why there is no answer; None if there is one.
     """
