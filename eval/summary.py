@@ -19,12 +19,12 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median and its quartiles over so many questions."""
+    """A median and its quartiles over so many values."""
 
     median: float
     lower_quartile: float
     upper_quartile: float
-    questions: int
+    count: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:

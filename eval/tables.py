@@ -55,9 +55,19 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
         table.add_row(row.category, *_figures(row))
+    return as_markdown(table)
+
+
+def as_markdown(table: Table) -> str:
+    """The text of a table with the box `MARKDOWN`."""
     text = StringIO()
     Console(file=text, width=240).print(table)
     return "\n".join(line.strip() for line in text.getvalue().splitlines() if line.strip()) + "\n"
+
+
+def spread_figures(spread: Spread) -> str:
+    """A ratio's median and its quartiles."""
+    return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"
 
 
 def _figures(row: SummaryRow) -> list[str]:
@@ -73,10 +83,6 @@ def _figures(row: SummaryRow) -> list[str]:
         f"{row.forks:.1f}",
         "-" if row.slots_against_ar is None else f"{row.slots_against_ar:.2f}",
         "-" if row.outside_backbone is None else f"{row.outside_backbone:.0%}",
-        "-" if row.speed_up is None else _spread(row.speed_up),
+        "-" if row.speed_up is None else spread_figures(row.speed_up),
         f"{row.looping:.0%}",
     ]
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"
