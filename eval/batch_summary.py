@@ -16,7 +16,7 @@ from .summary import Spread
 from .tables import as_markdown, spread_figures
 
 LEGEND = (
-    "tokens/s: visible tokens of a batch, prefill included, median (quartiles) over rounds; tokens/step: of "
+    "tokens/s: visible tokens of a batch, prefill included, median over rounds; tokens/step: of "
     "all rows together; speed-up: of tokens/s against mode ar in the same round with the same prompts, median "
     "(quartiles); lowest: of these speed-ups"
 )
@@ -98,12 +98,11 @@ def _fill(table: Table, rows: Sequence[BatchRow]) -> None:
 
 
 def _figures(row: BatchRow) -> list[str]:
-    speeds = row.tokens_per_second
     return [
         str(row.batch_size),
         row.mode,
         str(row.rounds),
-        f"{speeds.median:.0f} ({speeds.lower_quartile:.0f}-{speeds.upper_quartile:.0f})",
+        f"{row.tokens_per_second.median:.0f}",
         f"{row.tokens_per_step:.2f}",
         "-" if row.speed_up is None else spread_figures(row.speed_up),
         "-" if row.lowest_speed_up is None else f"{row.lowest_speed_up:.2f}",

@@ -13,7 +13,7 @@ from medusa_apar.modes import Mode
 from .peers import Peer
 from .summary import SummaryRow
 
-_COLOURS = {
+_COLOURS: dict[str, str] = {
     Peer.GENERATE: "#999999",
     Peer.PROMPT_LOOKUP: "#CC79A7",
     Peer.ASSISTED: "#D55E00",

@@ -185,9 +185,9 @@ def test_tables_have_every_figure() -> None:
     header, _, *lines = markdown(rows).splitlines()
     assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
     assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == [
-        "32", "apar", "2", "88 (56-119)", "20.00", "1.00 (0.8-1.2)", "0.50",
+        "32", "apar", "2", "88", "20.00", "1.00 (0.8-1.2)", "0.50",
     ]  # fmt: skip
     text = StringIO()
     Console(file=text, width=80).print(terminal_table(rows))
     assert "1.00 (0.8-1.2)" in text.getvalue()
-    assert "…" not in text.getvalue()
+    assert len(text.getvalue().splitlines()) == 9
