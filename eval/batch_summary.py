@@ -74,27 +74,26 @@ def _summarize(records: dict[tuple[int, int, str], BatchRecord], size: int, mode
 
 def terminal_table(rows: Sequence[BatchRow]) -> Table:
     """A section per batch size, narrow enough for 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    _fill(table, rows)
+    table = _empty(Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)))
+    for place, row in enumerate(rows):
+        if place and rows[place - 1].batch_size != row.batch_size:
+            table.add_section()
+        table.add_row(*_figures(row))
     return table
 
 
 def markdown(rows: Sequence[BatchRow]) -> str:
     """A markdown table, one line per batch size and mode."""
-    table = Table(box=box.MARKDOWN)
-    _fill(table, rows)
+    table = _empty(Table(box=box.MARKDOWN))
+    for row in rows:
+        table.add_row(*_figures(row))
     return as_markdown(table)
 
 
-def _fill(table: Table, rows: Sequence[BatchRow]) -> None:
+def _empty(table: Table) -> Table:
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "mode" else "right")
-    before: BatchRow | None = None
-    for row in rows:
-        if before is not None and before.batch_size != row.batch_size:
-            table.add_section()
-        table.add_row(*_figures(row))
-        before = row
+    return table
 
 
 def _figures(row: BatchRow) -> list[str]:

@@ -183,6 +183,7 @@ def test_leaves_out_speed_ups_without_ar() -> None:
 def test_tables_have_every_figure() -> None:
     rows = summarize(RECORDS, ("ar", "apar"))
     header, _, *lines = markdown(rows).splitlines()
+    assert len(lines) == len(rows) == 4
     assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
     assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == [
         "32", "apar", "2", "88", "20.00", "1.00 (0.8-1.2)", "0.50",
