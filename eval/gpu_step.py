@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
@@ -108,7 +108,7 @@ def random_backbone(shape: str, device: torch.device) -> Backbone:
 
 def weight_bytes(model: PreTrainedModel) -> int:
     """Bytes of the weights that a step reads."""
-    embeddings = model.get_input_embeddings().weight
+    embeddings: Tensor = cast(nn.Embedding, model.get_input_embeddings()).weight
     tied = embeddings is model.get_output_embeddings().weight
     total = sum(parameter.numel() * parameter.element_size() for parameter in cast(nn.Module, model).parameters())
     return total if tied else total - embeddings.numel() * embeddings.element_size()

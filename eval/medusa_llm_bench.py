@@ -38,7 +38,7 @@ CHOICES = ("1,7,6", "1,3,2,1,1", "1,2,1,1,1")
 TIE = 1e-3
 """Where the two largest logits are nearer than this, two ways of computing them in float32 may order them otherwise."""
 
-COLUMNS = ("system", "tokens\n/s", "tokens\n/step", "x ar", "x medusa-llm", "same", "ties", "other")
+COLUMNS = ("system", "tokens\n/s", "tokens\n/step", "x ar", "x medusa-llm", "same/\nties/\nother")
 LEGEND = (
     "x ar, x medusa-llm: tokens/s against mode ar, and against the fastest row of medusa-llm, on the same question, "
     "median (quartiles); same: answers whose tokens are those of generate; ties: answers that leave it where its two "
@@ -162,9 +162,7 @@ def table(rows: Sequence[SystemRow], style: box.Box) -> Table:
             f"{row.tokens_per_second:.0f}",
             f"{row.tokens_per_step:.2f}",
             *("-" if spread is None else spread_figures(spread) for spread in (row.against_ar, row.against_medusa_llm)),
-            str(row.same),
-            str(row.ties),
-            str(row.other),
+            f"{row.same}/{row.ties}/{row.other}",
         )
     return result
 

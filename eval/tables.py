@@ -37,7 +37,9 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
     """A section per category, narrow enough for 80 columns."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for number, name in enumerate(COLUMNS[1:]):
-        result.add_column(name.replace("/", "\n/"), justify="right" if number else "left")
+        result.add_column(
+            name.replace("/", "\n/").replace("outside", "out\nside"), justify="right" if number else "left"
+        )
     category = None
     for row in rows:
         if row.category != category:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich import box
+from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.eval import medusa_llm_bench, medusa_llm_run
-from medusa_apar.eval.medusa_llm_bench import TIE, gap, parting, summarize
+from medusa_apar.eval.medusa_llm_bench import TIE, gap, parting, summarize, table
 from medusa_apar.eval.medusa_llm_export import export
 from medusa_apar.eval.medusa_llm_run import Bench, SystemRecord, Worker
 from medusa_apar.eval.questions import Question
@@ -269,3 +272,12 @@ def test_medusa_llm_itself_decodes_the_same_tokens(
         bench.run([Question(n, "math", (n * "Why?",)) for n in range(1, 5)], store)
     reference = {key[0]: record.token_ids for key, record in store.records.items() if key[1] == "generate"}
     assert all(record.token_ids == reference[key[0]] for key, record in store.records.items())
+
+
+def test_the_terminal_table_fits_into_80_columns() -> None:
+    records = [record(1, system, [1], 1) for system in ("generate", "ar", "medusa-llm 1,3,2,1,1")]
+    rows = summarize({record.key: record for record in records}, [record.system for record in records], {})
+    text = StringIO()
+    Console(file=text, width=80).print(table(rows, box.SIMPLE_HEAD))
+    assert "1/0/0" in text.getvalue()
+    assert "…" not in text.getvalue()
