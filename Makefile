@@ -4,11 +4,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST ?= .venv-oldest
+MEDUSA_LLM_VENV ?= .venv-medusa-llm
+MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the main causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest lint format speed train-embedded clean
+.PHONY: help install demo test test-slow test-oldest lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +54,20 @@ format: $(INSTALLED) ## let ruff put imports and layout in order
 
 speed: $(INSTALLED) ## measure the four modes on the 20 list-like prompts
 	$(BIN)/medusa-apar eval speed --questions lists --out runs/speed
+
+speed-peers: $(INSTALLED) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
+	$(BIN)/medusa-apar eval speed --questions lists --peers $(if $(ASSISTANT),--assistant $(ASSISTANT)) --out runs/speed-peers
+
+speed-batch: $(INSTALLED) ## measure the four modes on batches of 1 to 32 prompts
+	$(BIN)/medusa-apar eval batch --out runs/speed-batch
+
+$(MEDUSA_LLM_INSTALLED): eval/medusa-llm-requirements.txt
+	$(PYTHON) -m venv $(MEDUSA_LLM_VENV)
+	$(MEDUSA_LLM_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-llm on the same weights: same greedy tokens, both speeds
+	$(BIN)/python -m medusa_apar.eval.medusa_llm_bench --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
 
 train-embedded: $(INSTALLED) ## train the embedded model anew in runs/embedded; goes on where it was interrupted
 	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded

@@ -1,10 +1,9 @@
-"""One answer in one mode, timed alike for all of them."""
+"""One call in one mode, timed alike for all of them."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +12,9 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 
-BASELINE = "generate"
+from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer
+
+BASELINE = str(Peer.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
 
 
@@ -31,8 +32,9 @@ class Answer:
     """What one call gave.
 
     Attributes:
-        token_ids: the answer without its prompt.
-        stats: the decoder's figures.
+        token_ids: the first row's answer without its prompt.
+        stats: the decoder's figures over all rows. Of peers the tokens, steps and seconds alone are known, of
+            `generate` the slots too.
         seconds: wall time around the call.
     """
 
@@ -41,26 +43,41 @@ class Answer:
     seconds: float
 
 
-def decode(model: MedusaAparModel, mode: str, input_ids: Tensor, limits: Limits) -> Answer:
-    """Answer one prompt.
+def decode(
+    model: MedusaAparModel,
+    mode: str,
+    input_ids: Tensor,
+    limits: Limits,
+    *,
+    attention_mask: Tensor | None = None,
+    peers: PeerOptions | None = None,
+) -> Answer:
+    """Answer a batch of prompts.
 
     Args:
         model: the model.
-        mode: the name of a `Mode`, or `BASELINE`.
-        input_ids: `[1, length]`.
-        limits: limits of the answer.
+        mode: the name of a `Mode` or of a `Peer`.
+        input_ids: `[batch, length]`, padded on the left.
+        limits: limits of each answer.
+        attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
+        peers: what peers take beside the limits.
+
+    Raises:
+        ValueError: if the model, or a peer's options, lack what the mode needs.
     """
     input_ids = input_ids.to(model.backbone.device)
-    if mode == BASELINE:
-        return _decode_plainly(model, input_ids, limits.max_new_tokens)
-    return _decode(model, Mode(mode), input_ids, limits)
+    attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
+    if is_peer(mode):
+        options = PeerOptions() if peers is None else peers
+        return _decode_with_peer(model, Peer(mode), input_ids, attention_mask, limits, options)
+    return _decode(model, Mode(mode), input_ids, attention_mask, limits)
 
 
-def _decode(model: MedusaAparModel, mode: Mode, input_ids: Tensor, limits: Limits) -> Answer:
+def _decode(model: MedusaAparModel, mode: Mode, input_ids: Tensor, attention_mask: Tensor, limits: Limits) -> Answer:
     start = _now(input_ids.device)
     output = model.generate(
         input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
+        attention_mask=attention_mask,
         max_new_tokens=limits.max_new_tokens,
         do_sample=False,
         return_dict_in_generate=True,
@@ -73,39 +90,28 @@ def _decode(model: MedusaAparModel, mode: Mode, input_ids: Tensor, limits: Limit
     assert isinstance(output, MedusaAparOutput)
     assert output.sequences is not None
     assert output.stats is not None
-    return Answer(output.sequences[0, input_ids.shape[1] :].tolist(), output.stats, seconds)
+    answers = output.sequences[:1, input_ids.shape[1] :]
+    return Answer(answers[0, : answer_lengths(answers, model)[0]].tolist(), output.stats, seconds)
 
 
-def _decode_plainly(model: MedusaAparModel, input_ids: Tensor, max_new_tokens: int) -> Answer:
-    control = model.control
+def _decode_with_peer(
+    model: MedusaAparModel,
+    peer: Peer,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    limits: Limits,
+    options: PeerOptions,
+) -> Answer:
     start = _now(input_ids.device)
-    output: Tensor = cast(Any, model.backbone).generate(
-        input_ids=input_ids,
-        attention_mask=torch.ones_like(input_ids),
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        suppress_tokens=[control.fork_token_id, control.child_token_id] if control else None,
-        pad_token_id=_padding(model),
-    )
+    output, steps = generate(model, peer, input_ids, attention_mask, limits.max_new_tokens, options)
     seconds = _now(input_ids.device) - start
-    token_ids = output[0, input_ids.shape[1] :].tolist()
-    slots = output.shape[1] - 1
-    stats = DecodingStats(
-        steps=len(token_ids) - 1,
-        answer_tokens=len(token_ids),
-        peak_slots=slots,
-        ar_slots=slots,
-        seconds=seconds,
-    )
-    return Answer(token_ids, stats, seconds)
-
-
-def _padding(model: MedusaAparModel) -> int | None:
-    config = model.backbone.generation_config
-    ends: int | list[int] | None = config.eos_token_id
-    padding: int | None = config.pad_token_id
-    return padding if padding is not None else ends[0] if isinstance(ends, list) else ends
+    answers = output[:, input_ids.shape[1] :]
+    lengths = answer_lengths(answers, model)
+    stats = DecodingStats(steps=steps, answer_tokens=sum(lengths), seconds=seconds)
+    if peer is Peer.GENERATE:
+        stats.peak_slots = output.shape[0] * (output.shape[1] - 1)
+        stats.ar_slots = int(attention_mask.sum()) + sum(lengths) - len(lengths)
+    return Answer(answers[0, : lengths[0]].tolist(), stats, seconds)
 
 
 def _now(device: torch.device) -> float:

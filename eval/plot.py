@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from .decoding import BASELINE
+from .peers import Peer
 from .summary import SummaryRow
 
-_COLOURS = {
-    BASELINE: "#999999",
+_COLOURS: dict[str, str] = {
+    Peer.GENERATE: "#999999",
+    Peer.PROMPT_LOOKUP: "#CC79A7",
+    Peer.ASSISTED: "#D55E00",
     Mode.MEDUSA: "#56B4E9",
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",

@@ -7,61 +7,23 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
 from rich.console import Console
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.modes import Mode
-from medusa_apar.precision import default_dtype
-from medusa_apar.train.provenance import commit
 
 from . import fingerprint
 from .answers import write_answers
-from .decoding import BASELINE, Limits
+from .decoding import Limits
+from .peers import Peer, PeerOptions, load_assistant
 from .plot import plot_speed_up
-from .questions import BENCHMARKS, BUNDLED, load_questions
+from .questions import load_questions
+from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, not_negative, positive
 from .speed_run import SpeedRun
 from .summary import SummaryRow, summarize
 from .tables import LEGEND, markdown, terminal_table
 from .turns import TurnStore
-
-EMBEDDED_NAME = "embedded"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_INTERRUPTED = 130
-
-
-def load_model(model: str | None, dtype: str) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
-    """Load a folder or a hub id, by default the bundled model, and its tokenizer; onto the GPU if there is one."""
-    source = EMBEDDED if model is None else model
-    chosen = default_dtype() if dtype == "auto" else _DTYPES[dtype]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MedusaAparModel.from_pretrained(source, dtype=chosen).to(device), AutoTokenizer.from_pretrained(source)
-
-
-def describe(run: SpeedRun, model: str, questions: str) -> dict[str, Any]:
-    """Everything that the figures depend on."""
-    backbone = run.model.backbone
-    device = backbone.device
-    return {
-        "model": model,
-        "weights": fingerprint.of_weights(backbone, run.model.heads),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "questions": questions,
-        "questions_digest": fingerprint.of_questions(run.questions),
-        "modes": [str(mode) for mode in run.modes],
-        **asdict(run.limits),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu_threads": torch.get_num_threads(),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def write_report(run: SpeedRun, store: TurnStore) -> list[SummaryRow]:
@@ -84,43 +46,50 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medusa-apar eval speed", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
-    names = ", ".join(BUNDLED + BENCHMARKS)
-    parser.add_argument("--questions", default="everyday", help=f"a file in FastChat's format, or one of {names}")
-    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; finished turns are kept")
-    parser.add_argument("--max-new-tokens", type=_positive, default=Limits().max_new_tokens, help="tokens of an answer")
-    parser.add_argument("--dtype", choices=("auto", *_DTYPES), default="auto", help="of the weights")
-    parser.add_argument("--max-threads", type=_positive, default=Limits().max_threads, help="threads in a step")
-    parser.add_argument("--max-depth", type=_positive, default=Limits().max_depth, help="depth at which forks end")
-    parser.add_argument("--limit", type=_positive, help="take only the first questions")
-    parser.add_argument("--warmup", type=_not_negative, default=2, help="questions decoded before the clock starts")
+    add_arguments(parser, questions="everyday", limits=Limits())
+    parser.add_argument("--warmup", type=not_negative, default=2, help="questions decoded before the clock starts")
     parser.add_argument(
-        "--baseline",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="transformers' own generate beside the modes",
+        "--peers",
+        action="store_true",
+        help="transformers' prompt lookup beside the modes, and its assisted decoding given an --assistant",
     )
+    parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
+    parser.add_argument("--prompt-lookup-tokens", type=positive, help="guesses of prompt lookup, by default 10")
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
+def _check_peers(arguments: argparse.Namespace) -> None:
+    for name in ("assistant", "prompt_lookup_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and not arguments.peers:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{name}={value!r} is of no use without the peers; add --peers, or leave {option} out")
 
 
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
-    return value
+def _all_modes(arguments: argparse.Namespace) -> list[str]:
+    beside = {
+        Peer.GENERATE: arguments.baseline,
+        Peer.PROMPT_LOOKUP: arguments.peers,
+        Peer.ASSISTED: arguments.assistant is not None,
+    }
+    peers = [str(peer) for peer, wanted in beside.items() if wanted]
+    return list(dict.fromkeys([*peers, *modes_of(arguments.modes)]))
 
 
-def _modes(text: str, *, baseline: bool) -> list[str]:
-    modes: list[str] = [str(Mode(name.strip())) for name in text.split(",")]
-    return list(dict.fromkeys([BASELINE, *modes] if baseline else modes))
+def _peer_options(arguments: argparse.Namespace, model: MedusaAparModel) -> PeerOptions:
+    return PeerOptions(
+        arguments.prompt_lookup_tokens or PeerOptions().prompt_lookup_tokens,
+        None if arguments.assistant is None else load_assistant(arguments.assistant, model),
+    )
+
+
+def _describe_peers(run: SpeedRun) -> dict[str, Any]:
+    assistant = run.peers.assistant
+    lookup = Peer.PROMPT_LOOKUP in run.modes
+    return {
+        "prompt_lookup_tokens": run.peers.prompt_lookup_tokens if lookup else None,
+        "assistant_weights": None if assistant is None else fingerprint.of_weights(assistant),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,13 +97,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        modes = _modes(arguments.modes, baseline=arguments.baseline)
+        _check_peers(arguments)
+        modes = _all_modes(arguments)
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype)
-        limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
-        run = SpeedRun(model, tokenizer, questions, modes, limits)
-        settings = describe(run, arguments.model or EMBEDDED_NAME, arguments.questions)
-        store = TurnStore(arguments.out, settings)
+        peers = _peer_options(arguments, model)
+        run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
+        store = TurnStore(arguments.out, describe(model, arguments, questions, modes) | _describe_peers(run))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     with store:
@@ -143,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             kept = len(store.records)
             print(f"interrupted; {kept} turns are kept, and the same command goes on from there", file=sys.stderr)
-            return _INTERRUPTED
+            return INTERRUPTED
         except ValueError as error:
             parser.error(str(error))
     rows = write_report(run, store)

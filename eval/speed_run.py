@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from .decoding import BASELINE, Limits, decode
+from .decoding import Limits, decode
+from .peers import Peer, PeerOptions, is_peer
+from .prompts import ChatPrompts
 from .questions import Question
 from .repetition import distinct_ngrams
 from .turns import TurnRecord, TurnStore
@@ -32,8 +33,9 @@ class SpeedRun:
         model: the model.
         tokenizer: its tokenizer, with a chat template.
         questions: the questions.
-        modes: names of modes, `BASELINE` among them or not.
+        modes: names of modes and of peers.
         limits: limits of every answer.
+        peers: what peers take beside them.
 
     Raises:
         ValueError: if the model cannot decode in these modes, or cannot chat.
@@ -46,33 +48,16 @@ class SpeedRun:
         questions: Sequence[Question],
         modes: Sequence[str],
         limits: Limits,
+        peers: PeerOptions | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.questions = questions
         self.modes = modes
         self.limits = limits
-        self.context = _context_length(model)
-        self._check()
-
-    def _check(self) -> None:
-        if not self.tokenizer.chat_template:
-            raise ValueError(
-                f"tokenizer {self.tokenizer.name_or_path!r} has no chat template; "
-                "put a chat_template.jinja file into its folder"
-            )
-        for mode in (Mode(name) for name in self.modes if name != BASELINE):
-            if mode.medusa and self.model.heads is None:
-                raise ValueError(f"mode={str(mode)!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
-            if mode.apar and self.model.control is None:
-                raise ValueError(
-                    f"mode={str(mode)!r} needs control tokens, which this model lacks; use --modes ar,medusa"
-                )
-        if self.context is not None and self.limits.max_new_tokens >= self.context:
-            raise ValueError(
-                f"max_new_tokens={self.limits.max_new_tokens} leaves no room for a prompt "
-                f"in the model's context of {self.context} tokens; lower --max-new-tokens"
-            )
+        self.peers = PeerOptions() if peers is None else peers
+        check_modes(model, modes, self.peers)
+        self.prompts = ChatPrompts(model, tokenizer, limits.max_new_tokens)
 
     def run(self, store: TurnStore, *, warm_up: int = 0) -> None:
         """Answer every turn that the store lacks.
@@ -102,10 +87,10 @@ class SpeedRun:
     def _warm_up(self, times: int) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))
         for question in self.questions[:times]:
-            prompt = self._tokenize([{"role": "user", "content": question.turns[0]}])
-            if self._too_long(prompt) is None:
+            prompt = self.prompts.tokenize([{"role": "user", "content": question.turns[0]}])
+            if self.prompts.too_long(prompt) is None:
                 for mode in self.modes:
-                    decode(self.model, mode, prompt, limits)
+                    decode(self.model, mode, prompt, limits, peers=self.peers)
 
     def _answer(self, question: Question, turn: int, mode: str, store: TurnStore) -> TurnRecord:
         identity: dict[str, Any] = {
@@ -120,12 +105,12 @@ class SpeedRun:
                     skipped = f"turn {number} was skipped"
                     return TurnRecord(**identity, prompt_tokens=0, finished_at=time.time(), skipped=skipped)
                 messages.append({"role": "assistant", "content": earlier.answer})
-        prompt = self._tokenize(messages)
+        prompt = self.prompts.tokenize(messages)
         prompt_tokens = prompt.shape[1]
-        reason = self._too_long(prompt)
+        reason = self.prompts.too_long(prompt)
         if reason is not None:
             return TurnRecord(**identity, prompt_tokens=prompt_tokens, finished_at=time.time(), skipped=reason)
-        answer = decode(self.model, mode, prompt, self.limits)
+        answer = decode(self.model, mode, prompt, self.limits, peers=self.peers)
         return TurnRecord(
             **identity,
             prompt_tokens=prompt_tokens,
@@ -136,24 +121,15 @@ class SpeedRun:
             finished_at=time.time(),
         )
 
-    def _tokenize(self, messages: list[dict[str, str]]) -> Tensor:
-        encoding = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        assert isinstance(encoding, BatchEncoding)
-        input_ids: Tensor = encoding["input_ids"]
-        return input_ids
 
-    def _too_long(self, prompt: Tensor) -> str | None:
-        room = None if self.context is None else self.context - self.limits.max_new_tokens
-        if room is None or prompt.shape[1] <= room:
-            return None
-        return (
-            f"the prompt has {prompt.shape[1]} tokens, more than the {room} that the context of {self.context} leaves "
-            f"beside max_new_tokens={self.limits.max_new_tokens}"
-        )
-
-
-def _context_length(model: MedusaAparModel) -> int | None:
-    length = getattr(model.backbone.config.get_text_config(), "max_position_embeddings", None)
-    return None if length is None else int(length)
+def check_modes(model: MedusaAparModel, modes: Sequence[str], peers: PeerOptions) -> None:
+    """Raise a ValueError that names what a model, or the peers' options, lack for a mode, and the remedy."""
+    for name in modes:
+        if is_peer(name):
+            peers.check(Peer(name))
+            continue
+        mode = Mode(name)
+        if mode.medusa and model.heads is None:
+            raise ValueError(f"mode={name!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
+        if mode.apar and model.control is None:
+            raise ValueError(f"mode={name!r} needs control tokens, which this model lacks; use --modes ar,medusa")

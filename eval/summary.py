@@ -19,12 +19,12 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median and its quartiles over so many questions."""
+    """A median and its quartiles over so many values."""
 
     median: float
     lower_quartile: float
     upper_quartile: float
-    questions: int
+    count: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:
@@ -48,7 +48,8 @@ class SummaryRow:
         tokens_per_step: answer tokens / steps.
         steps: mean per turn.
         forks: mean per turn.
-        slots_against_ar: peak KV slots / the slots that plain decoding of the same answers holds.
+        slots_against_ar: peak KV slots / the slots that plain decoding of the same answers holds; None where the peak
+            was not measured.
         outside_backbone: share of the wall time outside the backbone; None where it was not measured.
         speed_up: of tokens/s against mode `ar` on the same turns, over questions; None without `ar`.
         looping: share of answers that loop.
@@ -62,7 +63,7 @@ class SummaryRow:
     tokens_per_step: float
     steps: float
     forks: float
-    slots_against_ar: float
+    slots_against_ar: float | None
     outside_backbone: float | None
     speed_up: Spread | None
     looping: float
@@ -86,6 +87,8 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
     steps = sum(record.stats.steps for record in answered)
     seconds = sum(record.seconds for record in answered)
     backbone_seconds = sum(record.stats.backbone_seconds for record in answered)
+    peak_slots = sum(record.stats.peak_slots for record in answered)
+    ar_slots = sum(record.stats.ar_slots for record in answered)
     turns = len(answered)
     return SummaryRow(
         category=category,
@@ -96,9 +99,7 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
         tokens_per_step=tokens / max(1, steps),
         steps=_ratio(steps, turns),
         forks=_ratio(sum(record.stats.forks for record in answered), turns),
-        slots_against_ar=_ratio(
-            sum(record.stats.peak_slots for record in answered), sum(record.stats.ar_slots for record in answered)
-        ),
+        slots_against_ar=_ratio(peak_slots, ar_slots) if peak_slots else None,
         outside_backbone=1 - backbone_seconds / seconds if backbone_seconds and seconds else None,
         speed_up=Spread.of(speed_ups(records, mode)),
         looping=_ratio(sum(record.distinct_4grams < LOOPING_BELOW for record in answered), turns),

@@ -37,7 +37,9 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
     """A section per category, narrow enough for 80 columns."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for number, name in enumerate(COLUMNS[1:]):
-        result.add_column(name.replace("/", "\n/"), justify="right" if number else "left")
+        result.add_column(
+            name.replace("/", "\n/").replace("outside", "out\nside"), justify="right" if number else "left"
+        )
     category = None
     for row in rows:
         if row.category != category:
@@ -55,9 +57,19 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
         table.add_row(row.category, *_figures(row))
+    return as_markdown(table)
+
+
+def as_markdown(table: Table) -> str:
+    """The text of a table with the box `MARKDOWN`."""
     text = StringIO()
     Console(file=text, width=240).print(table)
     return "\n".join(line.strip() for line in text.getvalue().splitlines() if line.strip()) + "\n"
+
+
+def spread_figures(spread: Spread) -> str:
+    """A ratio's median and its quartiles."""
+    return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"
 
 
 def _figures(row: SummaryRow) -> list[str]:
@@ -71,12 +83,8 @@ def _figures(row: SummaryRow) -> list[str]:
         f"{row.tokens_per_step:.2f}",
         f"{row.steps:.0f}",
         f"{row.forks:.1f}",
-        f"{row.slots_against_ar:.2f}",
+        "-" if row.slots_against_ar is None else f"{row.slots_against_ar:.2f}",
         "-" if row.outside_backbone is None else f"{row.outside_backbone:.0%}",
-        "-" if row.speed_up is None else _spread(row.speed_up),
+        "-" if row.speed_up is None else spread_figures(row.speed_up),
         f"{row.looping:.0%}",
     ]
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"

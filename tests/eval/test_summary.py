@@ -99,9 +99,10 @@ def test_markdown_has_every_column_in_every_line() -> None:
 
 def test_the_terminal_table_fits_into_80_columns() -> None:
     text = StringIO()
-    Console(file=text, width=80).print(terminal_table(summarize(RECORDS, ("ar", "medusa-apar", "apar"))))
+    records = [*RECORDS, record(1, "prompt-lookup", seconds=0.5, **FIGURES)]
+    Console(file=text, width=80).print(terminal_table(summarize(records, ("ar", "prompt-lookup", "apar"))))
     assert "3.00 (1.8-3.0)" in text.getvalue()
-    assert "medusa-apar" in text.getvalue()
+    assert "prompt-lookup" in text.getvalue()
     assert "…" not in text.getvalue()
 
 

@@ -1,0 +1,215 @@
+"""The run: every question answered here and by medusa-llm in a second process, in turn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
+from operator import mul
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
+
+from .decoding import BASELINE, Limits, decode
+from .prompts import ChatPrompts
+from .questions import Question
+from .store import RecordStore
+
+OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
+"""What answers in this process."""
+
+_WORKER = Path(__file__).with_name("medusa_llm_worker.py")
+_WARM_UP_TOKENS = 32
+
+SystemKey = tuple[int | str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemRecord:
+    """One question, answered by one system.
+
+    Attributes:
+        question_id: the question.
+        system: `generate`, a mode, or medusa-llm with its choices.
+        token_ids: the answer.
+        steps: forward passes of the backbone after the one that reads the prompt.
+        seconds: wall time in the process that decoded.
+    """
+
+    question_id: int | str
+    system: str
+    token_ids: list[int]
+    steps: int
+    seconds: float
+
+    @property
+    def key(self) -> SystemKey:
+        return self.question_id, self.system
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Prefill included."""
+        return len(self.token_ids) / self.seconds
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        """Read a line that `to_json` wrote.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        row = json.loads(line)
+        try:
+            return cls(**row)
+        except TypeError as error:
+            raise ValueError(f"no record of an answer: {error}") from error
+
+    def to_json(self) -> bytes:
+        """The record as one line."""
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+class SystemStore(RecordStore[SystemKey, SystemRecord]):
+    """Finished answers in a folder: `answers.jsonl` and `settings.json`."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        super().__init__(folder / "answers.jsonl", settings, SystemRecord.from_json)
+
+
+class Worker:
+    """The process in medusa-llm's environment.
+
+    Args:
+        python: that environment's interpreter.
+        heads: folder in medusa-llm's format.
+        eos_token_id: ends an answer.
+
+    Raises:
+        ValueError: if the process cannot be started.
+    """
+
+    def __init__(self, python: Path, heads: Path, eos_token_id: int) -> None:
+        arguments = [str(python), str(_WORKER), str(heads), str(eos_token_id), str(torch.get_num_threads())]
+        try:
+            self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            self.versions: dict[str, str] = self._read()
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"worker_python={str(python)!r} does not run medusa-llm ({error}); "
+                "`make bench-medusa-llm` builds its environment"
+            ) from error
+
+    def answer(self, input_ids: list[int], choices: Sequence[int], max_new_tokens: int) -> dict[str, Any]:
+        """Decode one prompt.
+
+        Raises:
+            RuntimeError: if the process has ended.
+        """
+        assert self._process.stdin is not None
+        request = {"input_ids": input_ids, "choices": list(choices), "max_new_tokens": max_new_tokens}
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"it ended with status {self._process.wait()}; what it said stands above")
+        row: dict[str, Any] = json.loads(line)
+        return row
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class Bench:
+    """Answers questions with every system in turn.
+
+    Args:
+        model: around the exported backbone, with the heads that the worker has.
+        worker: medusa-llm's process.
+        tokenizer: of the model, with a chat template.
+        choices: medusa-llm's trees.
+        max_new_tokens: tokens of an answer.
+
+    Raises:
+        ValueError: if a tree asks for more heads than there are; if a prompt would leave too little room.
+    """
+
+    def __init__(
+        self,
+        model: MedusaAparModel,
+        worker: Worker,
+        tokenizer: PreTrainedTokenizerBase,
+        choices: Sequence[Sequence[int]],
+        max_new_tokens: int,
+    ) -> None:
+        self.model = model
+        self.worker = worker
+        _check_choices(model, choices)
+        self.choices = {system_name(tree): tree for tree in choices}
+        self.limits = Limits(max_new_tokens)
+        self.systems = [*OWN, *self.choices]
+        largest_tree = max(sum(accumulate(tree, mul)) for tree in choices)
+        self._prompts = ChatPrompts(model, tokenizer, max_new_tokens + largest_tree)
+
+    def run(self, questions: Sequence[Question], store: SystemStore) -> None:
+        """Answer every question that the store lacks; the first, shortly, once more before them to warm up."""
+        turns = [(question, system) for number, question in enumerate(questions) for system in self._order(number)]
+        missing = [turn for turn in turns if (turn[0].question_id, turn[1]) not in store]
+        limits, self.limits = self.limits, replace(self.limits, max_new_tokens=_WARM_UP_TOKENS)
+        if missing:
+            for system in self.systems:
+                self._answer(questions[0], system)
+        self.limits = limits
+        with tqdm(missing, initial=len(turns) - len(missing), total=len(turns), unit="answer") as progress:
+            for question, system in progress:
+                progress.set_postfix_str(system)
+                store.add(self._answer(question, system))
+
+    def _order(self, number: int) -> list[str]:
+        first = number % len(self.systems)
+        return [*self.systems[first:], *self.systems[:first]]
+
+    def _answer(self, question: Question, system: str) -> SystemRecord:
+        prompt = self.prompt(question)
+        identity: dict[str, Any] = {"question_id": question.question_id, "system": system}
+        if system in self.choices:
+            reply = self.worker.answer(prompt[0].tolist(), self.choices[system], self.limits.max_new_tokens)
+            return SystemRecord(**identity, **reply)
+        answer = decode(self.model, system, prompt, self.limits)
+        return SystemRecord(**identity, token_ids=answer.token_ids, steps=answer.stats.steps, seconds=answer.seconds)
+
+    def prompt(self, question: Question) -> torch.Tensor:
+        """The prompt `[1, length]` of a question's first turn."""
+        prompt = self._prompts.tokenize([{"role": "user", "content": question.turns[0]}])
+        if (reason := self._prompts.too_long(prompt)) is not None:
+            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
+        return prompt
+
+
+def system_name(choices: Sequence[int]) -> str:
+    """What medusa-llm is called when it decodes with a tree of these choices."""
+    return f"medusa-llm {','.join(map(str, choices))}"
+
+
+def _check_choices(model: MedusaAparModel, choices: Sequence[Sequence[int]]) -> None:
+    heads = 0 if model.heads is None else model.heads.config.num_heads
+    for tree in choices:
+        if tree[0] != 1 or not 2 <= len(tree) <= heads + 1:
+            raise ValueError(
+                f"choices={','.join(map(str, tree))!r}: give 1, then the guesses of one to {heads} heads, as in 1,7,6"
+            )

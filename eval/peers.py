@@ -1,0 +1,138 @@
+"""transformers' own ways to decode, which stand beside the modes: plain, prompt lookup, and with a draft model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from medusa_apar.model import MedusaAparModel
+
+
+class Peer(StrEnum):
+    """A way in which transformers decodes; control tokens are suppressed in all of them."""
+
+    GENERATE = "generate"
+    PROMPT_LOOKUP = "prompt-lookup"
+    ASSISTED = "assisted"
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """What the peers take beside the limits.
+
+    Attributes:
+        prompt_lookup_tokens: tokens that prompt lookup guesses at once.
+        assistant: the draft model of assisted decoding; None where there is none.
+    """
+
+    prompt_lookup_tokens: int = 10
+    assistant: PreTrainedModel | None = None
+
+    def check(self, peer: Peer) -> None:
+        """Raise a ValueError where a peer lacks what it takes."""
+        if peer is Peer.ASSISTED and self.assistant is None:
+            raise ValueError(f"mode={str(peer)!r} needs a draft model; name one with --assistant")
+
+
+def is_peer(mode: str) -> bool:
+    """Whether a name is that of a peer."""
+    return mode in tuple(Peer)
+
+
+def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
+    """Load a draft model in the dtype and onto the device of the model that it is to guess for.
+
+    Raises:
+        ValueError: if its vocabulary is another.
+        OSError: if it cannot be read.
+    """
+    backbone = model.backbone
+    assistant = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(source, dtype=backbone.dtype))
+    own, wanted = (part.config.get_text_config().vocab_size for part in (assistant, backbone))
+    if own != wanted:
+        raise ValueError(
+            f"assistant={source!r} has a vocabulary of {own} tokens, the model one of {wanted}; "
+            "give a draft model with the model's own tokenizer"
+        )
+    return cast(PreTrainedModel, cast(nn.Module, assistant).to(backbone.device).eval())
+
+
+def generate(
+    model: MedusaAparModel,
+    peer: Peer,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+    options: PeerOptions,
+) -> tuple[Tensor, int]:
+    """Decode greedily with transformers alone.
+
+    Args:
+        model: whose backbone decodes.
+        peer: how.
+        input_ids: `[batch, length]`, padded on the left; prompt lookup and assisted decoding take one row.
+        attention_mask: `[batch, length]`.
+        max_new_tokens: limit of every row.
+        options: what the peers take beside it.
+
+    Returns:
+        `[batch, length + new]`, and the backbone's forward passes after the one that read the prompt.
+
+    Raises:
+        ValueError: if the peer lacks its draft model.
+    """
+    options.check(peer)
+    control = model.control
+    with _forward_passes(model.backbone) as passes:
+        output: Tensor = cast(Any, model.backbone).generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            use_cache=True,
+            suppress_tokens=[control.fork_token_id, control.child_token_id] if control else None,
+            pad_token_id=padding(model),
+            **_arguments(peer, options),
+        )
+    return output, len(passes) - 1
+
+
+def padding(model: MedusaAparModel) -> int | None:
+    """The token that fills finished rows: the padding token, else the first EOS token."""
+    config = model.backbone.generation_config
+    ends: int | list[int] | None = config.eos_token_id
+    pad: int | None = config.pad_token_id
+    return pad if pad is not None else ends[0] if isinstance(ends, list) else ends
+
+
+def _arguments(peer: Peer, options: PeerOptions) -> dict[str, Any]:
+    if peer is Peer.PROMPT_LOOKUP:
+        return {"prompt_lookup_num_tokens": options.prompt_lookup_tokens}
+    if peer is Peer.ASSISTED:
+        return {"assistant_model": options.assistant}
+    return {}
+
+
+@contextmanager
+def _forward_passes(backbone: PreTrainedModel) -> Iterator[list[None]]:
+    """While open, the list grows by one entry per forward pass of the backbone."""
+    passes: list[None] = []
+    handle = cast(nn.Module, backbone).register_forward_pre_hook(lambda *_: passes.append(None))
+    try:
+        yield passes
+    finally:
+        handle.remove()
+
+
+def answer_lengths(answers: Tensor, model: MedusaAparModel) -> list[int]:
+    """Tokens of each row of `answers` `[batch, new]` up to and with its first EOS; what follows is padding."""
+    ends = model.backbone.generation_config.eos_token_id
+    ended = torch.isin(answers, torch.tensor([] if ends is None else ends, device=answers.device).to(answers.dtype))
+    return [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ended]

@@ -1,0 +1,115 @@
+"""What the measurements share: loading the model, arguments, and everything that figures depend on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from medusa_apar import EMBEDDED
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
+from medusa_apar.precision import default_dtype
+from medusa_apar.train.provenance import commit
+
+from . import fingerprint
+from .decoding import Limits
+from .questions import BENCHMARKS, BUNDLED, Question
+
+INTERRUPTED = 130
+_EMBEDDED_NAME = "embedded"
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(model: str | None, dtype: str) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
+    """Load a folder or a hub id, by default the bundled model, and its tokenizer; onto the GPU if there is one."""
+    source = EMBEDDED if model is None else model
+    chosen = default_dtype() if dtype == "auto" else _DTYPES[dtype]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return MedusaAparModel.from_pretrained(source, dtype=chosen).to(device), AutoTokenizer.from_pretrained(source)
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
+    """Add the arguments that every measurement takes, with its defaults."""
+    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    names = ", ".join(BUNDLED + BENCHMARKS)
+    parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
+    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
+    parser.add_argument("--dtype", choices=("auto", *_DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
+    parser.add_argument("--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end")
+    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="transformers' own generate beside the modes",
+    )
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The limits that the arguments set."""
+    return Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
+
+
+def modes_of(text: str) -> list[str]:
+    """Names of modes, separated by commas.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    return [str(Mode(name.strip())) for name in text.split(",")]
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is less than 1")
+    return value
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is less than 0")
+    return value
+
+
+def model_name(model: str | None) -> str:
+    """What a report calls the model that `load_model` loads."""
+    return model or _EMBEDDED_NAME
+
+
+def describe(
+    model: MedusaAparModel,
+    arguments: argparse.Namespace,
+    questions: Sequence[Question],
+    modes: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that the figures of any measurement depend on."""
+    backbone = model.backbone
+    device = backbone.device
+    return {
+        "model": model_name(arguments.model),
+        "weights": fingerprint.of_weights(backbone, model.heads),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "questions": arguments.questions,
+        "questions_digest": fingerprint.of_questions(questions),
+        "modes": [str(mode) for mode in modes],
+        **asdict(limits_of(arguments)),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

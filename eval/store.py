@@ -1,0 +1,102 @@
+"""A store of measurements that keeps what is finished over an interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+
+class Record(Protocol):
+    """One finished measurement."""
+
+    @property
+    def key(self) -> Any:
+        """What was measured; unique in a store."""
+
+    def to_json(self) -> bytes:
+        """The record as one line."""
+
+
+KeyT = TypeVar("KeyT", bound=Hashable)
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+class RecordStore(Generic[KeyT, RecordT]):
+    """Finished measurements in a folder: a file of JSON lines, written record by record, and `settings.json`.
+
+    A folder belongs to one set of settings, because what was measured differently must not share a table.
+    What an interruption left unfinished, the last line without its newline, is dropped.
+
+    Args:
+        path: the file; its folder is made if it does not exist.
+        settings: everything that the figures depend on; JSON values only.
+        read: a record from its line; raises a ValueError if it is none.
+
+    Raises:
+        ValueError: if the folder holds records of other settings, or a broken line.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], read: Callable[[bytes], RecordT]) -> None:
+        self.path = path
+        self.folder = path.parent
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.records: dict[KeyT, RecordT] = {}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_settings(self.folder / "settings.json")
+        if self.path.exists():
+            self._read(read)
+        self._file = self.path.open("ab")
+
+    def _check_settings(self, path: Path) -> None:
+        if not path.exists():
+            if self.path.exists():
+                raise ValueError(f"{self.path} exists without {path.name}; choose another folder with --out")
+            unfinished = path.with_suffix(".partial")
+            unfinished.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+            os.replace(unfinished, path)
+            return
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        names = sorted(stored.keys() | self.settings.keys())
+        changed = [
+            f"{name} was {stored.get(name)!r}, is {self.settings.get(name)!r}"
+            for name in names
+            if stored.get(name) != self.settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"out={str(self.folder)!r} holds a run with other settings ({'; '.join(changed)}); "
+                "choose another folder with --out, or repeat the run with its own settings"
+            )
+
+    def _read(self, read: Callable[[bytes], RecordT]) -> None:
+        content = self.path.read_bytes()
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            os.truncate(self.path, complete)
+        for number, line in enumerate(content[:complete].splitlines(), start=1):
+            try:
+                record = read(line)
+            except ValueError as error:
+                raise ValueError(f"{self.path}, line {number}: {error}") from error
+            self.records[record.key] = record
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __contains__(self, key: KeyT) -> bool:
+        return key in self.records
+
+    def __getitem__(self, key: KeyT) -> RecordT:
+        return self.records[key]
+
+    def add(self, record: RecordT) -> None:
+        """Keep a finished measurement."""
+        self._file.write(record.to_json())
+        self._file.flush()
+        self.records[record.key] = record

@@ -1,0 +1,167 @@
+"""transformers' own ways to decode beside the modes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from scripted_model import ALL_MODES, ScriptedModel
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from medusa_apar.eval import speed
+from medusa_apar.eval.cli import main as eval_main
+from medusa_apar.eval.decoding import Limits, decode
+from medusa_apar.eval.peers import Peer, PeerOptions, answer_lengths, load_assistant
+
+LIMITS = Limits(max_new_tokens=24)
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def prompt(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """A prompt that repeats itself, so that prompt lookup finds something."""
+    ids: torch.Tensor = tokenizer("abcabcabcabc", return_tensors="pt")["input_ids"]
+    return ids
+
+
+def forced_to_repeat(model: ScriptedModel) -> None:
+    """Let the backbone say its last token once more, whatever came before."""
+    with torch.no_grad():
+        torch.nn.init.normal_(model.backbone.model.embed_tokens.weight)
+        model.backbone.lm_head.weight.copy_(model.backbone.model.embed_tokens.weight)
+        for layer in model.backbone.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+
+
+@pytest.mark.parametrize("peer", [Peer.PROMPT_LOOKUP, Peer.ASSISTED])
+def test_guesses_cost_fewer_steps_and_change_nothing(model: ScriptedModel, prompt: torch.Tensor, peer: Peer) -> None:
+    forced_to_repeat(model)
+    options = PeerOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
+    options.assistant.load_state_dict(model.backbone.state_dict())
+    plain = decode(model, Peer.GENERATE, prompt, LIMITS)
+    guessed = decode(model, peer, prompt, LIMITS, peers=options)
+    assert guessed.token_ids == plain.token_ids
+    assert guessed.stats.answer_tokens == plain.stats.answer_tokens == 24
+    assert plain.stats.steps == 23
+    assert guessed.stats.steps < 23
+
+
+@pytest.mark.parametrize("peer", list(Peer))
+def test_counts_the_backbones_passes_without_the_prompts(
+    model: ScriptedModel, prompt: torch.Tensor, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = 0
+    forward = model.backbone.model.forward
+
+    def counting(*arguments, **named):
+        nonlocal passes
+        passes += 1
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(model.backbone.model, "forward", counting)
+    options = PeerOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
+    assert decode(model, peer, prompt, LIMITS, peers=options).stats.steps == passes - 1
+
+
+@pytest.mark.parametrize("peer", list(Peer))
+def test_no_peer_writes_control_tokens(model: ScriptedModel, prompt: torch.Tensor, peer: Peer) -> None:
+    forced_to_repeat(model)
+    assert model.control is not None
+    head = model.backbone.lm_head.weight
+    with torch.no_grad():
+        head[model.control.fork_token_id] = 2 * head[prompt[0, -1]]
+        head[model.control.child_token_id] = 3 * head[prompt[0, -1]]
+    assert model.backbone(prompt).logits[0, -1].argmax() == model.control.child_token_id
+    draft = LlamaForCausalLM(model.backbone.config).eval()
+    draft.load_state_dict(model.backbone.state_dict())
+    answer = decode(model, peer, prompt, LIMITS, peers=PeerOptions(assistant=draft))
+    assert {model.control.fork_token_id, model.control.child_token_id}.isdisjoint(answer.token_ids)
+
+
+def test_a_batch_of_generate_counts_every_row_to_its_end(model: ScriptedModel) -> None:
+    end, pad = model.tokenizer.eos_token_id, model.tokenizer.pad_token_id
+    answers = torch.tensor([[9, end, pad, pad], [9, 9, 9, 9], [9, 9, 9, end], [end, end, end, end]])
+    assert answer_lengths(answers, model) == [2, 4, 4, 1]  # type: ignore[arg-type]
+    prompts = torch.tensor([[pad, 7, 8], [7, 8, 9]])
+    mask = (prompts != pad).long()
+    answer = decode(model, Peer.GENERATE, prompts, LIMITS, attention_mask=mask)  # type: ignore[arg-type]
+    assert answer.stats.peak_slots == 2 * (3 + answer.stats.steps)
+    assert answer.stats.ar_slots == 5 + answer.stats.answer_tokens - 2
+
+
+def test_refuses_a_draft_model_of_another_vocabulary(
+    model: ScriptedModel, backbone: PreTrainedModel, tmp_path: Path
+) -> None:
+    backbone.save_pretrained(tmp_path / "draft")
+    with pytest.raises(ValueError, match=r"assistant=.*a vocabulary of 64 tokens, the model one of 262; give a draft"):
+        load_assistant(str(tmp_path / "draft"), model)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def command(
+    model: ScriptedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    question_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Command:
+    """Runs `eval speed` on one question."""
+    monkeypatch.setattr(speed, "load_model", lambda *_: (model, tokenizer))
+    questions = question_file('{"question_id": 1, "category": "math", "turns": ["One?"]}')
+
+    def run(*arguments: str) -> int:
+        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "20", *arguments]
+        return eval_main(["speed", *given])
+
+    return run
+
+
+def test_peers_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+    model.backbone.save_pretrained(tmp_path / "draft")
+    assert command("--peers", "--assistant", str(tmp_path / "draft"), "--prompt-lookup-tokens", "3") == 0
+    lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
+    expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:]]
+    assert [json.loads(line)["mode"] for line in lines] == expected
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["settings"]["prompt_lookup_tokens"] == 3
+    assert len(summary["settings"]["assistant_weights"]) == 16
+    overall = {row["mode"]: row for row in summary["rows"] if row["category"] == "overall"}
+    assert overall["generate"]["slots_against_ar"] == 1
+    assert overall["prompt-lookup"]["slots_against_ar"] is None
+    assert overall["prompt-lookup"]["tokens_per_step"] > 0
+    line = next(line for line in (tmp_path / "out" / "summary.md").read_text().splitlines() if "| assisted" in line)
+    assert [cell.strip() for cell in line.split("|")][8:10] == ["-", "-"]
+    assert (tmp_path / "out" / "speedup.png").stat().st_size > 1000
+
+
+def test_prompt_lookup_needs_no_draft_model(command: Command, tmp_path: Path) -> None:
+    assert command("--peers", "--modes", "ar") == 0
+    lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
+    assert [json.loads(line)["mode"] for line in lines] == ["generate", "prompt-lookup", "ar"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--assistant", "draft"), "assistant='draft' is of no use without the peers; add --peers, or leave"),
+        (("--prompt-lookup-tokens", "4"), "prompt_lookup_tokens=4 is of no use without the peers; add --peers"),
+        (("--peers", "--prompt-lookup-tokens", "0"), "0 is less than 1"),
+    ],
+)
+def test_says_what_is_wrong_with_an_argument(
+    command: Command, arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        command(*arguments)
+    assert error.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_assisted_decoding_asks_for_its_draft_model(model: ScriptedModel, prompt: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="mode='assisted' needs a draft model; name one with --assistant"):
+        decode(model, Peer.ASSISTED, prompt, LIMITS)  # type: ignore[arg-type]
