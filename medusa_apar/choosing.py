@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,8 +66,8 @@ class TokenChooser:
         scores = logits.float()
         if self._context_free:
             before, warpers = self._by_row[0]
-            scores = before(places.token_ids[:, None], scores)
-            return warpers(places.token_ids[:, None], self._ruled(scores, places))  # type: ignore[no-any-return]
+            last: Any = places.token_ids[:, None]
+            return warpers(last, self._ruled(before(last, scores), places))
         contexts = places.contexts()
         return self._each_row(1, self._ruled(self._each_row(0, scores, places, contexts), places), places, contexts)
 
@@ -87,7 +88,7 @@ class TokenChooser:
         processed = scores.clone()
         for row in np.unique(places.rows).tolist():
             if processors := self._by_row[row][part]:
-                nodes = np.flatnonzero(places.rows == row)
+                nodes = np.flatnonzero(places.rows == row).tolist()
                 processed[nodes] = process(processors, [contexts[node] for node in nodes], scores[nodes])
         return processed
 

@@ -199,7 +199,8 @@ class Decoder:
         anew when it is its turn.
         """
         for kept in range(len(by_priority) - 1, 0, -1):
-            needed = self.pool.visible[[live.row for live in by_priority[:kept]]].any(axis=0)
+            earlier = [live.row for live in by_priority[:kept]]
+            needed: NDArray[np.bool_] = np.logical_or.reduce(self.pool.visible[earlier])
             for live in by_priority[kept:]:
                 self.pool.hide(live.row, ~needed)
                 live.computed = int(np.count_nonzero(self.pool.visible[live.row]))

@@ -119,7 +119,9 @@ class SlotPool:
         self.hide(row, self.visible[row].copy())
         self._free_rows.append(row)
 
-    def mask(self, rows: Sequence[int], slots: NDArray[np.int64], ancestors: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def mask(
+        self, rows: Sequence[int] | NDArray[np.int64], slots: NDArray[np.int64], ancestors: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
         """The attention mask of a step.
 
         Args:

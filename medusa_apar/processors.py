@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,8 +86,8 @@ class WithoutControlTokens(LogitsProcessor):
         if not hidden.any():
             inner: Tensor = self.inner(input_ids, scores)
             return inner
-        rows = zip(input_ids, hidden, scores.split(1), strict=True)
-        return torch.cat([self.inner(ids[~gone][None], row) for ids, gone, row in rows])
+        rows = zip(input_ids, hidden, scores, strict=True)
+        return torch.cat([self.inner(ids[~gone][None], row[None]) for ids, gone, row in rows])
 
 
 class RootOnly(LogitsProcessor):
@@ -113,8 +114,8 @@ class _EachNode(LogitsProcessor):
         self.inner = inner
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        rows = zip(input_ids.split(1), scores.split(1), strict=True)
-        return torch.cat([self.inner(ids, row) for ids, row in rows])
+        rows = zip(input_ids, scores, strict=True)
+        return torch.cat([self.inner(ids[None], row[None]) for ids, row in rows])
 
 
 def check_supported(processors: LogitsProcessorList) -> None:
@@ -140,18 +141,18 @@ def of_row(processors: LogitsProcessorList, row: int, control: ControlTokens | N
 
 def _for_row(processor: LogitsProcessor, row: int, control: ControlTokens | None) -> LogitsProcessor:
     kind = type(processor)
-    processor = copy.copy(processor)
+    inner: Any = copy.copy(processor)
+    processor = inner
     if kind is RepetitionPenaltyLogitsProcessor:
-        ignored = getattr(processor, "prompt_ignore_length", None)
-        processor.prompt_ignore_length = int(ignored[row]) if isinstance(ignored, Tensor) else ignored
+        ignored = getattr(inner, "prompt_ignore_length", None)
+        inner.prompt_ignore_length = int(ignored[row]) if isinstance(ignored, Tensor) else ignored
     elif kind is EncoderRepetitionPenaltyLogitsProcessor:
-        # Broadcasts over the nodes only as a row of its own; every node has the same prompt.
-        processor = _EachNode(processor)
-        processor.inner.encoder_input_ids = processor.inner.encoder_input_ids[row : row + 1]
+        inner.encoder_input_ids = inner.encoder_input_ids[row : row + 1]
+        processor = _EachNode(inner)
     elif kind is EncoderNoRepeatNGramLogitsProcessor:
-        processor.batch_size, processor.generated_ngrams = 1, [processor.generated_ngrams[row]]
+        inner.batch_size, inner.generated_ngrams = 1, [inner.generated_ngrams[row]]
     elif kind is PrefixConstrainedLogitsProcessor:
-        allowed: Callable[[int, Tensor], list[int]] = processor._prefix_allowed_tokens_fn
+        allowed: Callable[[int, Tensor], list[int]] = inner._prefix_allowed_tokens_fn
         processor = PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed(row, tokens), num_beams=1)
     if control is None:
         return processor
@@ -180,6 +181,6 @@ def process(processors: LogitsProcessorList, contexts: Sequence[list[int]], scor
         by_length[len(context)].append(node)
     processed = torch.empty_like(scores)
     for nodes in by_length.values():
-        input_ids = torch.tensor([contexts[node] for node in nodes], device=scores.device)
+        input_ids: Any = torch.tensor([contexts[node] for node in nodes], device=scores.device)
         processed[nodes] = processors(input_ids, scores[nodes].clone()).to(scores.dtype)
     return processed

@@ -52,6 +52,6 @@ class Stopping:
         for length in range(max(1, min(self._asked + 1, len(readable))), len(readable) + 1):
             self._asked = length
             input_ids = torch.tensor([self._context + readable[:length]], device=self._device)
-            if bool(torch.as_tensor(self._criteria(input_ids, None)).all()):  # type: ignore[arg-type]
+            if bool(torch.as_tensor(self._criteria(input_ids, None)).all()):
                 return length
         return None
