@@ -296,7 +296,7 @@ class Decoder:
         keys = np.array([live.key for live in scheduled], dtype=np.uint64)[nodes.thread]
         if self.control is not None and nodes.forced.any():
             # An eager child is number so-and-so of the thread's children: count the forks above it.
-            forks = ancestors @ (nodes.token_ids == self.control.fork_token_id)
+            forks = ancestors @ (nodes.token_ids == self.control.fork_token_id).astype(np.int64)
             opened = np.array([live.forks for live in scheduled])[nodes.thread]
             ordinals = (opened + forks - 1)[nodes.forced]
             keys[nodes.forced] = child_keys(keys[nodes.forced], ordinals)

@@ -15,7 +15,13 @@ CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 @pytest.mark.parametrize("dtype", list(CLOSE))
 @pytest.mark.parametrize("rows", [1, 2, 16, 100])
 @pytest.mark.parametrize("bias", [True, False])
-def test_products_are_the_same_up_to_rounding(dtype: torch.dtype, rows: int, bias: bool) -> None:
+@pytest.mark.parametrize("bfloat16_instructions", [True, False])
+def test_products_are_the_same_up_to_rounding(
+    dtype: torch.dtype, rows: int, bias: bool, bfloat16_instructions: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packed_products.cpu_has_bfloat16():
+        bfloat16_instructions = False  # oneDNN cannot pack in bfloat16 there
+    monkeypatch.setattr(packed_products, "cpu_has_bfloat16", lambda: bfloat16_instructions)
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias, dtype=dtype)
     x = torch.randn(1, rows, 48, dtype=dtype)
