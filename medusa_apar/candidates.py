@@ -131,22 +131,27 @@ class _Layout:
     """Candidates of all threads, laid out level by level, parents before children."""
 
     def __init__(self, drafts: Sequence[Draft], control: ControlTokens | None, context_length: int) -> None:
+        count = len(drafts)
         self.start = np.array([draft.position for draft in drafts], dtype=np.int64)
         self._may_fork = np.array([draft.may_fork for draft in drafts], dtype=np.bool_)
         self._control = control
         self._context_length = context_length
+        self._columns: list[tuple[Ints, Ints, Ints, Scores]] = []
+        self._levels: list[tuple[int, int, bool]] = []
         self._count = 0
-        self._columns: list[tuple[Ints, Ints, Ints, Ints, Flags, Scores]] = []
-        guessed = [thread for thread, draft in enumerate(drafts) if draft.guesses is not None]
-        self._guess_row = np.full(len(drafts), -1, dtype=np.int64)
-        self._guess_row[guessed] = np.arange(len(guessed))
         guesses = [draft.guesses for draft in drafts if draft.guesses is not None]
         self._heads = len(guesses[0].token_ids) if guesses else 0
+        self._guess_row = np.arange(count)
+        if len(guesses) < count:
+            guessed = np.array([draft.guesses is not None for draft in drafts])
+            self._guess_row = np.where(guessed, np.cumsum(guessed) - 1, -1)
         if guesses:
             self._token_ids = np.stack([guess.token_ids for guess in guesses])  # [guessed, heads, k]
             self._log_probs = np.minimum(np.stack([guess.log_probs for guess in guesses]), 0.0)
-        pending = np.array([draft.pending for draft in drafts])
-        count = len(drafts)
+            self._impossible = bool(self._log_probs.min() == -np.inf)
+        # Where every thread has guesses and is far from the context's end, nothing has to be left out at any level.
+        self._open_everywhere = len(guesses) == count and int(self.start.max()) + self._heads < context_length
+        pending = np.array([draft.pending for draft in drafts], dtype=np.int64)
         self._add(pending, np.full(count, ROOT), np.arange(count), 0, np.zeros(count))
 
     def lay_likeliest(self, most: int) -> None:
@@ -161,11 +166,12 @@ class _Layout:
             rows = self._guess_row[thread]
             tokens = self._token_ids[rows, level - 1]
             every = scores[:, None] + self._log_probs[rows, level - 1]  # [frontier, k]
-            width = every.shape[1]
-            best = np.argsort(-every, axis=None, kind="stable")[:most]
-            best = best[every.ravel()[best] > -np.inf]
-            parent = best // width
-            self._add(tokens.ravel()[best], node[parent], thread[parent], level, every.ravel()[best])
+            flat = every.ravel()
+            best = (-flat).argsort(kind="stable")[:most]
+            if self._impossible:
+                best = best[flat[best] > -np.inf]
+            parent = best // every.shape[1]
+            self._add(tokens.ravel()[best], node[parent], thread[parent], level, flat[best])
 
     def lay_fixed_tree(self, choices: Sequence[tuple[int, ...]]) -> None:
         """Add the same tree of ranks behind every pending token, all of it: `choices` as medusa-llm lists them."""
@@ -193,11 +199,14 @@ class _Layout:
 
     def columns(self) -> tuple[Ints, Ints, Ints, Ints, Flags, Scores]:
         """Token ids, parents, threads, levels, forced flags and scores of all candidates."""
-        token_ids, parent, thread, level, forced, scores = (np.concatenate(c) for c in zip(*self._columns, strict=True))
-        return token_ids, parent, thread, level, forced, scores
+        token_ids, parent, thread, scores = (np.concatenate(column) for column in zip(*self._columns, strict=True))
+        counts, levels, forced = zip(*self._levels, strict=True)
+        return token_ids, parent, thread, np.repeat(levels, counts), np.repeat(forced, counts), scores
 
     def _open(self, level: int) -> tuple[Ints, Ints, Scores]:
         """The frontier's nodes behind which a guess may stand, their threads and scores."""
+        if self._open_everywhere:
+            return self._frontier
         node, thread, scores = self._frontier
         open_ = (self._guess_row[thread] >= 0) & (self.start[thread] + level < self._context_length)
         return node[open_], thread[open_], scores[open_]
@@ -208,19 +217,20 @@ class _Layout:
         self._frontier = node, thread, scores
         if self._control is None:
             return
-        fits = self.start[thread] + level + 1 < self._context_length
-        forks = (token_ids == self._control.fork_token_id) & self._may_fork[thread] & fits
-        if forks.any():
-            children = np.full(np.count_nonzero(forks), self._control.child_token_id)
+        forks = np.flatnonzero(token_ids == self._control.fork_token_id)
+        if len(forks):
+            at = thread[forks]
+            forks = forks[self._may_fork[at] & (self.start[at] + level + 1 < self._context_length)]
+            children = np.full(len(forks), self._control.child_token_id)
             self._append(children, node[forks], thread[forks], level + 1, scores[forks], forced=True)
 
     def _append(
         self, token_ids: Ints, parent: Ints, thread: Ints, level: int, scores: Scores, *, forced: bool = False
     ) -> Ints:
-        count = len(token_ids)
-        self._columns.append((token_ids, parent, thread, np.full(count, level), np.full(count, forced), scores))
-        self._count += count
-        return np.arange(self._count - count, self._count)
+        self._columns.append((token_ids, parent, thread, scores))
+        self._levels.append((len(token_ids), level, forced))
+        self._count += len(token_ids)
+        return np.arange(self._count - len(token_ids), self._count)
 
 
 def ancestors(parent: Sequence[int] | Ints) -> Flags:

@@ -14,7 +14,6 @@ from transformers import LogitsProcessorList
 
 from .control_tokens import ControlTokenRules, ControlTokens
 from .processors import check_supported, is_context_free, of_row, process, split_warpers
-from .randomness import uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +24,14 @@ class Places:
         token_ids: `[nodes]` on the device, each node's own token.
         rows: `[nodes]` row of the batch.
         fork_allowed: `[nodes]` whether the thread may fork.
-        keys: `[nodes]` key of the thread's randomness.
-        positions: `[nodes]` path depth of the token after the node.
+        numbers: looks up the uniform number `[nodes]` of the token after each node; called when sampling.
         contexts: builds the contexts, the row's padding, prompt and path up to the node; called where needed.
     """
 
     token_ids: Tensor
     rows: NDArray[np.int64]
     fork_allowed: NDArray[np.bool_]
-    keys: NDArray[np.uint64]
-    positions: NDArray[np.int64]
+    numbers: Callable[[], NDArray[np.float64]]
     contexts: Callable[[], Sequence[list[int]]]
 
 
@@ -75,7 +72,7 @@ class TokenChooser:
         """The token after each node, `[nodes]` int64, from processed scores."""
         if not self.sample:
             return scores.argmax(dim=-1)
-        numbers = torch.from_numpy(uniform(places.keys, places.positions)).to(scores.device)
+        numbers = torch.from_numpy(places.numbers()).to(scores.device)
         return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), numbers)
 
     def _ruled(self, scores: Tensor, places: Places) -> Tensor:

@@ -25,7 +25,7 @@ from .drafting import Drafter
 from .kv_pool import SlotPool
 from .output import DecodingStats
 from .paragraph_tree import FinishReason, ParagraphTree, Thread
-from .randomness import child_key, child_keys
+from .randomness import child_key, child_keys, uniform
 from .stopping import Stopping
 from .streaming import ReadingOrderStream, readable_token_ids
 from .verification import Acceptance, NodeTensors
@@ -232,8 +232,7 @@ class Decoder:
             token_ids=torch.tensor(token_ids[-1:], device=logits.device),
             rows=np.array([root.request.row]),
             fork_allowed=np.array([self._may_fork(root)]),
-            keys=np.array([root.key], dtype=np.uint64),
-            positions=np.array([len(token_ids)]),
+            numbers=lambda: uniform(np.array([root.key], dtype=np.uint64), np.array([len(token_ids)])),
             contexts=lambda: [root.request.context],
         )
         chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
@@ -293,13 +292,15 @@ class Decoder:
     ) -> Places:
         rows = np.array([live.request.row for live in scheduled])
         depths = np.array([live.thread.depth for live in scheduled])
-        keys = np.array([live.key for live in scheduled], dtype=np.uint64)[nodes.thread]
-        if self.control is not None and nodes.forced.any():
-            # An eager child is number so-and-so of the thread's children: count the forks above it.
-            forks = ancestors @ (nodes.token_ids == self.control.fork_token_id).astype(np.int64)
-            opened = np.array([live.forks for live in scheduled])[nodes.thread]
-            ordinals = (opened + forks - 1)[nodes.forced]
-            keys[nodes.forced] = child_keys(keys[nodes.forced], ordinals)
+
+        def numbers() -> NDArray[np.float64]:
+            keys = np.array([live.key for live in scheduled], dtype=np.uint64)[nodes.thread]
+            if self.control is not None and nodes.forced.any():
+                # An eager child is number so-and-so of the thread's children: count the forks above it.
+                forks = ancestors @ (nodes.token_ids == self.control.fork_token_id).astype(np.int64)
+                opened = np.array([live.forks for live in scheduled])[nodes.thread]
+                keys[nodes.forced] = child_keys(keys[nodes.forced], (opened + forks - 1)[nodes.forced])
+            return uniform(keys, nodes.position + 1)
 
         def contexts() -> list[list[int]]:
             guessed = ancestors & (nodes.parent >= 0)
@@ -314,8 +315,7 @@ class Decoder:
             token_ids=token_ids,
             rows=rows[nodes.thread],
             fork_allowed=self.fork & (depths[nodes.thread] + nodes.forced < self.max_depth),
-            keys=keys,
-            positions=nodes.position + 1,
+            numbers=numbers,
             contexts=contexts,
         )
 

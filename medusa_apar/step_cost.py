@@ -18,6 +18,8 @@ from .drafting import Drafter
 CONTEXT = 256
 """Slots behind which a step is timed."""
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
+METHOD = 2
+"""Raised when a step is computed or timed in another way, so that older measurements are not taken for it."""
 
 
 def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
@@ -62,6 +64,7 @@ def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
+        "method": METHOD,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 

@@ -33,26 +33,27 @@ def four_bits(**options: Any) -> BitsAndBytesConfig:
 
 
 def eight_bits(**options: Any) -> Any:
-    pytest.importorskip("torchao", reason="torchao is not installed; `make test-oldest` has it")
     from torchao.quantization import Int8WeightOnlyConfig
 
     return TorchAoConfig(Int8WeightOnlyConfig(), **options)
 
 
-CONFIGS = {
-    "bitsandbytes, 4 bits": lambda: four_bits(),
-    "bitsandbytes, 4 bits, lm_head too": lambda: four_bits(llm_int8_skip_modules=[]),
-    "torchao, int8": lambda: eight_bits(),
-    "torchao, int8, lm_head too": lambda: eight_bits(modules_to_not_convert=[]),
-}
+CONFIGS = [
+    pytest.param(four_bits, {}, id="bitsandbytes, 4 bits"),
+    pytest.param(four_bits, {"llm_int8_skip_modules": []}, id="bitsandbytes, 4 bits, lm_head too"),
+    pytest.param(eight_bits, {}, id="torchao, int8", marks=pytest.mark.torchao),
+    pytest.param(
+        eight_bits, {"modules_to_not_convert": []}, id="torchao, int8, lm_head too", marks=pytest.mark.torchao
+    ),
+]
 
 
 @pytest.mark.parametrize("shared_projection", [False, True])
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
+@pytest.mark.parametrize(("config", "options"), CONFIGS)
 def test_weight_only_quantised_backbones_are_decoded_losslessly(
-    config: Any, shared_projection: bool, tmp_path: Path
+    config: Any, options: dict[str, Any], shared_projection: bool, tmp_path: Path
 ) -> None:
-    whole, model = quantised(tmp_path, config())
+    whole, model = quantised(tmp_path, config(**options))
     heads = MedusaHeads.for_backbone(model, num_heads=3, shared_projection=shared_projection)
     assert (heads.config.vocab_size, heads.config.hidden_size) == (VOCABULARY, HIDDEN)
     assert heads.dtype == torch.float32
