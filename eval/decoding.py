@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 
+from .fixed_tree import choices, engine_mode
 from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer
 
 BASELINE = str(Peer.GENERATE)
@@ -56,7 +56,7 @@ def decode(
 
     Args:
         model: the model.
-        mode: the name of a `Mode` or of a `Peer`.
+        mode: the name of a `Mode` or of a `Peer`, or `FIXED_TREE`.
         input_ids: `[batch, length]`, padded on the left.
         limits: limits of each answer.
         attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
@@ -70,10 +70,11 @@ def decode(
     if is_peer(mode):
         options = PeerOptions() if peers is None else peers
         return _decode_with_peer(model, Peer(mode), input_ids, attention_mask, limits, options)
-    return _decode(model, Mode(mode), input_ids, attention_mask, limits)
+    return _decode(model, mode, input_ids, attention_mask, limits)
 
 
-def _decode(model: MedusaAparModel, mode: Mode, input_ids: Tensor, attention_mask: Tensor, limits: Limits) -> Answer:
+def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask: Tensor, limits: Limits) -> Answer:
+    mode = engine_mode(name)
     start = _now(input_ids.device)
     output = model.generate(
         input_ids=input_ids,
@@ -85,6 +86,7 @@ def _decode(model: MedusaAparModel, mode: Mode, input_ids: Tensor, attention_mas
         apar=mode.apar,
         max_threads=limits.max_threads,
         max_depth=limits.max_depth,
+        medusa_choices=choices(name),
     )
     seconds = _now(input_ids.device) - start
     assert isinstance(output, MedusaAparOutput)

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
+from .fixed_tree import FIXED_TREE
 from .peers import Peer
 from .summary import SummaryRow
 
@@ -17,6 +18,7 @@ _COLOURS: dict[str, str] = {
     Peer.GENERATE: "#999999",
     Peer.PROMPT_LOOKUP: "#CC79A7",
     Peer.ASSISTED: "#D55E00",
+    FIXED_TREE: "#0072B2",
     Mode.MEDUSA: "#56B4E9",
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",

@@ -12,10 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
 
 from . import fingerprint
 from .answers import write_answers
 from .decoding import Limits
+from .fixed_tree import FIXED_TREE
 from .peers import Peer, PeerOptions, load_assistant
 from .plot import plot_speed_up
 from .questions import load_questions
@@ -73,7 +75,9 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
         Peer.ASSISTED: arguments.assistant is not None,
     }
     peers = [str(peer) for peer, wanted in beside.items() if wanted]
-    return list(dict.fromkeys([*peers, *modes_of(arguments.modes)]))
+    modes = modes_of(arguments.modes)
+    fixed = [FIXED_TREE] if arguments.peers and Mode.MEDUSA_APAR in modes else []
+    return list(dict.fromkeys([*peers, *modes, *fixed]))
 
 
 def _peer_options(arguments: argparse.Namespace, model: MedusaAparModel) -> PeerOptions:

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.modes import Mode
 
 from .decoding import Limits, decode
+from .fixed_tree import engine_mode
 from .peers import Peer, PeerOptions, is_peer
 from .prompts import ChatPrompts
 from .questions import Question
@@ -128,7 +128,7 @@ def check_modes(model: MedusaAparModel, modes: Sequence[str], peers: PeerOptions
         if is_peer(name):
             peers.check(Peer(name))
             continue
-        mode = Mode(name)
+        mode = engine_mode(name)
         if mode.medusa and model.heads is None:
             raise ValueError(f"mode={name!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
         if mode.apar and model.control is None:

@@ -124,7 +124,7 @@ def test_peers_stand_beside_the_modes(command: Command, model: ScriptedModel, tm
     model.backbone.save_pretrained(tmp_path / "draft")
     assert command("--peers", "--assistant", str(tmp_path / "draft"), "--prompt-lookup-tokens", "3") == 0
     lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
-    expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:]]
+    expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:], "fixed-tree"]
     assert [json.loads(line)["mode"] for line in lines] == expected
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["prompt_lookup_tokens"] == 3

@@ -75,7 +75,7 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
         assert request.pop("attention_mask").all()
         assert request == {
             "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
-            "max_threads": 3, "max_depth": 4,
+            "max_threads": 3, "max_depth": 4, "medusa_choices": None,
         }  # fmt: skip
 
 
