@@ -153,6 +153,20 @@ def test_a_step_is_one_forward_pass_under_one_mask() -> None:
     assert sum(shape[2] for shape in calls[prefills:]) == output.stats.forward_nodes
 
 
+def test_what_forks_inside_a_step_save_is_counted() -> None:
+    backbone = forking_backbone(seed=3)
+    model = MedusaAparModel(backbone, random_heads(backbone))
+    _, ids, mask = batch(3)
+    wide = decode(model, ids, mask, nodes_per_step=40).stats
+    narrow = decode(model, ids, mask, nodes_per_step=1).stats
+    assert wide is not None
+    assert narrow is not None
+    assert (narrow.forks_inside_steps, narrow.eager_children, narrow.saved_thread_steps) == (0, 0, 0)
+    assert 0 < wide.eager_children <= wide.forks + wide.discarded_tokens
+    assert wide.saved_thread_steps == wide.forks_inside_steps + wide.eager_children
+    assert wide.steps < narrow.steps
+
+
 def test_an_adaptive_budget_is_lossless_too() -> None:
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, random_heads(backbone))
