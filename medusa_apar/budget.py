@@ -106,8 +106,8 @@ class NodeBudget(ABC):
         """Whether the heads should guess for the next step of so many threads."""
         return True
 
-    def record(self, threads: int, nodes: int, accepted: int) -> None:
-        """Take note of a step that carried guesses: its nodes, and the guesses among them that were accepted."""
+    def record(self, threads: int, nodes: int, accepted: int, seconds: float) -> None:
+        """Take note of a step: its nodes, the guesses among them that were accepted, and what it took."""
         return
 
 
@@ -152,21 +152,23 @@ class FixedTree(FixedBudget):
 class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
-    Guessing rests where, as far as the last steps tell, it does not pay; now and then a step tries it again.
+    Guessing rests where, as far as the last steps tell, it does not pay; now and then a step tries it again. What steps
+    take beyond the measured costs, on the host and for long contexts, is learnt while decoding.
 
     Args:
         cost: what steps cost.
     """
 
-    REST = 32
+    REST = 12
     """Steps without guesses until one tries again."""
-    MEMORY = 0.9
+    MEMORY = 0.95
     """Weight of the past in the running means."""
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
         self._accepted = 1.0  # guesses accepted per thread and step, running mean; hopeful at first
         self._nodes = 1.0  # candidates carried per thread and step, running mean
+        self._overhead = 0.0  # seconds of a step beyond its measured cost, running mean
         self._rested = 0
 
     def most_nodes(self, threads: int) -> int:
@@ -175,19 +177,27 @@ class MeasuredBudget(NodeBudget):
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
-        return int((tokens / (self._cost.forward(nodes) + self._cost.heads(threads))).argmax())
+        return int((tokens / self._seconds(threads, nodes)).argmax())
 
     def pays(self, threads: int) -> bool:
-        plain = threads / self._cost.forward(threads)
+        plain = threads / (self._cost.forward(threads) + self._overhead)
         nodes = round(threads * (1 + self._nodes))
-        guessing = threads * (1 + self._accepted) / (self._cost.forward(nodes) + self._cost.heads(threads))
+        guessing = threads * (1 + self._accepted) / self._seconds(threads, nodes)
         if guessing > plain or self._rested >= self.REST:
             self._rested = 0
             return True
         self._rested += 1
         return False
 
-    def record(self, threads: int, nodes: int, accepted: int) -> None:
+    def _seconds(self, threads: int, nodes: NDArray[np.int64] | int) -> NDArray[np.float64]:
+        """A step with guesses, by its nodes."""
+        return self._cost.forward(nodes) + self._cost.heads(threads) + self._overhead
+
+    def record(self, threads: int, nodes: int, accepted: int, seconds: float) -> None:
+        known = self._cost.forward(nodes) + (self._cost.heads(threads) if nodes > threads else 0.0)
+        self._overhead = self.MEMORY * self._overhead + (1 - self.MEMORY) * max(0.0, seconds - float(known))
+        if nodes == threads:
+            return
         keep = self.MEMORY**threads
         self._accepted = keep * self._accepted + (1 - keep) * accepted / threads
         self._nodes = keep * self._nodes + (1 - keep) * (nodes - threads) / threads

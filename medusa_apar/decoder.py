@@ -242,6 +242,7 @@ class Decoder:
         root.guesses = _guesses(arrays, rows=1)[0]
 
     def _step(self, scheduled: list[LiveThread]) -> None:
+        start = perf_counter()
         drafts = [
             Draft(live.thread.token_ids[-1], len(live.thread.token_ids) - 1, self._may_fork(live), live.guesses)
             for live in scheduled
@@ -256,7 +257,8 @@ class Decoder:
         with self._timed("backbone_seconds"):
             logits, hidden = self.backbone.forward(self.pool, slots, nodes.token_ids, nodes.position, mask)
         verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
-        self._commit(scheduled, nodes, slots, verdict)
+        accepted = self._commit(scheduled, nodes, slots, verdict)
+        self.budget.record(len(scheduled), len(nodes), accepted, perf_counter() - start)
 
     def _verify(
         self,
@@ -319,10 +321,12 @@ class Decoder:
             contexts=contexts,
         )
 
-    def _commit(
-        self, scheduled: list[LiveThread], nodes: StepNodes, slots: NDArray[np.int64], verdict: Verdict
-    ) -> None:
-        """Append what was accepted, open children, end threads."""
+    def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, slots: NDArray[np.int64], verdict: Verdict) -> int:
+        """Append what was accepted, open children, end threads.
+
+        Returns:
+            How many candidates were accepted.
+        """
         eager = np.flatnonzero(nodes.forced)
         kept = np.zeros(len(nodes), dtype=np.bool_)
         standing = np.flatnonzero(verdict.accepted & ~nodes.forced)
@@ -349,11 +353,9 @@ class Decoder:
             live.guesses = verdict.guesses[number]
             kept[path] = True
         self.pool.give_back(slots[~kept])
-        guessed = len(nodes) - len(scheduled)
         accepted = int(np.count_nonzero(kept)) - len(scheduled)
         self.stats.accepted_guesses += accepted - int(np.count_nonzero(kept[eager]))
-        if guessed:
-            self.budget.record(len(scheduled), len(nodes), accepted)
+        return accepted
 
     def _until_end(self, live: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
