@@ -106,8 +106,16 @@ class NodeBudget(ABC):
         """Whether the heads should guess for the next step of so many threads."""
         return True
 
-    def record(self, threads: int, nodes: int, accepted: int, seconds: float) -> None:
-        """Take note of a step: its nodes, the guesses among them that were accepted, and what it took."""
+    def record(self, threads: int, nodes: int, accepted: int, forward: float, rest: float) -> None:
+        """Take note of a step.
+
+        Args:
+            threads: its pending tokens.
+            nodes: all its nodes.
+            accepted: candidates that were accepted.
+            forward: seconds of the backbone's forward pass.
+            rest: seconds of everything but the backbone and the heads.
+        """
         return
 
 
@@ -168,7 +176,8 @@ class MeasuredBudget(NodeBudget):
         self._cost = cost
         self._accepted = 1.0  # guesses accepted per thread and step, running mean; hopeful at first
         self._nodes = 1.0  # candidates carried per thread and step, running mean
-        self._overhead = 0.0  # seconds of a step beyond its measured cost, running mean
+        self._per_node = 0.0  # seconds of a node beyond the measured cost, running mean: attention over long contexts
+        self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
         self._rested = 0
 
     def most_nodes(self, threads: int) -> int:
@@ -180,7 +189,7 @@ class MeasuredBudget(NodeBudget):
         return int((tokens / self._seconds(threads, nodes)).argmax())
 
     def pays(self, threads: int) -> bool:
-        plain = threads / (self._cost.forward(threads) + self._overhead)
+        plain = threads / (self._seconds(threads, threads) - self._cost.heads(threads))
         nodes = round(threads * (1 + self._nodes))
         guessing = threads * (1 + self._accepted) / self._seconds(threads, nodes)
         if guessing > plain or self._rested >= self.REST:
@@ -191,11 +200,12 @@ class MeasuredBudget(NodeBudget):
 
     def _seconds(self, threads: int, nodes: NDArray[np.int64] | int) -> NDArray[np.float64]:
         """A step with guesses, by its nodes."""
-        return self._cost.forward(nodes) + self._cost.heads(threads) + self._overhead
+        return self._cost.forward(nodes) + self._per_node * nodes + self._cost.heads(threads) + self._rest
 
-    def record(self, threads: int, nodes: int, accepted: int, seconds: float) -> None:
-        known = self._cost.forward(nodes) + (self._cost.heads(threads) if nodes > threads else 0.0)
-        self._overhead = self.MEMORY * self._overhead + (1 - self.MEMORY) * max(0.0, seconds - float(known))
+    def record(self, threads: int, nodes: int, accepted: int, forward: float, rest: float) -> None:
+        beyond = max(0.0, forward - float(self._cost.forward(nodes))) / nodes
+        self._per_node += (1 - self.MEMORY) * (beyond - self._per_node)
+        self._rest += (1 - self.MEMORY) * (rest - self._rest)
         if nodes == threads:
             return
         keep = self.MEMORY**threads

@@ -242,7 +242,8 @@ class Decoder:
         root.guesses = _guesses(arrays, rows=1)[0]
 
     def _step(self, scheduled: list[LiveThread]) -> None:
-        start = perf_counter()
+        start, stats = perf_counter(), self.stats
+        forward, heads = stats.backbone_seconds, stats.head_seconds
         drafts = [
             Draft(live.thread.token_ids[-1], len(live.thread.token_ids) - 1, self._may_fork(live), live.guesses)
             for live in scheduled
@@ -258,7 +259,9 @@ class Decoder:
             logits, hidden = self.backbone.forward(self.pool, slots, nodes.token_ids, nodes.position, mask)
         verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
         accepted = self._commit(scheduled, nodes, slots, verdict)
-        self.budget.record(len(scheduled), len(nodes), accepted, perf_counter() - start)
+        forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
+        rest = perf_counter() - start - forward - heads
+        self.budget.record(len(scheduled), len(nodes), accepted, forward, rest)
 
     def _verify(
         self,

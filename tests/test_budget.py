@@ -63,11 +63,11 @@ def test_guessing_rests_where_it_does_not_pay_and_is_tried_again() -> None:
     idle = budget((1, 64), (1.0, 1.0), heads=0.5)
     assert idle.pays(1)
     for _ in range(60):
-        idle.record(threads=1, nodes=3, accepted=0, seconds=1.5)
+        idle.record(threads=1, nodes=3, accepted=0, forward=1.0, rest=0.0)
     asked = [idle.pays(1) for _ in range(3 * MeasuredBudget.REST)]
     assert 1 <= sum(asked) <= 3
     for _ in range(60):
-        idle.record(threads=1, nodes=3, accepted=1, seconds=1.5)
+        idle.record(threads=1, nodes=3, accepted=1, forward=1.0, rest=0.0)
     assert all(idle.pays(1) for _ in range(10))
 
 
@@ -77,8 +77,17 @@ def test_what_steps_take_beyond_the_measured_costs_is_learnt() -> None:
     learning = budget(*shape)
     assert learning.cut(1, np.array([0.5])) == 0
     for _ in range(60):
-        learning.record(threads=1, nodes=1, accepted=0, seconds=2.0)
+        learning.record(threads=1, nodes=1, accepted=0, forward=1.0, rest=1.0)
     assert learning.cut(1, np.array([0.5])) == 1
+
+
+def test_what_nodes_take_beyond_the_measured_costs_is_learnt() -> None:
+    """Attention over many slots is paid by every node, and so speaks against guessing."""
+    flat = budget((1, 64), (1.0, 1.0))
+    assert flat.cut(1, np.array([0.4, 0.3, 0.2])) == 3
+    for _ in range(60):
+        flat.record(threads=1, nodes=4, accepted=1, forward=5.0, rest=0.0)
+    assert flat.cut(1, np.array([0.4, 0.3, 0.2])) == 0
 
 
 def test_measured_costs_are_kept_and_broken_files_measured_again(
