@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from medusa_apar.backbone import Backbone
 from medusa_apar.kv_pool import EXTENT_BUCKET
+from medusa_apar.placement import Placement
 
 from .setup import positive
 from .summary import Spread
@@ -153,29 +154,28 @@ def measure(backbone: Backbone, nodes: int, threads: int, extent: int, repeats: 
         repeats: timed steps, behind a few that warm up.
     """
     device = backbone.model.device
-    pool = backbone.new_pool(extent)
-    context = extent - nodes
+    (pool,) = backbone.new_pools(1, extent - 1)
+    context = extent - 1 - nodes
     rows = [pool.open_row()]
     pool.show(rows[0], pool.acquire(context))
     rows += [pool.fork_row(rows[0]) for _ in range(threads - 1)]
     thread, depth, above = chains(nodes, threads)
-    positions = [context + place for place in depth]
+    positions = context + np.array(depth)
     launches, totals = [], []
-    with backbone.watched():
+    with backbone.active():
         for _ in range(_WARM_UPS + repeats):
             _synchronize(device)
             start = perf_counter()
-            slots = pool.acquire(nodes)
-            mask = pool.mask([rows[number] for number in thread], slots, above)
-            logits, _ = backbone.forward(pool, slots, [0] * nodes, positions, mask)
+            placement = Placement.acquire([(pool, np.arange(nodes))], np.array(rows)[thread], positions, above)
+            logits, _ = backbone.forward(placement, np.zeros(nodes, dtype=np.int64))
             launched = perf_counter()
             logits.argmax(dim=-1).tolist()
             totals.append(1e3 * (perf_counter() - start))
             launches.append(1e3 * (launched - start))
-            pool.give_back(slots)
+            placement.give_back(np.ones(nodes, dtype=np.bool_))
     milliseconds = Spread.of(totals[_WARM_UPS:])
     assert milliseconds is not None
-    assert mask.shape[1] == extent
+    assert placement.extent == extent
     return StepTime(
         nodes=nodes,
         threads=threads,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from sys import maxsize
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from .attention import attending_slots
+from .forward_pass import ForwardPass, PassInputs, PlainPass
 from .heads.backbone_weights import execution_device
 from .kv_pool import SlotPool
 from .masks import attention_masks
+from .placement import Ints, Placement
+from .slot_cache import SlotCache
 from .supported import check_supported
+from .transfer import to_device
 
 
 class Backbone:
@@ -23,6 +27,9 @@ class Backbone:
     Args:
         model: a supported causal LM.
 
+    Attributes:
+        step: how a step's forward pass is run.
+
     Raises:
         ValueError: if the model is not supported.
     """
@@ -30,6 +37,7 @@ class Backbone:
     def __init__(self, model: PreTrainedModel) -> None:
         check_supported(model)
         self.model = model
+        self.step: ForwardPass = PlainPass(self.run)
         self._head_inputs: Tensor | None = None
 
     @property
@@ -49,13 +57,21 @@ class Backbone:
         """Positions on which one thread's logits do not depend on another's."""
         return context_length(self.model.config)
 
-    def new_pool(self, capacity: int, max_slots: int | None = None) -> SlotPool:
-        """An empty KV pool for this model."""
-        return SlotPool(self.model.config.num_hidden_layers, capacity, max_slots)
+    def new_pools(self, pools: int, capacity: int, max_slots: int | None = None) -> list[SlotPool]:
+        """Empty KV pools for this model, of so many slots each; `max_slots` holds for each."""
+        capacity = capacity if max_slots is None else min(capacity, max_slots)
+        most = maxsize if max_slots is None else max_slots
+        cache = self.step.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
+        return [SlotPool(cache, index, max_slots) for index in range(pools)]
+
+    @property
+    def separates_pools(self) -> bool:
+        """Whether nodes of several pools can be in one forward pass."""
+        return bool(self.model.config._attn_implementation == "sdpa")
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """While open, `forward` also gives what enters `lm_head`, after the final norm."""
+    def active(self) -> Iterator[None]:
+        """While open, `forward` can be called: what enters `lm_head` is kept."""
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._head_inputs = inputs[0][0]
@@ -67,44 +83,52 @@ class Backbone:
             handle.remove()
             self._head_inputs = None
 
-    def forward(
-        self,
-        pool: SlotPool,
-        slots: NDArray,  # type: ignore[type-arg]
-        token_ids: Sequence[int] | NDArray[np.int64],
-        positions: Sequence[int] | NDArray[np.int64],
-        mask: NDArray,  # type: ignore[type-arg]
-        *,
-        last_only: bool = False,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, placement: Placement, token_ids: Ints, *, last_only: bool = False) -> tuple[Tensor, Tensor]:
         """Run the model once over the nodes of a step, or over a stretch of a prompt.
 
         Args:
-            pool: keys and values are written to and read from its cache.
-            slots: `[nodes]`, where to write.
+            placement: where the nodes lie; keys and values are written to and read from its cache.
             token_ids: `[nodes]`.
-            positions: `[nodes]` path depths.
-            mask: `[nodes, extent]` boolean; true where a node may attend.
-            last_only: give logits for the last node alone.
+            last_only: give logits for the last node alone, as for a prompt.
 
         Returns:
-            Logits `[nodes or 1, vocabulary]` and head inputs `[nodes or 1, hidden_size]`.
+            Logits `[nodes or 1, vocabulary]` and head inputs `[nodes or 1, hidden_size]`; valid until the next call.
         """
+        if last_only:
+            with attending_slots(self.model.config):
+                return self.run(self._inputs(placement, token_ids), placement.cache, logits_to_keep=1)
+        fitting = self.step.fit(placement)
+        padding = len(fitting) - len(placement)
+        inputs = self._inputs(fitting, np.pad(token_ids, (0, padding)) if padding else token_ids)
+        with attending_slots(self.model.config):
+            logits, head_inputs = self.step(inputs, placement.cache)
+        return logits[: len(placement)], head_inputs[: len(placement)]
+
+    def _inputs(self, placement: Placement, token_ids: Ints) -> PassInputs:
         device = execution_device(self.model)
-        depths = np.asarray(positions, dtype=np.int64)
-        pool.positions[slots] = depths
-        pool.cache.aim(slots, mask.shape[1])
-        output = self.model(
-            input_ids=torch.from_numpy(np.asarray(token_ids, dtype=np.int64)).to(device)[None],
-            position_ids=torch.from_numpy(depths).to(device)[None],
-            attention_mask=attention_masks(
-                self.model.config, mask, depths, pool.positions[: mask.shape[1]], self.model.dtype, device
-            ),
-            past_key_values=pool.cache,
-            use_cache=True,
-            logits_to_keep=1 if last_only else 0,
+        groups = placement.groups() if placement.cache.pools > 1 else ()
+        return PassInputs(
+            to_device(token_ids, device)[None],
+            to_device(placement.positions, device)[None],
+            attention_masks(self.model.config, placement, self.model.dtype, device),
+            to_device(placement.flat_slots, device),
+            *(to_device(group, device) for group in groups),
         )
-        assert self._head_inputs is not None, "forward runs inside `watched`"
+
+    def run(self, inputs: PassInputs, cache: SlotCache, logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
+        """Call the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; or the last ones."""
+        cache.aim(inputs.slots, inputs.extent)
+        by_pool = {"pool_nodes": inputs.pool_nodes, "node_places": inputs.node_places} if cache.pools > 1 else {}
+        output = self.model(
+            input_ids=inputs.input_ids,
+            position_ids=inputs.position_ids,
+            attention_mask=inputs.masks,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+            **by_pool,
+        )
+        assert self._head_inputs is not None, "forward runs inside `active`"
         return output.logits[0], self._head_inputs
 
 

@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList
 
 from .control_tokens import ControlTokenRules, ControlTokens
 from .processors import check_supported, is_context_free, of_row, process, split_warpers
+from .transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,13 @@ class TokenChooser:
         """The token after each node, `[nodes]` int64, from processed scores."""
         if not self.sample:
             return scores.argmax(dim=-1)
-        numbers = torch.from_numpy(places.numbers()).to(scores.device)
+        numbers = to_device(places.numbers(), scores.device)
         return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), numbers)
 
     def _ruled(self, scores: Tensor, places: Places) -> Tensor:
         if self._control is None:
             return scores
-        fork_allowed = torch.from_numpy(places.fork_allowed).to(scores.device)
+        fork_allowed = to_device(places.fork_allowed, scores.device)
         return ControlTokenRules(self._control, fork_allowed=fork_allowed)(places.token_ids[:, None], scores)
 
     def _each_row(self, part: int, scores: Tensor, places: Places, contexts: Sequence[list[int]]) -> Tensor:

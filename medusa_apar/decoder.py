@@ -25,9 +25,11 @@ from .drafting import Drafter
 from .kv_pool import SlotPool
 from .output import DecodingStats
 from .paragraph_tree import FinishReason, ParagraphTree, Thread
+from .placement import Placement
 from .randomness import child_key, child_keys, uniform
 from .stopping import Stopping
 from .streaming import ReadingOrderStream, readable_token_ids
+from .transfer import to_device, to_host
 from .verification import Acceptance, NodeTensors
 
 PREFILL_CHUNK = 512
@@ -46,6 +48,7 @@ class Request:
         key: key of the root thread's randomness.
         stopping: the stopping criteria, if any.
         stream: where readable text goes, if anywhere.
+        pool: the KV pool of its threads, while it is decoded.
         live: its running threads in schedule order.
         cut_reason: why the answer ends at the limit.
     """
@@ -57,6 +60,7 @@ class Request:
     key: int
     stopping: Stopping | None = None
     stream: ReadingOrderStream | None = None
+    pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
     cut_reason: FinishReason = "length"
 
@@ -72,7 +76,7 @@ class LiveThread:
         request: whose thread it is.
         index: its place in `request.tree.threads`.
         path: ordinals of the forks that lead to it; sorts parents before children, children in reading order.
-        row: its row of the pool's `visible`.
+        row: its row of `pool.visible`.
         key: key of its randomness.
         computed: leading tokens whose keys and values its row sees.
         forks: children opened so far.
@@ -92,6 +96,11 @@ class LiveThread:
     def thread(self) -> Thread:
         """The thread's tokens."""
         return self.request.tree.threads[self.index]
+
+    @property
+    def pool(self) -> SlotPool:
+        """The KV pool that its slots lie in."""
+        return self.request.pool
 
     @property
     def missing(self) -> int:
@@ -129,7 +138,8 @@ class Decoder:
         eos_token_ids: tokens that end a thread.
         max_threads: threads of one request in a step; the others wait.
         max_depth: threads of this depth do not fork.
-        max_slots: slots of the KV pool; threads for which there is no room wait.
+        pools: KV pools among which requests are dealt out; nodes score the slots of their own pool alone.
+        max_slots: slots of all pools; threads for which there is no room wait.
     """
 
     def __init__(
@@ -145,6 +155,7 @@ class Decoder:
         eos_token_ids: Iterable[int],
         max_threads: int,
         max_depth: int,
+        pools: int,
         max_slots: int,
     ) -> None:
         self.backbone = backbone
@@ -159,15 +170,20 @@ class Decoder:
         self.max_depth = max_depth
         self.max_slots = max_slots
         self.stats = DecodingStats()
-        self.pool: SlotPool
+        self.pools: list[SlotPool] = []
+        self._pool_count = pools
 
     def decode(self, requests: Sequence[Request]) -> None:
         """Decode requests to their ends. Afterwards, also after an interruption, no thread is live and no row open."""
-        self.pool = self.backbone.new_pool(_first_capacity(requests), self.max_slots)
-        for request in requests:
-            request.live = [LiveThread(request, index=0, path=(), row=self.pool.open_row(), key=request.key)]
+        sharing = [requests[first :: self._pool_count] for first in range(self._pool_count)]
+        capacity = max(map(_first_capacity, sharing))
+        self.pools = self.backbone.new_pools(len(sharing), capacity, self.max_slots // len(sharing))
+        for pool, sharers in zip(self.pools, sharing, strict=True):
+            for request in sharers:
+                request.pool = pool
+                request.live = [LiveThread(request, index=0, path=(), row=pool.open_row(), key=request.key)]
         try:
-            while scheduled := self._schedule(requests):
+            while scheduled := [live for sharers in sharing for live in self._schedule(sharers)]:
                 if behind := [live for live in scheduled if live.missing]:
                     self._catch_up(behind)
                 else:
@@ -177,35 +193,36 @@ class Decoder:
         finally:
             for request in requests:
                 for live in request.live:
-                    self.pool.close_row(live.row)
+                    live.pool.close_row(live.row)
                 request.live.clear()
 
-    def _schedule(self, requests: Sequence[Request]) -> list[LiveThread]:
-        """The threads of the next step: as many of the first ones as there is room for."""
-        queue = [live for request in requests for live in request.live[: self.max_threads]]
+    def _schedule(self, sharers: Sequence[Request]) -> list[LiveThread]:
+        """The threads of the next step that share a pool: as many of the first ones as there is room for."""
+        queue = [live for request in sharers for live in request.live[: self.max_threads]]
         if not queue:
             return []
+        pool = queue[0].pool
         wanted = np.cumsum([live.missing + 1 for live in queue])
-        fitting = int(np.searchsorted(wanted, self.pool.room, side="right"))
+        fitting = int(np.searchsorted(wanted, pool.room, side="right"))
         if fitting == 0:
-            self._preempt([live for request in requests for live in request.live], int(wanted[0]))
+            self._preempt(pool, [live for request in sharers for live in request.live], int(wanted[0]))
             fitting = 1
         return queue[:fitting]
 
-    def _preempt(self, by_priority: list[LiveThread], slots: int) -> None:
-        """Take slots from the last threads until there is room for `slots` more; never from the first thread.
+    def _preempt(self, pool: SlotPool, by_priority: list[LiveThread], slots: int) -> None:
+        """Take slots from the last threads of a pool until there is room for `slots` more; never from the first thread.
 
         A thread loses the slots that no earlier thread sees. They hold the last tokens of its path, which are computed
         anew when it is its turn.
         """
         for kept in range(len(by_priority) - 1, 0, -1):
             earlier = [live.row for live in by_priority[:kept]]
-            needed: NDArray[np.bool_] = np.logical_or.reduce(self.pool.visible[earlier])
+            needed: NDArray[np.bool_] = np.logical_or.reduce(pool.visible[earlier])
             for live in by_priority[kept:]:
-                self.pool.hide(live.row, ~needed)
-                live.computed = int(np.count_nonzero(self.pool.visible[live.row]))
+                pool.hide(live.row, ~needed)
+                live.computed = int(np.count_nonzero(pool.visible[live.row]))
             self.stats.preemptions += 1
-            if self.pool.room >= slots:
+            if pool.room >= slots:
                 return
 
     def _catch_up(self, behind: list[LiveThread]) -> None:
@@ -215,12 +232,17 @@ class Decoder:
             end = live.computed + live.missing
             while live.computed < end:
                 start, stop = live.computed, min(end, live.computed + PREFILL_CHUNK)
-                slots = self.pool.acquire(stop - start)
-                mask = self.pool.mask([live.row] * len(slots), slots, np.tri(len(slots), dtype=np.bool_))
-                tokens, positions = thread.token_ids[start:stop], list(range(start, stop))
+                count = stop - start
+                placement = Placement.acquire(
+                    [(live.pool, np.arange(count))],
+                    rows=np.full(count, live.row),
+                    positions=np.arange(start, stop),
+                    ancestors=np.tri(count, dtype=np.bool_),
+                )
+                tokens = np.array(thread.token_ids[start:stop], dtype=np.int64)
                 with self._timed("backbone_seconds"):
-                    logits, hidden = self.backbone.forward(self.pool, slots, tokens, positions, mask, last_only=True)
-                self.pool.show(live.row, slots)
+                    logits, hidden = self.backbone.forward(placement, tokens, last_only=True)
+                live.pool.show(live.row, placement.slots)
                 live.computed = stop
             if len(thread.token_ids) == thread.prompt_length:
                 self._begin(live, logits, hidden)
@@ -237,7 +259,7 @@ class Decoder:
         )
         chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
         guesses = self._guess(hidden, threads=1)
-        chosen_token, *arrays = _to_host(chosen, *guesses)
+        chosen_token, *arrays = to_host(chosen, *guesses)
         self._extend(root, chosen_token.tolist())
         root.guesses = _guesses(arrays, rows=1)[0]
 
@@ -249,16 +271,23 @@ class Decoder:
             for live in scheduled
         ]
         control = self.control if self.fork else None
-        nodes = choose_nodes(drafts, self.budget, control, self.backbone.context_length, self.pool.room)
-        slots = self.pool.acquire(len(nodes))
+        pool_of = np.array([live.pool.index for live in scheduled])
+        threads = np.bincount(pool_of, minlength=len(self.pools)).tolist()
+        pools = [(pool, count) for pool, count in zip(self.pools, threads, strict=True) if count]
+        spare = min(pool.room - count for pool, count in pools)
+        nodes = choose_nodes(drafts, self.budget, control, self.backbone.context_length, len(scheduled) + spare)
         ancestors = nodes.ancestors()
-        rows = np.array([live.row for live in scheduled])
-        mask = self.pool.mask(rows[nodes.thread], slots, ancestors)
+        placement = Placement.acquire(
+            [(pool, np.flatnonzero(pool_of[nodes.thread] == pool.index)) for pool, _ in pools],
+            rows=np.array([live.row for live in scheduled])[nodes.thread],
+            positions=nodes.position,
+            ancestors=ancestors,
+        )
         self._count(nodes)
         with self._timed("backbone_seconds"):
-            logits, hidden = self.backbone.forward(self.pool, slots, nodes.token_ids, nodes.position, mask)
+            logits, hidden = self.backbone.forward(placement, nodes.token_ids)
         verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
-        accepted = self._commit(scheduled, nodes, slots, verdict)
+        accepted = self._commit(scheduled, nodes, placement, verdict)
         forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
         rest = perf_counter() - start - forward - heads
         self.budget.record(len(scheduled), len(nodes), accepted, forward, rest)
@@ -274,22 +303,22 @@ class Decoder:
         """Choose, accept and draft on the device; one transfer to the host at the end."""
         device = logits.device
         on_device = NodeTensors(
-            token_ids=torch.from_numpy(nodes.token_ids).to(device),
-            parent=torch.from_numpy(nodes.parent).to(device),
-            forced=torch.from_numpy(nodes.forced).to(device),
-            ancestors=torch.from_numpy(ancestors).to(device),
+            token_ids=to_device(nodes.token_ids, device),
+            parent=to_device(nodes.parent, device),
+            forced=to_device(nodes.forced, device),
+            ancestors=to_device(ancestors, device),
         )
         places = self._places(scheduled, nodes, ancestors, on_device.token_ids)
         scores = self.chooser.scores(logits, places)
         chosen = self.chooser.choose(scores, places)
         accepted = self.acceptance(on_device, chosen, scores)
 
-        own = torch.from_numpy(nodes.thread == np.arange(len(scheduled))[:, None]).to(device) & ~on_device.forced
+        own = to_device(nodes.thread == np.arange(len(scheduled))[:, None], device) & ~on_device.forced
         depth = on_device.ancestors.sum(dim=1) * accepted
         leaves = (own * depth).argmax(dim=1)  # [threads]
-        behind = torch.cat([leaves, torch.from_numpy(np.flatnonzero(nodes.forced)).to(device)])
+        behind = torch.cat([leaves, to_device(np.flatnonzero(nodes.forced), device)])
         guesses = self._guess(hidden, threads=len(scheduled), rows=behind)
-        tensors = _to_host(chosen, accepted, *guesses)
+        tensors = to_host(chosen, accepted, *guesses)
         return Verdict(tensors[0], tensors[1], _guesses(tensors[2:], rows=len(behind)))
 
     def _places(
@@ -324,12 +353,13 @@ class Decoder:
             contexts=contexts,
         )
 
-    def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, slots: NDArray[np.int64], verdict: Verdict) -> int:
+    def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, placement: Placement, verdict: Verdict) -> int:
         """Append what was accepted, open children, end threads.
 
         Returns:
             How many candidates were accepted.
         """
+        slots = placement.slots
         eager = np.flatnonzero(nodes.forced)
         kept = np.zeros(len(nodes), dtype=np.bool_)
         standing = np.flatnonzero(verdict.accepted & ~nodes.forced)
@@ -355,7 +385,7 @@ class Decoder:
             self._advance(live, slots[path[shown:]], tokens[written:])
             live.guesses = verdict.guesses[number]
             kept[path] = True
-        self.pool.give_back(slots[~kept])
+        placement.give_back(~kept)
         accepted = int(np.count_nonzero(kept)) - len(scheduled)
         self.stats.accepted_guesses += accepted - int(np.count_nonzero(kept[eager]))
         return accepted
@@ -380,7 +410,7 @@ class Decoder:
             request,
             index,
             path=(*parent.path, parent.forks),
-            row=self.pool.fork_row(parent.row),
+            row=parent.pool.fork_row(parent.row),
             key=child_key(parent.key, parent.forks),
             computed=parent.computed,
         )
@@ -392,7 +422,7 @@ class Decoder:
 
     def _advance(self, live: LiveThread, slots: NDArray[np.int64], tokens: list[int]) -> None:
         """Let a thread see the slots of its newly computed tokens, and append newly chosen ones."""
-        self.pool.show(live.row, slots)
+        live.pool.show(live.row, slots)
         live.computed += len(slots)
         self._extend(live, tokens)
 
@@ -423,7 +453,7 @@ class Decoder:
                 thread.finish_reason = thread.finish_reason or request.cut_reason
         for live in request.live:
             if live.thread.finish_reason is not None:
-                self.pool.close_row(live.row)
+                live.pool.close_row(live.row)
         request.live = [live for live in request.live if live.thread.finish_reason is None]
 
     def _guess(self, hidden: Tensor, threads: int, rows: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -431,13 +461,13 @@ class Decoder:
         if self.drafter is None or not self.budget.pays(threads):
             return ()
         with self._timed("head_seconds"):
-            return self.drafter(hidden if rows is None else hidden[rows])
+            return self.drafter.guess(hidden if rows is None else hidden[rows])
 
     def _may_fork(self, live: LiveThread) -> bool:
         return self.fork and live.thread.depth < self.max_depth
 
     def _count(self, nodes: StepNodes) -> None:
-        held = self.pool.held
+        held = sum(pool.held for pool in self.pools)
         stats = self.stats
         stats.steps += 1
         stats.forward_nodes += len(nodes)
@@ -452,14 +482,6 @@ class Decoder:
         setattr(self.stats, figure, getattr(self.stats, figure) + perf_counter() - start)
 
 
-def _to_host(*tensors: Tensor) -> list[NDArray]:  # type: ignore[type-arg]
-    """Arrays of tensors, with one synchronisation for all of them."""
-    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-    if tensors[0].is_cuda:
-        torch.cuda.current_stream(tensors[0].device).synchronize()
-    return [tensor.numpy() for tensor in copies]
-
-
 def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # type: ignore[type-arg]
     """Each row's guesses, from token ids and log-probabilities `[heads, rows, k]`; None where none were made."""
     if not arrays:
@@ -471,4 +493,4 @@ def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # t
 def _first_capacity(requests: Sequence[Request]) -> int:
     """Slots for the prompts and for answers of a common length; the pool grows where they are longer."""
     wanted = sum(len(request.context) + min(request.limit, 512) for request in requests) + 64
-    return -(-wanted // 64) * 64
+    return -(-wanted // 64) * 64 - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +24,14 @@ class Drafter:
     def __init__(self, heads: MedusaHeads, lm_head: nn.Module) -> None:
         self.heads = heads
         self.lm_head = lm_head
-        self._sharpness = 1.0 / torch.tensor(
-            heads.config.calibration_temperature, dtype=torch.float32, device=heads.device
-        ).view(-1, 1, 1)
+        self._sharpness = self._inverse_temperature()
 
-    def __call__(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+    def to(self, *args: Any, **kwargs: Any) -> None:
+        """Move or convert the heads, as `torch.nn.Module.to` does."""
+        self.heads.to(*args, **kwargs)
+        self._sharpness = self._inverse_temperature()
+
+    def guess(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         """Guess behind each of some hidden states.
 
         Args:
@@ -38,3 +43,8 @@ class Drafter:
         logits = self.heads(hidden_states, self.lm_head).float() * self._sharpness
         best = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
         return best.indices, best.values - logits.logsumexp(dim=-1, keepdim=True)
+
+    def _inverse_temperature(self) -> Tensor:
+        """Of every head, `[heads, 1, 1]`."""
+        temperature = self.heads.config.calibration_temperature
+        return 1.0 / torch.tensor(temperature, dtype=torch.float32, device=self.heads.device).view(-1, 1, 1)

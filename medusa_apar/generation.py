@@ -25,7 +25,6 @@ from .choosing import TokenChooser
 from .control_tokens import ControlTokens
 from .decoder import Decoder, Request
 from .drafting import Drafter
-from .heads import MedusaHeads
 from .output import DecodingStats, MedusaAparOutput
 from .paragraph_tree import ParagraphTree, Thread
 from .randomness import root_key
@@ -50,6 +49,10 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "cache_implementation": (None, "dynamic"),
 }
 """`GenerationConfig` fields that this decoding does not honour, with the values that ask for nothing."""
+
+
+ROOMY = 2
+"""Rows have KV pools of their own where each can hold its longest path so many times; else they share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Generation:
 
     Attributes:
         backbone: the model.
-        heads: its Medusa heads.
+        drafter: guesses of its Medusa heads; None where it has none.
         control: the control tokens.
         config: the prepared generation config.
         processors: the prepared logits processors.
@@ -112,7 +115,7 @@ class Generation:
     """
 
     backbone: Backbone
-    heads: MedusaHeads | None
+    drafter: Drafter | None
     control: ControlTokens | None
     config: GenerationConfig
     processors: LogitsProcessorList
@@ -138,7 +141,7 @@ class Generation:
             raise ValueError("acceptance='typical' is a way of sampling; pass do_sample=True, or acceptance='exact'")
         with torch.inference_mode():
             requests = self._requests(input_ids, prompts, streamer)
-            drafter = Drafter(self.heads, self.backbone.lm_head) if medusa and self.heads is not None else None
+            drafter = self.drafter if medusa else None
             decoder = Decoder(
                 self.backbone,
                 drafter,
@@ -152,7 +155,7 @@ class Generation:
                 eos_token_ids=ends,
                 max_threads=self.options.max_threads,
                 max_depth=self.options.max_depth,
-                max_slots=self._max_slots(requests),
+                **self._pools(requests),
             )
             start = perf_counter()
             try:
@@ -179,7 +182,7 @@ class Generation:
     def _modes(self) -> tuple[bool, bool]:
         """Whether to guess, and whether to fork."""
         medusa, apar = self.options.medusa, self.options.apar
-        if medusa and self.heads is None:
+        if medusa and self.drafter is None:
             raise ValueError("medusa=True, but the model has no heads; pass heads=..., or medusa=False")
         if apar and self.control is None:
             raise ValueError(
@@ -187,7 +190,7 @@ class Generation:
                 "fork_token_id= and child_token_id= to MedusaAparModel, or apar=False"
             )
         return (
-            self.heads is not None if medusa is None else medusa,
+            self.drafter is not None if medusa is None else medusa,
             self.control is not None if apar is None else apar,
         )
 
@@ -251,11 +254,12 @@ class Generation:
             return FixedBudget(self.options.nodes_per_step)
         return MeasuredBudget(step_cost(self.backbone, drafter))
 
-    def _max_slots(self, requests: Sequence[Request]) -> int:
-        """Slots of the pool; enough for the longest path of any row, and its step."""
+    def _pools(self, requests: Sequence[Request]) -> dict[str, int]:
+        """How many KV pools, and their slots: enough for the longest path of any row, and its step."""
         given = self.options.max_slots
         slots = slots_that_fit(self.backbone.model) if given is None else given
-        heads = 0 if self.heads is None else self.heads.config.num_heads
+        heads = 0 if self.drafter is None else self.drafter.heads.config.num_heads
+        longest = 0
         for number, request in enumerate(requests):
             # A path holds the prompt, visible tokens up to the limit, a [Fork] between any two of them, and guesses.
             path = request.tree.threads[0].prompt_length + 2 * request.limit + self.options.max_depth + heads + 1
@@ -266,7 +270,9 @@ class Generation:
                     f"max_slots={slots}{source} is too small: the longest path of row {number} may need {needed} "
                     f"slots; raise max_slots, or lower max_new_tokens={request.limit}"
                 )
-        return slots
+            longest = max(longest, needed)
+        separate = self.backbone.separates_pools and slots >= ROOMY * longest * len(requests)
+        return {"pools": len(requests) if separate else 1, "max_slots": slots}
 
     def _padding(self, ends: frozenset[int]) -> int:
         padding = self.config.pad_token_id

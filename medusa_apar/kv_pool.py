@@ -1,4 +1,4 @@
-"""The KV pool: slots, who may see which of them, and the transformers `Cache` over them.
+"""The KV pool: slots, and who may see which of them.
 
 Nothing in the pool ever moves. To fork, to accept and to finish change the boolean matrix `visible` alone;
 where a slot lies does not matter to a mask, so there is no fragmentation either.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from sys import maxsize
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import CacheLayerMixin
+
+from .slot_cache import SlotCache
 
 EXTENT_BUCKET = 64
 """Attention runs over the slots up to the highest held one, rounded up to this."""
@@ -28,34 +25,36 @@ class SlotPool:
     sees it any more: `free + held == capacity` always.
 
     Args:
-        layers: layers of the backbone.
-        capacity: slots at the start; the pool doubles when they run out.
+        cache: the tensors; other pools may share them.
+        index: which of the cache's pools this is.
         max_slots: slots that it never grows beyond; None for no such limit.
 
     Attributes:
-        visible: `[rows, capacity]`; true where a row may attend to a slot.
-        positions: `[capacity]`; the path depth of what was last written to each slot.
+        visible: `[rows, 1 + capacity]`; true where a row may attend to a slot. Slot 0 belongs to nobody.
+        positions: `[1 + capacity]`; the path depth of what was last written to each slot.
     """
 
-    def __init__(self, layers: int, capacity: int, max_slots: int | None = None) -> None:
+    def __init__(self, cache: SlotCache, index: int = 0, max_slots: int | None = None) -> None:
+        self.cache = cache
+        self.index = index
         self.max_slots = maxsize if max_slots is None else max_slots
-        capacity = min(capacity, self.max_slots)
-        self.visible: NDArray[np.bool_] = np.zeros((8, capacity), dtype=np.bool_)
-        self.positions: NDArray[np.int64] = np.zeros(capacity, dtype=np.int64)
-        self._held: NDArray[np.bool_] = np.zeros(capacity, dtype=np.bool_)
-        self._watchers: NDArray[np.int32] = np.zeros(capacity, dtype=np.int32)
+        slots = 1 + min(cache.capacity, self.max_slots)
+        self.visible: NDArray[np.bool_] = np.zeros((8, slots), dtype=np.bool_)
+        self.positions: NDArray[np.int64] = np.zeros(slots, dtype=np.int64)
+        self._held: NDArray[np.bool_] = np.zeros(slots, dtype=np.bool_)
+        self._held[0] = True
+        self._watchers: NDArray[np.int32] = np.zeros(slots, dtype=np.int32)
         self._free_rows = list(range(len(self.visible)))[::-1]
-        self.cache = SlotCache(layers, capacity)
 
     @property
     def capacity(self) -> int:
         """All slots."""
-        return len(self._held)
+        return len(self._held) - 1
 
     @property
     def held(self) -> int:
         """Slots in use."""
-        return int(np.count_nonzero(self._held))
+        return int(np.count_nonzero(self._held)) - 1
 
     @property
     def free(self) -> int:
@@ -70,9 +69,8 @@ class SlotPool:
     @property
     def extent(self) -> int:
         """Length of the prefix of the pool that holds every held slot, rounded up to a bucket."""
-        held = np.flatnonzero(self._held)
-        high_water = int(held[-1]) + 1 if len(held) else 1
-        return min(self.capacity, -(-high_water // EXTENT_BUCKET) * EXTENT_BUCKET)
+        high_water = len(self._held) - int(self._held[::-1].argmax())
+        return min(len(self._held), -(-high_water // EXTENT_BUCKET) * EXTENT_BUCKET)
 
     def acquire(self, slots: int) -> NDArray[np.int64]:
         """Hold the lowest free slots, not more than there is `room` for; no row sees them yet."""
@@ -137,80 +135,13 @@ class SlotPool:
         return mask
 
     def _grow(self, missing: int) -> None:
-        capacity = self.capacity
-        while capacity < self.capacity + missing:
-            capacity *= 2
-        capacity = min(capacity, self.max_slots)
-        more = capacity - self.capacity
+        slots = len(self._held)
+        while slots < len(self._held) + missing:
+            slots *= 2
+        more = min(slots, 1 + self.max_slots) - len(self._held)
         self.visible = np.pad(self.visible, ((0, 0), (0, more)))
         self.positions = np.pad(self.positions, (0, more))
         self._held = np.pad(self._held, (0, more))
         self._watchers = np.pad(self._watchers, (0, more))
-        self.cache.grow(capacity)
-
-
-class SlotLayer(CacheLayerMixin):
-    """Keys and values of one backbone layer, `[1, kv_heads, capacity, head_dim]`, written by slot."""
-
-    def __init__(self, cache: SlotCache) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._cache = cache
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        # Zeros, not `empty`: a masked slot still takes part in the matrix product, and 0 * NaN is NaN.
-        self.keys = key_states.new_zeros(*key_states.shape[:2], self._cache.capacity, key_states.shape[-1])
-        self.values = value_states.new_zeros(*value_states.shape[:2], self._cache.capacity, value_states.shape[-1])
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        slots, extent = self._cache.slots.to(key_states.device), self._cache.extent
-        self.keys.index_copy_(2, slots, key_states)
-        self.values.index_copy_(2, slots, value_states)
-        return self.keys[:, :, :extent], self.values[:, :, :extent]
-
-    def grow(self, capacity: int) -> None:
-        if self.is_initialized:
-            assert self.keys is not None
-            assert self.values is not None
-            more = (0, 0, 0, capacity - self.keys.shape[2])
-            self.keys = torch.nn.functional.pad(self.keys, more)
-            self.values = torch.nn.functional.pad(self.values, more)
-
-    def get_seq_length(self) -> int:
-        return self._cache.extent if self.is_initialized else 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._cache.extent, 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class SlotCache(Cache):
-    """The pool's tensors, as `past_key_values` of an unmodified transformers model.
-
-    Attributes:
-        slots: `[nodes]` int64; where the next forward pass writes.
-        extent: slots that the next forward pass attends over.
-    """
-
-    def __init__(self, layers: int, capacity: int) -> None:
-        self.capacity = capacity
-        self.slots = torch.empty(0, dtype=torch.int64)
-        self.extent = 0
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
-
-    def aim(self, slots: NDArray[np.int64], extent: int) -> None:
-        """Set where the next forward pass writes and how far it attends."""
-        self.slots, self.extent = torch.from_numpy(slots), extent
-
-    def grow(self, capacity: int) -> None:
-        """Lengthen every layer to `capacity` slots."""
-        self.capacity = capacity
-        for layer in self.layers:
-            assert isinstance(layer, SlotLayer)
-            layer.grow(capacity)
+        if self.capacity > self.cache.capacity:
+            self.cache.grow(self.capacity)

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from .placement import Placement
+from .transfer import to_device
+
 
 def attention_masks(
-    config: PretrainedConfig,
-    visible: NDArray[np.bool_],
-    positions: NDArray[np.int64],
-    slot_positions: NDArray[np.int64],
-    dtype: torch.dtype,
-    device: torch.device,
+    config: PretrainedConfig, placement: Placement, dtype: torch.dtype, device: torch.device
 ) -> Tensor | dict[str, Tensor]:
     """What a supported model takes as `attention_mask`.
 
     Args:
         config: the model's.
-        visible: `[nodes, extent]`; true where a node may attend to a slot.
-        positions: `[nodes]` path depths.
-        slot_positions: `[extent]`; the path depth of what each slot holds.
-        dtype: of additive masks.
+        placement: the nodes, and what they may attend to.
+        dtype: of the masks.
         device: of the masks.
 
     Returns:
-        `[1, 1, nodes, extent]`, boolean for sdpa and additive for eager attention; where layers have different
-        windows, one such mask per layer type.
+        Additive masks `[1, 1, nodes, extent]`; where layers have different windows, one per layer type.
     """
 
     def mask(window: int | None) -> Tensor:
-        seen = visible if window is None else visible & (slot_positions > positions[:, None] - window)
-        flags = torch.from_numpy(seen).to(device)[None, None]
-        if config._attn_implementation != "eager":
-            return flags
-        return torch.zeros_like(flags, dtype=dtype).masked_fill(~flags, torch.finfo(dtype).min)
+        seen = placement.mask
+        if window is not None:
+            seen = seen & (placement.slot_positions > placement.positions[:, None] - window)
+        hidden = to_device(~seen, device)[None, None]
+        return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
     windows = layer_windows(config)
     if len(set(windows.values())) == 1:

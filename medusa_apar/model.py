@@ -25,7 +25,9 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from .backbone import Backbone
+from .compilation import CompiledStep
 from .control_tokens import ControlTokens
+from .drafting import Drafter
 from .generation import DecodingOptions, Generation
 from .heads import MedusaHeads
 from .heads.checkpoints import load_heads
@@ -65,18 +67,25 @@ class MedusaAparModel:
             heads.eval()  # type: ignore[no-untyped-call]
         backbone.eval()
         self._backbone = Backbone(backbone)
-        self.heads = heads
         self.control = (
             ControlTokens.of_config(backbone.config)
             if fork_token_id is None or child_token_id is None
             else ControlTokens(fork_token_id, child_token_id)
         )
-        self._packed_products = PackedProducts([backbone] if heads is None else [backbone, heads])
+        self._drafter = None if heads is None else Drafter(heads, self._backbone.lm_head)
+        self._products: PackedProducts | CompiledStep = PackedProducts(
+            [backbone] if heads is None else [backbone, heads]
+        )
 
     @property
     def backbone(self) -> PreTrainedModel:
         """The plain causal LM."""
         return self._backbone.model
+
+    @property
+    def heads(self) -> MedusaHeads | None:
+        """The Medusa heads; None where there are none."""
+        return None if self._drafter is None else self._drafter.heads
 
     @property
     def config(self) -> PretrainedConfig:
@@ -151,9 +160,21 @@ class MedusaAparModel:
         """Move or convert backbone and heads, as `torch.nn.Module.to` does."""
         backbone: nn.Module = self.backbone
         backbone.to(*args, **kwargs)
-        if self.heads is not None:
-            self.heads.to(*args, **kwargs)
+        if self._drafter is not None:
+            self._drafter.to(*args, **kwargs)
         return self
+
+    def compile(self, *, backend: str = "inductor", options: dict[str, Any] | None = None) -> None:
+        """Run steps through `torch.compile` from now on; on a GPU also as CUDA graphs.
+
+        The first call of `generate` compiles, which takes some tens of seconds; steps of all sizes share what it
+        compiled. Prompts are read without it. On a GPU the KV pool stays allocated from call to call.
+
+        Args:
+            backend: of `torch.compile`.
+            options: for the backend.
+        """
+        self._products = CompiledStep(self._backbone, self._drafter, backend, options or {})
 
     def generate(
         self,
@@ -249,9 +270,9 @@ class MedusaAparModel:
             seed=seed,
         )
         generation = Generation(
-            self._backbone, self.heads, self.control, generation_config, logits_processor, stopping_criteria, options
+            self._backbone, self._drafter, self.control, generation_config, logits_processor, stopping_criteria, options
         )
-        with self._backbone.watched(), self._packed_products.active():
+        with self._backbone.active(), self._products.active():
             return generation.run(input_ids, attention_mask, streamer)
 
     def _with_stop_strings(

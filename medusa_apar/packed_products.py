@@ -62,7 +62,7 @@ class PackedProducts:
             and module.weight.device.type == "cpu"
             and module.weight.dtype in (torch.float32, torch.bfloat16)
         ]
-        return linears if sum(4 * linear.weight.numel() for linear in linears) <= MAX_BYTES else []
+        return linears if fit_in_memory_twice(linears) else []
 
     def _product(self, linear: nn.Linear) -> Callable[[Tensor], Tensor]:
         weight = self._packed(linear)
@@ -90,3 +90,8 @@ class PackedProducts:
 def _computed(dtype: torch.dtype) -> torch.dtype:
     """The format in which this CPU multiplies weights of a format."""
     return dtype if cpu_has_bfloat16() else torch.float32
+
+
+def fit_in_memory_twice(modules: Iterable[nn.Module]) -> bool:
+    """Whether copies of the modules' weights, in float32, are small enough to be made."""
+    return sum(4 * weight.numel() for module in modules for weight in module.parameters()) <= MAX_BYTES

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from torch import Tensor
 
 from .backbone import Backbone
 from .budget import CostCurve, StepCost
 from .cost_cache import cached_cost
 from .drafting import Drafter
+from .placement import Placement
 
 CONTEXT = 256
 """Slots behind which a step is timed."""
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
-METHOD = 2
-"""Raised when a step is computed or timed in another way, so that older measurements are not taken for it."""
 
 
 def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
@@ -30,22 +29,23 @@ def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
 def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     """Time the backbone's forward pass by its nodes, and the heads by their rows."""
     context = min(CONTEXT, backbone.context_length // 2)
-    pool = backbone.new_pool(1024)
+    (pool,) = backbone.new_pools(1, 1023)
     row = pool.open_row()
     pool.show(row, pool.acquire(context))
     hidden: Tensor | None = None
 
     def forward(nodes: int) -> None:
         nonlocal hidden
-        slots = pool.acquire(nodes)
-        mask = pool.mask([row] * nodes, slots, np.eye(nodes, dtype=np.bool_))
-        logits, hidden = backbone.forward(pool, slots, [0] * nodes, [context] * nodes, mask)
+        placement = Placement.acquire(
+            [(pool, np.arange(nodes))], np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
+        )
+        logits, hidden = backbone.forward(placement, np.zeros(nodes, dtype=np.int64))
         logits.argmax(dim=-1).tolist()
-        pool.give_back(slots)
+        placement.give_back(np.ones(nodes, dtype=np.bool_))
 
     def heads(rows: int) -> None:
         assert hidden is not None
-        token_ids, _ = drafter(hidden[:1].expand(rows, -1))
+        token_ids, _ = drafter.guess(hidden[:1].expand(rows, -1))
         token_ids.tolist()
 
     return StepCost(CostCurve.measure(forward), CostCurve.measure(heads, MEASURED_ROWS))
@@ -64,8 +64,8 @@ def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
-        "method": METHOD,
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "step": type(backbone.step).__name__,
+        "versions": {name: version(name) for name in ("medusa-apar", "torch", "transformers")},
     }
 
 

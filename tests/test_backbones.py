@@ -22,6 +22,7 @@ from transformers import (
 
 from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.backbone import Backbone
+from medusa_apar.placement import Placement
 
 from .conftest import CONTROL, EOS, FORK, VOCABULARY, random_heads
 from .oracle import Oracle
@@ -124,17 +125,17 @@ def test_chunks_in_scattered_slots_give_the_plain_logits(name: str, attention: s
     model = backbone(name, attention)
     wrapped = Backbone(model)
     tokens = torch.randint(4, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(0))
-    pool = wrapped.new_pool(20)
+    (pool,) = wrapped.new_pools(1, capacity=20)
     row = pool.open_row()
     logits: list[Tensor] = []
-    with torch.inference_mode(), wrapped.watched():
+    with torch.inference_mode(), wrapped.active():
         for start in range(0, 30, 10):
             gap = pool.acquire(3)
-            slots = pool.acquire(10)[::-1].copy()
-            mask = pool.mask([row] * 10, slots, np.tri(10, dtype=np.bool_))
-            chunk = tokens[0, start : start + 10].tolist()
-            logits.append(wrapped.forward(pool, slots, chunk, np.arange(start, start + 10), mask)[0])
-            pool.show(row, slots)
+            placement = Placement.acquire(
+                [(pool, np.arange(10))], np.full(10, row), np.arange(start, start + 10), np.tri(10, dtype=np.bool_)
+            )
+            logits.append(wrapped.forward(placement, tokens[0, start : start + 10].numpy())[0])
+            pool.show(row, placement.slots)
             pool.give_back(gap)
         assert torch.allclose(torch.cat(logits), model(tokens).logits[0], atol=1e-4)  # eager softmax is float32
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from medusa_apar import MedusaAparModel
 from medusa_apar.decoder import Decoder
 from medusa_apar.kv_pool import SlotPool
+from medusa_apar.slot_cache import SlotCache
 
 from .conftest import forking_backbone, random_heads
 from .test_lossless import batch
@@ -22,7 +23,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(capacity=st.sampled_from([4, 64]))
     def open_root(self, capacity: int) -> None:
-        self.pool = SlotPool(layers=1, capacity=capacity)
+        self.pool = SlotPool(SlotCache(layers=1, pools=1, capacity=capacity))
         self.seen: dict[int, set[int]] = {self.pool.open_row(): set()}
 
     def _pick(self, data: st.DataObject) -> int:
@@ -73,23 +74,23 @@ TestPoolAccounting = PoolMachine.TestCase
 
 
 def test_the_lowest_free_slots_come_first() -> None:
-    pool = SlotPool(layers=1, capacity=64)
+    pool = SlotPool(SlotCache(layers=1, pools=1, capacity=64))
     row = pool.open_row()
     slots = pool.acquire(6)
     pool.show(row, slots[[0, 3, 5]])
     pool.give_back(slots[[1, 2, 4]])
-    assert pool.acquire(4).tolist() == [1, 2, 4, 6]
+    assert pool.acquire(4).tolist() == [2, 3, 5, 7]
 
 
 def test_mask_is_visible_slots_and_ancestors() -> None:
-    pool = SlotPool(layers=1, capacity=64)
+    pool = SlotPool(SlotCache(layers=1, pools=1, capacity=64))
     root = pool.open_row()
     pool.show(root, pool.acquire(2))
     child = pool.fork_row(root)
     pool.show(root, pool.acquire(1))
     slots = pool.acquire(3)
     mask = pool.mask([root, root, child], slots, np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=bool))
-    assert [np.flatnonzero(line).tolist() for line in mask] == [[0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 5]]
+    assert [np.flatnonzero(line).tolist() for line in mask] == [[1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 6]]
 
 
 @pytest.mark.parametrize("max_threads", [1, 8])
@@ -103,16 +104,18 @@ def test_the_pool_is_exact_during_decoding_and_empty_afterwards(
     def checked(self: Decoder, request: object) -> None:
         settle(self, request)  # type: ignore[arg-type]
         decoders.append(self)
-        pool = self.pool
-        assert pool.held == np.count_nonzero(pool.visible.any(axis=0)), "a slot is held that no thread sees"
+        for pool in self.pools:
+            assert pool.held == np.count_nonzero(pool.visible.any(axis=0)), "a slot is held that no thread sees"
+            assert not pool.visible[:, 0].any(), "slot 0 is for padding nodes"
 
     monkeypatch.setattr(Decoder, "_settle", checked)
     _, ids, mask = batch(lengths=(5,))
     MedusaAparModel(backbone, random_heads(backbone)).generate(
         ids, attention_mask=mask, max_new_tokens=60, max_depth=3, max_threads=max_threads, nodes_per_step=12
     )
-    assert decoders[-1].pool.held == 0
-    assert decoders[-1].pool.free == decoders[-1].pool.capacity
+    for pool in decoders[-1].pools:
+        assert pool.held == 0
+        assert pool.free == pool.capacity
 
 
 def test_keys_and_values_are_written_once_and_never_moved() -> None:
@@ -123,14 +126,15 @@ def test_keys_and_values_are_written_once_and_never_moved() -> None:
 
     def compare(self: Decoder, request: object) -> None:
         settle(self, request)  # type: ignore[arg-type]
-        keys = self.pool.cache.layers[0].keys
+        (pool,) = self.pools
+        keys = pool.cache.layers[0].keys
         assert keys is not None
-        held = np.flatnonzero(self.pool.visible.any(axis=0)).tolist()
+        held = np.flatnonzero(pool.visible.any(axis=0)).tolist()
         for slot in held:
-            now = keys[0, :, slot]
+            now = keys[:, slot]
             assert slot not in written or torch.equal(written[slot], now)
         written.clear()
-        written.update({slot: keys[0, :, slot].clone() for slot in held})
+        written.update({slot: keys[:, slot].clone() for slot in held})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Decoder, "_settle", compare)
@@ -167,4 +171,4 @@ def test_an_interruption_empties_the_pool() -> None:
         _, ids, mask = batch(lengths=(5,))
         with pytest.raises(KeyboardInterrupt):
             MedusaAparModel(backbone).generate(ids, attention_mask=mask, max_new_tokens=60)
-    assert decoders[-1].pool.held == 0
+    assert [pool.held for pool in decoders[-1].pools] == [0]

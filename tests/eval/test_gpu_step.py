@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from medusa_apar.backbone import Backbone
 from medusa_apar.eval.gpu_step import SHAPES, Bound, bandwidth, chains, main, measure, random_backbone, weight_bytes
+from medusa_apar.placement import Placement
 
 CPU = torch.device("cpu")
 TINY = ("--device", "cpu", "--shape", "tiny", "--repeats", "2")
@@ -58,22 +59,22 @@ def test_the_bound_is_bytes_over_bandwidth() -> None:
 
 
 def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[dict[str, Any]] = []
+    calls: list[Placement] = []
     forward = Backbone.forward
 
-    def spy(self: Backbone, pool: Any, slots: Any, token_ids: Any, positions: Any, mask: Any) -> Any:
-        calls.append({"slots": slots.tolist(), "positions": positions, "mask": mask.copy()})
-        return forward(self, pool, slots, token_ids, positions, mask)
+    def spy(self: Backbone, placement: Placement, token_ids: Any) -> Any:
+        calls.append(placement)
+        return forward(self, placement, token_ids)
 
     monkeypatch.setattr(Backbone, "forward", spy)
     step = measure(random_backbone("tiny", CPU), nodes=4, threads=2, extent=128, repeats=2)
     assert len(calls) == 5
     for call in calls:
-        assert call["slots"] == [124, 125, 126, 127]
-        assert call["positions"] == [124, 125, 124, 125]
-        assert call["mask"].shape == (4, 128)
-        assert call["mask"][:, :124].all()
-        assert np.array_equal(call["mask"][:, 124:], chains(4, 2)[2])
+        assert call.slots.tolist() == [124, 125, 126, 127]
+        assert call.positions.tolist() == [123, 124, 123, 124]
+        assert call.mask.shape == (4, 128)
+        assert call.mask[:, 1:124].all()
+        assert np.array_equal(call.mask[:, 124:], chains(4, 2)[2])
     assert (step.nodes, step.threads, step.extent, step.milliseconds.count) == (4, 2, 128, 2)
     assert step.launch_milliseconds > 0
     assert step.kv_bytes == 2 * 2 * 64 * 128 * 2

@@ -1,0 +1,74 @@
+"""Attention of nodes over the slots of their own pools, registered with transformers as an attention function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, PretrainedConfig
+
+NAME = "medusa_apar"
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    pool_nodes: Tensor | None = None,
+    node_places: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Scaled dot-product attention, every node over the slots of its own pool.
+
+    Query heads that share a key and value head become further rows of it, so that keys and values are not repeated.
+
+    Args:
+        module: the attention layer.
+        query: `[1, heads, nodes, head_dim]`.
+        key: `[pools, kv_heads, extent, head_dim]`.
+        value: the same shape.
+        attention_mask: additive, `[1, 1, nodes, extent]`; its columns are slots of the node's own pool.
+        dropout: not used; nothing is trained here.
+        scaling: of the scores.
+        pool_nodes: `[pools, most]` the nodes of each pool, any node in excess places; None where there is one pool.
+        node_places: `[nodes]` where each node stands in `pool_nodes`, counted through; None likewise.
+        **kwargs: what models pass to other attention functions; a window is part of the mask already.
+
+    Returns:
+        `[1, nodes, heads, head_dim]`, and no attention weights.
+    """
+    if pool_nodes is not None:
+        query = query[0][:, pool_nodes].transpose(0, 1)  # [pools, heads, most, head_dim]
+        attention_mask = attention_mask[0, 0, pool_nodes][:, None]  # [pools, 1, most, extent]
+    pools, heads, nodes, head_dim = query.shape
+    kv_heads, extent = key.shape[1:3]
+    shared = heads // kv_heads
+    rows = query.reshape(pools, kv_heads, shared * nodes, head_dim)
+    mask = attention_mask.to(query.dtype).expand(pools, shared, nodes, extent)
+    mask = mask.reshape(pools, 1, shared * nodes, extent)
+    output = nn.functional.scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scaling)
+    output = output.view(pools, heads, nodes, head_dim).transpose(1, 2)  # [pools, nodes, heads, head_dim]
+    if node_places is not None:
+        output = output.flatten(0, 1)[None, node_places]
+    return output.contiguous(), None
+
+
+AttentionInterface.register(NAME, slot_attention)
+
+
+@contextmanager
+def attending_slots(config: PretrainedConfig) -> Iterator[None]:
+    """While open, models of this config that were loaded with sdpa use `slot_attention`."""
+    loaded = config._attn_implementation
+    if loaded == "sdpa":
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = loaded

@@ -1,0 +1,107 @@
+"""Steps compiled by `torch.compile`, on a GPU also captured as CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from .backbone import Backbone
+from .cuda_graphs import GraphedPass
+from .drafting import Drafter
+from .forward_pass import CompiledPass, ForwardPass
+from .packed_products import fit_in_memory_twice
+
+
+class CompiledStep:
+    """While active, a step's forward pass and its guesses run compiled.
+
+    They are compiled at the first use, and again after a weight was changed or moved. On the CPU weights are packed for
+    oneDNN, and products of the same input joined (inductor's `freezing`), where there is memory for copies.
+
+    Args:
+        backbone: the model.
+        drafter: the guesses; None where there are none.
+        backend, options: of `torch.compile`.
+    """
+
+    def __init__(self, backbone: Backbone, drafter: Drafter | None, backend: str, options: dict[str, Any]) -> None:
+        self._backbone = backbone
+        self._drafter = drafter
+        self._backend = backend
+        self._options = options
+        self._compiled_weights: list[tuple[int, int]] = []
+        self._pass: ForwardPass
+        self._guess: Callable[..., Any]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Replace the ways to run a step and put them back at the end."""
+        weights = self._weights()
+        if weights != self._compiled_weights:
+            self._compile()
+            self._compiled_weights = weights
+        plain = self._backbone.step
+        self._backbone.step = self._pass
+        if self._drafter is not None:
+            self._drafter.guess = self._guess
+        try:
+            yield
+        finally:
+            self._backbone.step = plain
+            if self._drafter is not None:
+                del self._drafter.guess
+
+    def _compile(self) -> None:
+        run = self._compiled(self._backbone.run)
+        on_gpu = self._backbone.model.device.type == "cuda"
+        self._pass = GraphedPass(run) if on_gpu else CompiledPass(run)
+        if self._drafter is not None:
+            self._guess = self._compiled(self._drafter.guess)
+
+    def _compiled(self, method: MethodType) -> Callable[..., Any]:
+        """A compiled method that shares no graph with those of other models.
+
+        Guards on modules are left out: to check them takes a tenth of a small model's step. Compiled graphs belong to a
+        code object, so every model needs one of its own.
+        """
+        function: Any = method.__func__
+        own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
+        compiled = torch.compile(
+            own,
+            fullgraph=True,
+            dynamic=True,
+            backend=self._backend,
+            options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe, **self._options},
+        )
+
+        def call(*arguments: Any) -> Any:
+            with self._packing():
+                return compiled(method.__self__, *arguments)
+
+        return call
+
+    def _packing(self) -> AbstractContextManager[None]:
+        modules = self._modules()
+        on_cpu = self._backbone.model.device.type == "cpu"
+        if self._backend != "inductor" or not on_cpu or not fit_in_memory_twice(modules):
+            return nullcontext()
+        import torch._inductor.config as inductor
+
+        packing: AbstractContextManager[None] = inductor.patch({"freezing": True, "cpp.enable_concat_linear": True})
+        return packing
+
+    def _modules(self) -> list[nn.Module]:
+        return [self._backbone.model, *([] if self._drafter is None else [self._drafter.heads])]
+
+    def _weights(self) -> list[tuple[int, int]]:
+        """Where every weight lies, and how often it was changed."""
+        return [
+            (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
+            for module in self._modules()
+            for parameter in module.parameters()
+        ]
