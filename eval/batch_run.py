@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from .decoding import Limits, decode
 from .peers import PeerOptions, padding
 from .prompts import ChatPrompts
 from .questions import Question
+from .records import Record
 from .speed_run import check_modes
 from .store import RecordStore
 
@@ -28,7 +28,7 @@ _WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRecord:
+class BatchRecord(Record):
     """One batch, answered in one mode.
 
     Attributes:
@@ -39,6 +39,8 @@ class BatchRecord:
         steps: forward passes of the backbone after prefill.
         seconds: wall time around the call.
     """
+
+    measured: ClassVar[str] = "a batch"
 
     round: int
     batch_size: int
@@ -56,29 +58,12 @@ class BatchRecord:
         """Of the whole batch, prefill included."""
         return self.answer_tokens / self.seconds
 
-    @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        row = json.loads(line)
-        try:
-            return cls(**row)
-        except TypeError as error:
-            raise ValueError(f"no record of a batch: {error}") from error
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
 
 class BatchStore(RecordStore[BatchKey, BatchRecord]):
     """Finished batches in a folder: `batches.jsonl` and `settings.json`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "batches.jsonl", settings, BatchRecord.from_json)
+        super().__init__(folder / "batches.jsonl", settings, BatchRecord)
 
 
 class BatchRun:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from tqdm.auto import tqdm
@@ -21,6 +21,7 @@ from medusa_apar.modes import Mode
 from .decoding import BASELINE, Limits, decode
 from .prompts import ChatPrompts
 from .questions import Question
+from .records import Record
 from .store import RecordStore
 
 OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
@@ -33,7 +34,7 @@ SystemKey = tuple[int | str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SystemRecord:
+class SystemRecord(Record):
     """One question, answered by one system.
 
     Attributes:
@@ -43,6 +44,8 @@ class SystemRecord:
         steps: forward passes of the backbone after the one that reads the prompt.
         seconds: wall time in the process that decoded.
     """
+
+    measured: ClassVar[str] = "an answer"
 
     question_id: int | str
     system: str
@@ -59,29 +62,12 @@ class SystemRecord:
         """Prefill included."""
         return len(self.token_ids) / self.seconds
 
-    @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        row = json.loads(line)
-        try:
-            return cls(**row)
-        except TypeError as error:
-            raise ValueError(f"no record of an answer: {error}") from error
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
 
 class SystemStore(RecordStore[SystemKey, SystemRecord]):
     """Finished answers in a folder: `answers.jsonl` and `settings.json`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "answers.jsonl", settings, SystemRecord.from_json)
+        super().__init__(folder / "answers.jsonl", settings, SystemRecord)
 
 
 class Worker:
