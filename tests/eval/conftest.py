@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,24 +39,33 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return result
 
 
+@pytest.fixture(scope="session")
+def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Callable[..., LlamaConfig]:
+    """Makes configs of tiny backbones for the tokenizer, with what is given beside or in place of the defaults."""
+
+    def make(**given: Any) -> LlamaConfig:
+        shape: dict[str, Any] = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": CONTEXT,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        return LlamaConfig(**{**shape, **given})
+
+    return make
+
+
 @pytest.fixture
-def model(tokenizer: PreTrainedTokenizerFast) -> ScriptedModel:
+def model(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., LlamaConfig]) -> ScriptedModel:
     """A scripted model over a tiny random backbone that may write control tokens unless they are suppressed."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return ScriptedModel(
-        tokenizer, LlamaForCausalLM(config).eval(), ControlTokens.of_tokenizer(tokenizer), torch.nn.Linear(2, 2)
-    )
+    backbone = LlamaForCausalLM(tiny_config()).eval()
+    return ScriptedModel(tokenizer, backbone, ControlTokens.of_tokenizer(tokenizer), torch.nn.Linear(2, 2))
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from scripted_model import CONTEXT
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaHeads
@@ -26,21 +25,10 @@ Command = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def real_model(tokenizer: PreTrainedTokenizerFast) -> MedusaAparModel:
+def real_model(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., LlamaConfig]) -> MedusaAparModel:
     """A tiny random model with heads that really decodes batches."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.2,
-    )
+    config = tiny_config(initializer_range=0.2)
     ControlTokens.of_tokenizer(tokenizer).record_in(config)
     backbone = LlamaForCausalLM(config)
     return MedusaAparModel(backbone, MedusaHeads.for_backbone(backbone, num_heads=2))

@@ -28,20 +28,15 @@ QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "
 
 
 @pytest.fixture
-def grouped(tokenizer: PreTrainedTokenizerFast) -> MedusaAparModel:
+def grouped(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., LlamaConfig]) -> MedusaAparModel:
     """A tiny model with grouped heads, tied embeddings and a backbone that likes to fork."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = tiny_config(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,
         tie_word_embeddings=True,
     )
