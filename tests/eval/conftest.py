@@ -1,9 +1,10 @@
-"""A tiny tokenizer, a scripted model and question files."""
+"""A tiny tokenizer, a scripted model, question files, and commands that find them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.eval.cli import main as eval_main
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|' + message['role'] + '|>' + message['content'] }}{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}"
 )
+Command = Callable[..., int]
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", FORK, CHILD)
 
 
@@ -78,3 +81,20 @@ def question_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def eval_command(
+    tokenizer: PreTrainedTokenizerFast,
+    question_file: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Command]:
+    """Makes a function that runs a subcommand with a model on questions, its results in `out`."""
+
+    def make(subcommand: str, module: ModuleType, model: object, questions: Sequence[str], *given: str) -> Command:
+        monkeypatch.setattr(module, "load_model", lambda *_: (model, tokenizer))
+        common = [subcommand, "--questions", str(question_file(*questions)), "--out", str(tmp_path / "out"), *given]
+        return lambda *arguments: eval_main([*common, *arguments])
+
+    return make

@@ -18,7 +18,6 @@ from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.eval import batch, batch_run
 from medusa_apar.eval.batch_run import BatchRecord
 from medusa_apar.eval.batch_summary import COLUMNS, markdown, summarize, terminal_table
-from medusa_apar.eval.cli import main as eval_main
 
 QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "}"]}}' for n in range(1, 4)]
 Command = Callable[..., int]
@@ -35,22 +34,9 @@ def real_model(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., Ll
 
 
 @pytest.fixture
-def command(
-    real_model: MedusaAparModel,
-    tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def command(real_model: MedusaAparModel, eval_command: Callable[..., Command]) -> Command:
     """Runs the command on three questions."""
-    monkeypatch.setattr(batch, "load_model", lambda *_: (real_model, tokenizer))
-    questions = question_file(*QUESTIONS)
-
-    def run(*arguments: str) -> int:
-        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "6", *arguments]
-        return eval_main(["batch", "--batch-sizes", "2,1", *given])
-
-    return run
+    return eval_command("batch", batch, real_model, QUESTIONS, "--batch-sizes", "2,1", "--max-new-tokens", "6")
 
 
 def batches(tmp_path: Path) -> list[dict[str, Any]]:

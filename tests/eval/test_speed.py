@@ -13,7 +13,6 @@ from scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
-from medusa_apar.eval.cli import main as eval_main
 from medusa_apar.eval.decoding import BASELINE, Limits, decode
 
 QUESTIONS = (
@@ -24,22 +23,9 @@ Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(
-    model: ScriptedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def command(model: ScriptedModel, eval_command: Callable[..., Command]) -> Command:
     """Runs the command on two questions, three turns in all."""
-    monkeypatch.setattr(speed, "load_model", lambda *_: (model, tokenizer))
-    questions = question_file(*QUESTIONS)
-
-    def run(*arguments: str) -> int:
-        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "20", *arguments]
-        return eval_main(["speed", *given])
-
-    return run
+    return eval_command("speed", speed, model, QUESTIONS, "--max-new-tokens", "20")
 
 
 def turns(tmp_path: Path) -> list[dict[str, Any]]:
