@@ -98,3 +98,16 @@ def eval_command(
         return lambda *arguments: eval_main([*common, *arguments])
 
     return make
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command with arguments that it has to refuse, and gives what it says."""
+
+    def run(command: Command, *arguments: str) -> str:
+        with pytest.raises(SystemExit) as error:
+            command(*arguments)
+        assert error.value.code == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    return run
