@@ -19,6 +19,7 @@ from .peers import PeerOptions, padding
 from .prompts import ChatPrompts
 from .questions import Question
 from .records import Record
+from .rotation import rotated
 from .speed_run import check_modes
 from .store import RecordStore
 
@@ -101,7 +102,8 @@ class BatchRun:
         self.limits = limits
         check_modes(model, modes, PeerOptions())
         self._padding = padding(model) or 0
-        self._prompts = _first_turns(questions, ChatPrompts(model, tokenizer, limits.max_new_tokens))
+        prompts = ChatPrompts(model, tokenizer, limits.max_new_tokens)
+        self._prompts = [prompts.first_turn(question)[0].tolist() for question in questions]
 
     def run(self, store: BatchStore, rounds: int) -> None:
         """Answer every batch that the store lacks, after a short one in every mode that warms up.
@@ -114,7 +116,7 @@ class BatchRun:
             (number, size, mode)
             for number in range(1, rounds + 1)
             for place, size in enumerate(self.batch_sizes)
-            for mode in self._order(number + place)
+            for mode in rotated(self.modes, number + place)
         ]
         missing = [key for key in batches if key not in store]
         if missing:
@@ -123,10 +125,6 @@ class BatchRun:
             for number, size, mode in progress:
                 progress.set_postfix_str(f"{size} prompts, {mode}")
                 store.add(self._answer(number, size, mode))
-
-    def _order(self, number: int) -> list[str]:
-        first = number % len(self.modes)
-        return [*self.modes[first:], *self.modes[:first]]
 
     def _warm_up(self) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))
@@ -155,14 +153,3 @@ class BatchRun:
         input_ids = [[self._padding] * pad + prompt for pad, prompt in zip(missing, prompts, strict=True)]
         mask = [[0] * pad + [1] * len(prompt) for pad, prompt in zip(missing, prompts, strict=True)]
         return torch.tensor(input_ids), torch.tensor(mask)
-
-
-def _first_turns(questions: Sequence[Question], prompts: ChatPrompts) -> list[list[int]]:
-    result: list[list[int]] = []
-    for question in questions:
-        prompt = prompts.tokenize([{"role": "user", "content": question.turns[0]}])
-        reason = prompts.too_long(prompt)
-        if reason is not None:
-            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
-        result.append(prompt[0].tolist())
-    return result

@@ -22,6 +22,7 @@ from .decoding import BASELINE, Limits, decode
 from .prompts import ChatPrompts
 from .questions import Question
 from .records import Record
+from .rotation import rotated
 from .store import RecordStore
 
 OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
@@ -150,11 +151,13 @@ class Bench:
         self.limits = Limits(max_new_tokens)
         self.systems = [*OWN, *self.choices]
         largest_tree = max(sum(accumulate(tree, mul)) for tree in choices)
-        self._prompts = ChatPrompts(model, tokenizer, max_new_tokens + largest_tree)
+        self.prompts = ChatPrompts(model, tokenizer, max_new_tokens + largest_tree)
 
     def run(self, questions: Sequence[Question], store: SystemStore) -> None:
         """Answer every question that the store lacks; the first, shortly, once more before them to warm up."""
-        turns = [(question, system) for number, question in enumerate(questions) for system in self._order(number)]
+        turns = [
+            (question, system) for number, question in enumerate(questions) for system in rotated(self.systems, number)
+        ]
         missing = [turn for turn in turns if (turn[0].question_id, turn[1]) not in store]
         limits, self.limits = self.limits, replace(self.limits, max_new_tokens=_WARM_UP_TOKENS)
         if missing:
@@ -166,25 +169,14 @@ class Bench:
                 progress.set_postfix_str(system)
                 store.add(self._answer(question, system))
 
-    def _order(self, number: int) -> list[str]:
-        first = number % len(self.systems)
-        return [*self.systems[first:], *self.systems[:first]]
-
     def _answer(self, question: Question, system: str) -> SystemRecord:
-        prompt = self.prompt(question)
+        prompt = self.prompts.first_turn(question)
         identity: dict[str, Any] = {"question_id": question.question_id, "system": system}
         if system in self.choices:
             reply = self.worker.answer(prompt[0].tolist(), self.choices[system], self.limits.max_new_tokens)
             return SystemRecord(**identity, **reply)
         answer = decode(self.model, system, prompt, self.limits)
         return SystemRecord(**identity, token_ids=answer.token_ids, steps=answer.stats.steps, seconds=answer.seconds)
-
-    def prompt(self, question: Question) -> torch.Tensor:
-        """The prompt `[1, length]` of a question's first turn."""
-        prompt = self._prompts.tokenize([{"role": "user", "content": question.turns[0]}])
-        if (reason := self._prompts.too_long(prompt)) is not None:
-            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
-        return prompt
 
 
 def system_name(choices: Sequence[int]) -> str:
