@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +18,8 @@ from .decoding import Limits, decode
 from .peers import PeerOptions, padding
 from .prompts import ChatPrompts
 from .questions import Question
+from .records import Record
+from .rotation import rotated
 from .speed_run import check_modes
 from .store import RecordStore
 
@@ -28,7 +29,7 @@ _WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRecord:
+class BatchRecord(Record):
     """One batch, answered in one mode.
 
     Attributes:
@@ -39,6 +40,8 @@ class BatchRecord:
         steps: forward passes of the backbone after prefill.
         seconds: wall time around the call.
     """
+
+    measured: ClassVar[str] = "a batch"
 
     round: int
     batch_size: int
@@ -56,29 +59,12 @@ class BatchRecord:
         """Of the whole batch, prefill included."""
         return self.answer_tokens / self.seconds
 
-    @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        row = json.loads(line)
-        try:
-            return cls(**row)
-        except TypeError as error:
-            raise ValueError(f"no record of a batch: {error}") from error
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
 
 class BatchStore(RecordStore[BatchKey, BatchRecord]):
     """Finished batches in a folder: `batches.jsonl` and `settings.json`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "batches.jsonl", settings, BatchRecord.from_json)
+        super().__init__(folder / "batches.jsonl", settings, BatchRecord)
 
 
 class BatchRun:
@@ -116,7 +102,8 @@ class BatchRun:
         self.limits = limits
         check_modes(model, modes, PeerOptions())
         self._padding = padding(model) or 0
-        self._prompts = _first_turns(questions, ChatPrompts(model, tokenizer, limits.max_new_tokens))
+        prompts = ChatPrompts(model, tokenizer, limits.max_new_tokens)
+        self._prompts = [prompts.first_turn(question)[0].tolist() for question in questions]
 
     def run(self, store: BatchStore, rounds: int) -> None:
         """Answer every batch that the store lacks, after a short one in every mode that warms up.
@@ -129,7 +116,7 @@ class BatchRun:
             (number, size, mode)
             for number in range(1, rounds + 1)
             for place, size in enumerate(self.batch_sizes)
-            for mode in self._order(number + place)
+            for mode in rotated(self.modes, number + place)
         ]
         missing = [key for key in batches if key not in store]
         if missing:
@@ -138,10 +125,6 @@ class BatchRun:
             for number, size, mode in progress:
                 progress.set_postfix_str(f"{size} prompts, {mode}")
                 store.add(self._answer(number, size, mode))
-
-    def _order(self, number: int) -> list[str]:
-        first = number % len(self.modes)
-        return [*self.modes[first:], *self.modes[:first]]
 
     def _warm_up(self) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))
@@ -170,14 +153,3 @@ class BatchRun:
         input_ids = [[self._padding] * pad + prompt for pad, prompt in zip(missing, prompts, strict=True)]
         mask = [[0] * pad + [1] * len(prompt) for pad, prompt in zip(missing, prompts, strict=True)]
         return torch.tensor(input_ids), torch.tensor(mask)
-
-
-def _first_turns(questions: Sequence[Question], prompts: ChatPrompts) -> list[list[int]]:
-    result: list[list[int]] = []
-    for question in questions:
-        prompt = prompts.tokenize([{"role": "user", "content": question.turns[0]}])
-        reason = prompts.too_long(prompt)
-        if reason is not None:
-            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
-        result.append(prompt[0].tolist())
-    return result

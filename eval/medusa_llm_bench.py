@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with worker:
         try:
             bench = Bench(model, worker, tokenizer, arguments.choices, arguments.max_new_tokens)
-            prompts = {question.question_id: bench.prompt(question)[0].tolist() for question in questions}
+            prompts = {question.question_id: bench.prompts.first_turn(question)[0].tolist() for question in questions}
             settings = describe(model, arguments, questions, bench.systems) | {"medusa_llm_on": worker.versions}
             store = SystemStore(arguments.out, settings)
         except (ValueError, OSError) as error:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from tqdm.auto import tqdm
@@ -21,6 +21,8 @@ from medusa_apar.modes import Mode
 from .decoding import BASELINE, Limits, decode
 from .prompts import ChatPrompts
 from .questions import Question
+from .records import Record
+from .rotation import rotated
 from .store import RecordStore
 
 OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
@@ -33,7 +35,7 @@ SystemKey = tuple[int | str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SystemRecord:
+class SystemRecord(Record):
     """One question, answered by one system.
 
     Attributes:
@@ -43,6 +45,8 @@ class SystemRecord:
         steps: forward passes of the backbone after the one that reads the prompt.
         seconds: wall time in the process that decoded.
     """
+
+    measured: ClassVar[str] = "an answer"
 
     question_id: int | str
     system: str
@@ -59,29 +63,12 @@ class SystemRecord:
         """Prefill included."""
         return len(self.token_ids) / self.seconds
 
-    @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        row = json.loads(line)
-        try:
-            return cls(**row)
-        except TypeError as error:
-            raise ValueError(f"no record of an answer: {error}") from error
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-        return json.dumps(asdict(self)).encode() + b"\n"
-
 
 class SystemStore(RecordStore[SystemKey, SystemRecord]):
     """Finished answers in a folder: `answers.jsonl` and `settings.json`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "answers.jsonl", settings, SystemRecord.from_json)
+        super().__init__(folder / "answers.jsonl", settings, SystemRecord)
 
 
 class Worker:
@@ -164,11 +151,13 @@ class Bench:
         self.limits = Limits(max_new_tokens)
         self.systems = [*OWN, *self.choices]
         largest_tree = max(sum(accumulate(tree, mul)) for tree in choices)
-        self._prompts = ChatPrompts(model, tokenizer, max_new_tokens + largest_tree)
+        self.prompts = ChatPrompts(model, tokenizer, max_new_tokens + largest_tree)
 
     def run(self, questions: Sequence[Question], store: SystemStore) -> None:
         """Answer every question that the store lacks; the first, shortly, once more before them to warm up."""
-        turns = [(question, system) for number, question in enumerate(questions) for system in self._order(number)]
+        turns = [
+            (question, system) for number, question in enumerate(questions) for system in rotated(self.systems, number)
+        ]
         missing = [turn for turn in turns if (turn[0].question_id, turn[1]) not in store]
         limits, self.limits = self.limits, replace(self.limits, max_new_tokens=_WARM_UP_TOKENS)
         if missing:
@@ -180,25 +169,14 @@ class Bench:
                 progress.set_postfix_str(system)
                 store.add(self._answer(question, system))
 
-    def _order(self, number: int) -> list[str]:
-        first = number % len(self.systems)
-        return [*self.systems[first:], *self.systems[:first]]
-
     def _answer(self, question: Question, system: str) -> SystemRecord:
-        prompt = self.prompt(question)
+        prompt = self.prompts.first_turn(question)
         identity: dict[str, Any] = {"question_id": question.question_id, "system": system}
         if system in self.choices:
             reply = self.worker.answer(prompt[0].tolist(), self.choices[system], self.limits.max_new_tokens)
             return SystemRecord(**identity, **reply)
         answer = decode(self.model, system, prompt, self.limits)
         return SystemRecord(**identity, token_ids=answer.token_ids, steps=answer.stats.steps, seconds=answer.seconds)
-
-    def prompt(self, question: Question) -> torch.Tensor:
-        """The prompt `[1, length]` of a question's first turn."""
-        prompt = self._prompts.tokenize([{"role": "user", "content": question.turns[0]}])
-        if (reason := self._prompts.too_long(prompt)) is not None:
-            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
-        return prompt
 
 
 def system_name(choices: Sequence[int]) -> str:

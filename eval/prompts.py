@@ -7,6 +7,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
 
+from .questions import Question
+
 
 class ChatPrompts:
     """Puts a tokenizer's chat template around messages.
@@ -43,6 +45,18 @@ class ChatPrompts:
         assert isinstance(encoding, BatchEncoding)
         input_ids: Tensor = encoding["input_ids"]
         return input_ids
+
+    def first_turn(self, question: Question) -> Tensor:
+        """The prompt `[1, length]` of a question's first turn.
+
+        Raises:
+            ValueError: if it leaves too little room.
+        """
+        prompt = self.tokenize([{"role": "user", "content": question.turns[0]}])
+        reason = self.too_long(prompt)
+        if reason is not None:
+            raise ValueError(f"question_id={question.question_id!r}: {reason}; take it out, or lower --max-new-tokens")
+        return prompt
 
     def too_long(self, prompt: Tensor) -> str | None:
         """Why a prompt `[1, length]` leaves too little room; None if it leaves enough."""

@@ -25,23 +25,29 @@ from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, 
 from .speed_run import SpeedRun
 from .summary import SummaryRow, summarize
 from .tables import LEGEND, markdown, terminal_table
+from .thread_summary import LEGEND as THREADS_LEGEND
+from .thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
 from .turns import TurnStore
 
 
-def write_report(run: SpeedRun, store: TurnStore) -> list[SummaryRow]:
+def write_report(run: SpeedRun, store: TurnStore, rows: Sequence[SummaryRow], threads: Sequence[ThreadsRow]) -> None:
     """Write `summary.json`, `summary.md`, `speedup.png` and `answers/` beside the turns."""
-    rows = summarize(store.records.values(), run.modes)
     folder = store.folder
-    summary = {"settings": store.settings, "rows": [asdict(row) for row in rows]}
+    summary = {
+        "settings": store.settings,
+        "rows": [asdict(row) for row in rows],
+        "threads": [asdict(row) for row in threads],
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     settings = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
-    text = f"# Speed\n\n{markdown(rows)}\n{LEGEND}.\n\n{settings}\n"
-    (folder / "summary.md").write_text(text, encoding="utf-8")
+    tables = f"{markdown(rows)}\n{LEGEND}.\n"
+    if threads:
+        tables += f"\n## Threads\n\n{threads_markdown(threads)}\n{THREADS_LEGEND}.\n"
+    (folder / "summary.md").write_text(f"# Speed\n\n{tables}\n{settings}\n", encoding="utf-8")
     plot_speed_up(rows, folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
     for mode in run.modes:
         write_answers(folder / "answers" / f"{mode}.jsonl", store.settings["model"], mode, run.questions, store.records)
-    return rows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,10 +125,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
         except ValueError as error:
             parser.error(str(error))
-    rows = write_report(run, store)
+    rows = summarize(store.records.values(), run.modes)
+    threads = summarize_threads(store.records.values(), run.modes)
+    write_report(run, store, rows, threads)
     output = Console()
     output.print(terminal_table(rows))
     output.print(LEGEND, style="dim")
+    if threads:
+        output.print(threads_table(threads))
+        output.print(THREADS_LEGEND, style="dim", markup=False)
     skipped = sum(record.skipped is not None for record in store.records.values())
     if skipped:
         output.print(f"{skipped} turns were skipped; {store.path} says why")

@@ -18,6 +18,7 @@ from .peers import Peer, PeerOptions, is_peer
 from .prompts import ChatPrompts
 from .questions import Question
 from .repetition import distinct_ngrams
+from .rotation import rotated
 from .turns import TurnRecord, TurnStore
 
 _WARM_UP_TOKENS = 64
@@ -70,7 +71,7 @@ class SpeedRun:
             (question, turn, mode)
             for number, question in enumerate(self.questions)
             for turn in range(1, len(question.turns) + 1)
-            for mode in self._order(number)
+            for mode in rotated(self.modes, number)
         ]
         missing = [turn for turn in turns if (turn[0].question_id, *turn[1:]) not in store]
         if missing:
@@ -79,10 +80,6 @@ class SpeedRun:
             for question, turn, mode in progress:
                 progress.set_postfix_str(f"{question.category}, {mode}")
                 store.add(self._answer(question, turn, mode, store))
-
-    def _order(self, number: int) -> list[str]:
-        first = number % len(self.modes)
-        return [*self.modes[first:], *self.modes[:first]]
 
     def _warm_up(self, times: int) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
-
-class Record(Protocol):
-    """One finished measurement."""
-
-    @property
-    def key(self) -> Any:
-        """What was measured; unique in a store."""
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-
+from .records import Record
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 RecordT = TypeVar("RecordT", bound=Record)
@@ -33,13 +23,13 @@ class RecordStore(Generic[KeyT, RecordT]):
     Args:
         path: the file; its folder is made if it does not exist.
         settings: everything that the figures depend on; JSON values only.
-        read: a record from its line; raises a ValueError if it is none.
+        record_type: what the file's lines hold.
 
     Raises:
         ValueError: if the folder holds records of other settings, or a broken line.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], read: Callable[[bytes], RecordT]) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], record_type: type[RecordT]) -> None:
         self.path = path
         self.folder = path.parent
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
@@ -47,7 +37,7 @@ class RecordStore(Generic[KeyT, RecordT]):
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_settings(self.folder / "settings.json")
         if self.path.exists():
-            self._read(read)
+            self._read(record_type)
         self._file = self.path.open("ab")
 
     def _check_settings(self, path: Path) -> None:
@@ -71,14 +61,14 @@ class RecordStore(Generic[KeyT, RecordT]):
                 "choose another folder with --out, or repeat the run with its own settings"
             )
 
-    def _read(self, read: Callable[[bytes], RecordT]) -> None:
+    def _read(self, record_type: type[RecordT]) -> None:
         content = self.path.read_bytes()
         complete = content.rfind(b"\n") + 1
         if complete < len(content):
             os.truncate(self.path, complete)
         for number, line in enumerate(content[:complete].splitlines(), start=1):
             try:
-                record = read(line)
+                record = record_type.from_json(line)
             except ValueError as error:
                 raise ValueError(f"{self.path}, line {number}: {error}") from error
             self.records[record.key] = record

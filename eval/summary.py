@@ -106,12 +106,12 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
     )
 
 
-def speed_ups(records: Iterable[TurnRecord], mode: str) -> list[float]:
-    """Tokens/s of a mode against `ar`, one value per question, over the turns that both answered."""
+def speed_ups(records: Iterable[TurnRecord], mode: str, reference: str = Mode.AR) -> list[float]:
+    """Tokens/s of a mode against those of a reference, one value per question, over the turns that both answered."""
     answered = {record.key: record for record in records if record.skipped is None}
     pairs = defaultdict(list)
     for (question_id, turn, record_mode), record in answered.items():
-        other = answered.get((question_id, turn, Mode.AR))
+        other = answered.get((question_id, turn, reference))
         if record_mode == mode and other is not None:
             pairs[question_id].append((record, other))
     return [

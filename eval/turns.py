@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from medusa_apar.output import DecodingStats
 
+from .records import Record
 from .store import RecordStore
 
 TurnKey = tuple[int | str, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnRecord:
+class TurnRecord(Record):
     """One turn of one question, answered in one mode.
 
     Attributes:
@@ -32,6 +32,8 @@ class TurnRecord:
         finished_at: seconds since the epoch.
         skipped: why there is no answer; None if there is one.
     """
+
+    measured: ClassVar[str] = "a turn"
 
     question_id: int | str
     category: str
@@ -50,21 +52,8 @@ class TurnRecord:
         return self.question_id, self.turn, self.mode
 
     @classmethod
-    def from_json(cls, line: bytes) -> Self:
-        """Read a line that `to_json` wrote.
-
-        Raises:
-            ValueError: if it is none.
-        """
-        row = json.loads(line)
-        try:
-            return cls(**{**row, "stats": DecodingStats(**row["stats"])})
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"no record of a turn: {error}") from error
-
-    def to_json(self) -> bytes:
-        """The record as one line."""
-        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+    def _from_row(cls, row: dict[str, Any]) -> Self:
+        return cls(**{**row, "stats": DecodingStats(**row["stats"])})
 
 
 class TurnStore(RecordStore[TurnKey, TurnRecord]):
@@ -79,4 +68,4 @@ class TurnStore(RecordStore[TurnKey, TurnRecord]):
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        super().__init__(folder / "turns.jsonl", settings, TurnRecord.from_json)
+        super().__init__(folder / "turns.jsonl", settings, TurnRecord)

@@ -1,10 +1,10 @@
 """Matrix products of a few rows on the CPU, with weights packed once.
 
-A step multiplies two to thirty rows with every weight matrix. There torch's default products are far from what the CPU
-can do: oneDNN with weights that are packed beforehand takes a half to three quarters of the time in float32, and four
-fifths of it in bfloat16. On CPUs without bfloat16 instructions, bfloat16 rows are multiplied one after the other, so
-that many nodes cost as much as many steps; packed float32 copies of the weights cost a quarter of that. The result is
-the same up to rounding: products are summed in float32 in any case.
+A step multiplies two to thirty rows with every weight matrix. There oneDNN is faster with weights that are packed
+beforehand than torch's default products are, in float32 more so than in bfloat16. On CPUs without bfloat16
+instructions, bfloat16 rows are multiplied one after the other, so that many nodes cost as much as many steps; packed
+float32 copies of the weights cost far less. The result is the same up to rounding: products are summed in float32 in
+any case.
 """
 
 from __future__ import annotations

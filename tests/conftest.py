@@ -16,7 +16,7 @@ VOCABULARY = 64
 EOS, FORK, CHILD = 1, 2, 3
 CONTROL = ControlTokens(FORK, CHILD)
 
-_SHAPE = {
+SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -30,10 +30,12 @@ _SHAPE = {
     "pad_token_id": 0,
     "bos_token_id": None,
 }
+"""What the tiny backbones have in common."""
+
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**_SHAPE),
-    "qwen2": lambda: Qwen2Config(**_SHAPE),
-    "qwen3": lambda: Qwen3Config(**_SHAPE, head_dim=8),
+    "llama": lambda: LlamaConfig(**SHAPE),
+    "qwen2": lambda: Qwen2Config(**SHAPE),
+    "qwen3": lambda: Qwen3Config(**SHAPE, head_dim=8),
 }
 FORKING_SEEDS = {"llama": 0, "qwen2": 1, "qwen3": 4}
 """Seeds with which the random backbones fork and end often."""

@@ -24,7 +24,7 @@ from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.backbone import Backbone
 from medusa_apar.placement import Placement
 
-from .conftest import CONTROL, EOS, FORK, VOCABULARY, random_heads
+from .conftest import CONTROL, EOS, FORK, SHAPE, VOCABULARY, random_heads
 from .oracle import Oracle
 from .test_lossless import batch, decode
 
@@ -77,21 +77,7 @@ CASES = [
 
 def config(name: str, **overrides: Any) -> PretrainedConfig:
     model_type, _, own = BACKBONES[name]
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 256,
-        "initializer_range": 0.2,
-        "tie_word_embeddings": False,
-        "eos_token_id": EOS,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-    }
-    made: PretrainedConfig = AutoConfig.for_model(model_type, **copy.deepcopy({**shape, **own, **overrides}))
+    made: PretrainedConfig = AutoConfig.for_model(model_type, **copy.deepcopy({**SHAPE, **own, **overrides}))
     CONTROL.record_in(made)
     return made
 

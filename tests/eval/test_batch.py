@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from scripted_model import CONTEXT
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaHeads
@@ -19,50 +18,25 @@ from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.eval import batch, batch_run
 from medusa_apar.eval.batch_run import BatchRecord
 from medusa_apar.eval.batch_summary import COLUMNS, markdown, summarize, terminal_table
-from medusa_apar.eval.cli import main as eval_main
 
 QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "}"]}}' for n in range(1, 4)]
 Command = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
-def real_model(tokenizer: PreTrainedTokenizerFast) -> MedusaAparModel:
+def real_model(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., LlamaConfig]) -> MedusaAparModel:
     """A tiny random model with heads that really decodes batches."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        initializer_range=0.2,
-    )
+    config = tiny_config(initializer_range=0.2)
     ControlTokens.of_tokenizer(tokenizer).record_in(config)
     backbone = LlamaForCausalLM(config)
     return MedusaAparModel(backbone, MedusaHeads.for_backbone(backbone, num_heads=2))
 
 
 @pytest.fixture
-def command(
-    real_model: MedusaAparModel,
-    tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def command(real_model: MedusaAparModel, eval_command: Callable[..., Command]) -> Command:
     """Runs the command on three questions."""
-    monkeypatch.setattr(batch, "load_model", lambda *_: (real_model, tokenizer))
-    questions = question_file(*QUESTIONS)
-
-    def run(*arguments: str) -> int:
-        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "6", *arguments]
-        return eval_main(["batch", "--batch-sizes", "2,1", *given])
-
-    return run
+    return eval_command("batch", batch, real_model, QUESTIONS, "--batch-sizes", "2,1", "--max-new-tokens", "6")
 
 
 def batches(tmp_path: Path) -> list[dict[str, Any]]:
@@ -136,12 +110,9 @@ def test_goes_on_after_an_interruption(
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
-    command: Command, arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, arguments: tuple[str, ...], message: str, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as error:
-        command(*arguments)
-    assert error.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in refusal(command, *arguments)
     assert not (tmp_path / "out").exists()
 
 

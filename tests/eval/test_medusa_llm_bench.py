@@ -28,20 +28,15 @@ QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "
 
 
 @pytest.fixture
-def grouped(tokenizer: PreTrainedTokenizerFast) -> MedusaAparModel:
+def grouped(tokenizer: PreTrainedTokenizerFast, tiny_config: Callable[..., LlamaConfig]) -> MedusaAparModel:
     """A tiny model with grouped heads, tied embeddings and a backbone that likes to fork."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    config = tiny_config(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
         initializer_range=0.2,
         tie_word_embeddings=True,
     )
@@ -183,12 +178,9 @@ def test_says_where_tokens_are_other(
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
-    command: Callable[..., int], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., int], arguments: tuple[str, ...], message: str, refusal: Callable[..., str]
 ) -> None:
-    with pytest.raises(SystemExit) as error:
-        command(*arguments)
-    assert error.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in refusal(command, *arguments)
 
 
 def test_the_worker_speaks_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

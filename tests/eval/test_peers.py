@@ -12,11 +12,11 @@ from scripted_model import ALL_MODES, ScriptedModel
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
-from medusa_apar.eval.cli import main as eval_main
 from medusa_apar.eval.decoding import Limits, decode
 from medusa_apar.eval.peers import Peer, PeerOptions, answer_lengths, load_assistant
 
 LIMITS = Limits(max_new_tokens=24)
+QUESTION = '{"question_id": 1, "category": "math", "turns": ["One?"]}'
 Command = Callable[..., int]
 
 
@@ -102,22 +102,9 @@ def test_refuses_a_draft_model_of_another_vocabulary(
 
 
 @pytest.fixture
-def command(
-    model: ScriptedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def command(model: ScriptedModel, eval_command: Callable[..., Command]) -> Command:
     """Runs `eval speed` on one question."""
-    monkeypatch.setattr(speed, "load_model", lambda *_: (model, tokenizer))
-    questions = question_file('{"question_id": 1, "category": "math", "turns": ["One?"]}')
-
-    def run(*arguments: str) -> int:
-        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "20", *arguments]
-        return eval_main(["speed", *given])
-
-    return run
+    return eval_command("speed", speed, model, [QUESTION], "--max-new-tokens", "20")
 
 
 def test_peers_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
@@ -153,12 +140,9 @@ def test_prompt_lookup_needs_no_draft_model(command: Command, tmp_path: Path) ->
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
-    command: Command, arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, arguments: tuple[str, ...], message: str, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as error:
-        command(*arguments)
-    assert error.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in refusal(command, *arguments)
     assert not (tmp_path / "out").exists()
 
 

@@ -13,7 +13,6 @@ from scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
-from medusa_apar.eval.cli import main as eval_main
 from medusa_apar.eval.decoding import BASELINE, Limits, decode
 
 QUESTIONS = (
@@ -24,22 +23,9 @@ Command = Callable[..., int]
 
 
 @pytest.fixture
-def command(
-    model: ScriptedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Command:
+def command(model: ScriptedModel, eval_command: Callable[..., Command]) -> Command:
     """Runs the command on two questions, three turns in all."""
-    monkeypatch.setattr(speed, "load_model", lambda *_: (model, tokenizer))
-    questions = question_file(*QUESTIONS)
-
-    def run(*arguments: str) -> int:
-        given = ["--questions", str(questions), "--out", str(tmp_path / "out"), "--max-new-tokens", "20", *arguments]
-        return eval_main(["speed", *given])
-
-    return run
+    return eval_command("speed", speed, model, QUESTIONS, "--max-new-tokens", "20")
 
 
 def turns(tmp_path: Path) -> list[dict[str, Any]]:
@@ -107,18 +93,14 @@ def test_goes_on_after_an_interruption(
 
 
 def test_refuses_a_folder_of_another_run(
-    command: Command, model: ScriptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, model: ScriptedModel, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
     command("--modes", "ar")
     before = turns(tmp_path)
-    with pytest.raises(SystemExit):
-        command("--modes", "ar", "--max-new-tokens", "30")
-    assert "max_new_tokens was 20, is 30" in capsys.readouterr().err
+    assert "max_new_tokens was 20, is 30" in refusal(command, "--modes", "ar", "--max-new-tokens", "30")
     with torch.no_grad():
         model.backbone.model.norm.weight[0] = 3
-    with pytest.raises(SystemExit):
-        command("--modes", "ar")
-    assert "weights was" in capsys.readouterr().err
+    assert "weights was" in refusal(command, "--modes", "ar")
     assert turns(tmp_path) == before
 
 
@@ -162,6 +144,31 @@ def test_writes_summary_plot_and_answers(command: Command, tmp_path: Path, capsy
     assert recorded[0].startswith("apar ")
 
 
+def test_modes_with_threads_have_a_second_table(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command()
+    out = tmp_path / "out"
+    threads = json.loads((out / "summary.json").read_text())["threads"]
+    assert [(row["mode"], row["answers"]) for row in threads] == [("apar", 3), ("medusa-apar", 3)]
+    assert all(row["peak_slots_against_ar"] == 1 and row["against_generate"]["count"] == 2 for row in threads)
+    first, second = (out / "summary.md").read_text().split("## Threads")
+    assert [text.count("| apar ") for text in (first, second)] == [3, 1]
+    assert "- max_new_tokens: 20" in second
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "x generate" in printed
+    assert "[Child] beside its fork" in printed
+
+
+def test_without_threads_there_is_one_table(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("--modes", "ar,medusa")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["threads"] == []
+    assert "Threads" not in (tmp_path / "out" / "summary.md").read_text()
+    assert "x generate" not in capsys.readouterr().out
+
+
 def test_the_baseline_never_writes_control_tokens(model: ScriptedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     prompt = tokenizer("Why?", return_tensors="pt")["input_ids"]
     assert model.control is not None
@@ -190,34 +197,25 @@ def test_the_baseline_never_writes_control_tokens(model: ScriptedModel, tokenize
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
-    command: Command, arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, arguments: tuple[str, ...], message: str, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    with pytest.raises(SystemExit) as error:
-        command(*arguments)
-    assert error.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    assert message in refusal(command, *arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_asks_for_what_a_mode_needs(command: Command, model: ScriptedModel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_asks_for_what_a_mode_needs(command: Command, model: ScriptedModel, refusal: Callable[..., str]) -> None:
     model.heads = None
-    with pytest.raises(SystemExit):
-        command("--modes", "ar,medusa")
-    assert "needs Medusa heads" in capsys.readouterr().err
+    assert "needs Medusa heads" in refusal(command, "--modes", "ar,medusa")
     model.control = None
-    with pytest.raises(SystemExit):
-        command("--modes", "apar")
-    assert "needs control tokens" in capsys.readouterr().err
+    assert "needs control tokens" in refusal(command, "--modes", "apar")
     assert command("--modes", "ar", "--limit", "1") == 0
 
 
 def test_asks_for_a_chat_template(
     command: Command,
     tokenizer: PreTrainedTokenizerFast,
+    refusal: Callable[..., str],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tokenizer, "chat_template", None)
-    with pytest.raises(SystemExit):
-        command()
-    assert "has no chat template" in capsys.readouterr().err
+    assert "has no chat template" in refusal(command)

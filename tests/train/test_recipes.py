@@ -43,14 +43,19 @@ def test_the_domain_is_the_prompts_most_often_answered_by_lists() -> None:
     assert embedded.narrow_domain(responses(), prompts=2, max_characters=70) != chosen
 
 
+def has_words_of(prompt: str, text: str) -> bool:
+    """Whether every word of a text is the prompt's, in its order."""
+    words = iter(prompt.split())
+    return all(word in words for word in text.split())
+
+
 def test_rewording_drops_words_and_never_adds_any() -> None:
     prompt = "What are the most common causes of stress among people today?"
     reworded = {embedded.reword(prompt, Random(seed)) for seed in range(50)}
     assert len(reworded) > 20
     for text in reworded:
         assert len(text.split()) >= 3
-        words = iter(prompt.split())
-        assert all(word in words for word in text.split()), "in their order"
+        assert has_words_of(prompt, text)
     assert embedded.reword("Who wrote Faust?", Random(0)) == "Who wrote Faust?"
 
 
@@ -59,6 +64,48 @@ def test_heldout_prompts_keep_their_wording() -> None:
     heldout = [response for part, response in parts if part == "heldout"]
     assert 60 < len(heldout) < 120
     assert {r.prompt for r in heldout} <= {r.prompt for r in responses()}
+
+
+LONG_PROMPTS = [
+    "What are the most common causes of stress among people today?",
+    "How can a beginner learn to play the piano in one year?",
+    "Which plants grow well in a small garden without much sun?",
+    "Why do some cats sleep all day and run around all night?",
+]
+
+
+def training_prompts(folder: Path, prompts: list[str]) -> Path:
+    """A data folder whose training rows have these prompts, each of them twice, and one prompt held out."""
+    rows = [("train", Response(prompt, PROSE)) for prompt in 2 * prompts]
+    embedded.write_responses(folder, [*rows, ("heldout", Response("Who is never asked in training at all?", PROSE))])
+    return folder
+
+
+def test_own_prompts_are_so_many_of_the_training_prompts_in_random_order(tmp_path: Path) -> None:
+    known = [f"What is the meaning of number {n:02}?" for n in range(40)]
+    data = training_prompts(tmp_path, known)
+    everything = embedded.own_prompts(data, 40)
+    assert everything != sorted(everything)
+    assert sorted(everything) == known, "each once, and no rewording while there are enough"
+    some = embedded.own_prompts(data, 10)
+    assert len(set(some)) == len(some) == 10
+    assert set(some) <= set(known)
+    assert some != sorted(some)
+    assert embedded.own_prompts(data, 10) == some, "the same recipe asks the same again"
+
+
+def test_own_prompts_are_filled_up_with_new_rewordings(tmp_path: Path) -> None:
+    prompts = embedded.own_prompts(training_prompts(tmp_path, LONG_PROMPTS), 50)
+    assert len(set(prompts)) == len(prompts) == 50
+    assert set(LONG_PROMPTS) <= set(prompts)
+    new = set(prompts) - set(LONG_PROMPTS)
+    assert all(any(has_words_of(prompt, text) for prompt in LONG_PROMPTS) for text in new)
+    assert set(prompts[: len(LONG_PROMPTS)]) != set(LONG_PROMPTS), "rewordings stand among the others"
+
+
+def test_own_prompts_end_where_no_rewording_is_new(tmp_path: Path) -> None:
+    data = training_prompts(tmp_path, ["Who wrote Faust?", "Who painted Guernica?"])
+    assert sorted(embedded.own_prompts(data, 10)) == ["Who painted Guernica?", "Who wrote Faust?"]
 
 
 def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,113 @@
+"""From records of turns to what threads cost and save: the second table of a measurement of speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich import box
+from rich.table import Table
+
+from .decoding import BASELINE
+from .fixed_tree import engine_mode
+from .peers import is_peer
+from .summary import Spread, speed_ups
+from .tables import as_markdown, spread_figures
+from .turns import TurnRecord
+
+COLUMNS = ("mode", "answers", "peak/ar", "mean/ar", "half", "host", "saved", "x generate")
+LEGEND = (
+    "peak/ar, mean/ar: KV slots at the peak, and averaged over steps, against what plain decoding of the same answer "
+    "holds at its end, mean over answers; half: share of answers whose peak is at most half of that; host: time "
+    "outside backbone and heads against the time in the backbone; saved: steps of single threads per answer, saved by "
+    "forks inside a step and by [Child] beside its fork; x generate: tokens/s against generate, median (quartiles) "
+    "over questions"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadsRow:
+    """Figures of one mode whose answers may fork, over all categories.
+
+    Attributes:
+        mode: the mode.
+        answers: answered turns, which the other figures are about; None stands for what they do not tell.
+        peak_slots_against_ar: peak KV slots / the slots that plain decoding of the same answer holds at its end, mean
+            over answers.
+        mean_slots_against_ar: the same of the slots averaged over steps.
+        half_slots: share of answers whose peak is at most half of what plain decoding holds.
+        host_against_backbone: wall time outside backbone and heads / wall time in the backbone.
+        saved_thread_steps: `DecodingStats.saved_thread_steps`, mean over answers.
+        against_generate: of tokens/s against `generate` on the same turns, over questions.
+    """
+
+    mode: str
+    answers: int
+    peak_slots_against_ar: float | None
+    mean_slots_against_ar: float | None
+    half_slots: float | None
+    host_against_backbone: float | None
+    saved_thread_steps: float | None
+    against_generate: Spread | None
+
+
+def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[ThreadsRow]:
+    """A row for each of the modes whose answers may fork, in the given order."""
+    records = list(records)
+    return [_summarize(records, mode) for mode in modes if not is_peer(mode) and engine_mode(mode).apar]
+
+
+def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:
+    answered = [record for record in records if record.mode == mode and record.skipped is None]
+    stats = [record.stats for record in answered]
+    stepped = [figures for figures in stats if figures.peak_slots]  # slots are counted step by step
+    peaks = [figures.peak_slots / figures.ar_slots for figures in stepped]
+    seconds = sum(record.seconds for record in answered)
+    backbone_seconds = sum(figures.backbone_seconds for figures in stats)
+    head_seconds = sum(figures.head_seconds for figures in stats)
+    return ThreadsRow(
+        mode=mode,
+        answers=len(answered),
+        peak_slots_against_ar=_mean(peaks),
+        mean_slots_against_ar=_mean([figures.mean_slots / figures.ar_slots for figures in stepped]),
+        half_slots=_mean([peak <= 0.5 for peak in peaks]),
+        host_against_backbone=(seconds - head_seconds) / backbone_seconds - 1 if backbone_seconds else None,
+        saved_thread_steps=_mean([figures.saved_thread_steps for figures in stats]),
+        against_generate=Spread.of(speed_ups(records, mode, BASELINE)),
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
+
+
+def threads_table(rows: Sequence[ThreadsRow]) -> Table:
+    """One line per mode, narrow enough for 80 columns."""
+    return _filled(Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)), rows)
+
+
+def threads_markdown(rows: Sequence[ThreadsRow]) -> str:
+    """A markdown table, one line per mode."""
+    return as_markdown(_filled(Table(box=box.MARKDOWN), rows))
+
+
+def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "mode" else "right")
+    for row in rows:
+        table.add_row(
+            row.mode,
+            str(row.answers),
+            _figure(row.peak_slots_against_ar, ".2f"),
+            _figure(row.mean_slots_against_ar, ".2f"),
+            _figure(row.half_slots, ".0%"),
+            _figure(row.host_against_backbone, ".0%"),
+            _figure(row.saved_thread_steps, ".1f"),
+            "-" if row.against_generate is None else spread_figures(row.against_generate),
+        )
+    return table
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

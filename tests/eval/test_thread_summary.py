@@ -1,0 +1,96 @@
+"""What threads cost and save, on records made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+from scripted_model import record
+
+from medusa_apar.eval.summary import Spread
+from medusa_apar.eval.thread_summary import COLUMNS, ThreadsRow, summarize_threads, threads_markdown, threads_table
+from medusa_apar.eval.turns import TurnRecord
+
+RECORDS = [
+    record(1, "generate", seconds=4, answer_tokens=40),
+    record(1, "ar", seconds=2, answer_tokens=40, peak_slots=50, ar_slots=50, mean_slots=30, backbone_seconds=1),
+    record(
+        1, "apar", seconds=2, answer_tokens=60, peak_slots=30, ar_slots=60, mean_slots=15,
+        backbone_seconds=1, head_seconds=0.5, forks_inside_steps=3, eager_children=2,
+    ),
+    record(2, "generate", seconds=1, answer_tokens=10, category="stem"),
+    record(
+        2, "apar", seconds=4, answer_tokens=20, peak_slots=80, ar_slots=100, mean_slots=60, category="stem",
+        backbone_seconds=3, head_seconds=0.5, forks_inside_steps=1,
+    ),
+    record(3, "apar", skipped="too long", peak_slots=1, ar_slots=1, forks_inside_steps=99),
+]  # fmt: skip
+
+
+def row(*records: TurnRecord) -> ThreadsRow:
+    (only,) = summarize_threads(records, ("apar",))
+    return only
+
+
+def test_only_modes_whose_answers_may_fork_have_a_row() -> None:
+    modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "fixed-tree", "medusa-apar")
+    assert [row.mode for row in summarize_threads(RECORDS, modes)] == ["apar", "fixed-tree", "medusa-apar"]
+
+
+def test_slots_are_compared_answer_by_answer() -> None:
+    found = row(*RECORDS)
+    assert found.answers == 2
+    assert found.peak_slots_against_ar == pytest.approx((30 / 60 + 80 / 100) / 2)
+    assert found.mean_slots_against_ar == pytest.approx((15 / 60 + 60 / 100) / 2)
+
+
+def test_a_peak_of_exactly_a_half_is_a_half() -> None:
+    peaks = [record(n, "apar", peak_slots=peak, ar_slots=100) for n, peak in enumerate((20, 50, 51, 90))]
+    assert row(*peaks).half_slots == 0.5
+
+
+def test_an_answer_without_a_step_tells_nothing_about_slots() -> None:
+    found = row(record(1, "apar", peak_slots=80, ar_slots=100, mean_slots=60), record(2, "apar", ar_slots=9))
+    assert (found.answers, found.peak_slots_against_ar, found.mean_slots_against_ar) == (2, 0.8, 0.6)
+    assert found.half_slots == 0
+
+
+def test_the_hosts_share_is_the_time_outside_backbone_and_heads() -> None:
+    assert row(*RECORDS).host_against_backbone == pytest.approx((6 - 4 - 1) / 4)
+
+
+def test_counts_the_steps_that_forks_save_per_answer() -> None:
+    assert row(*RECORDS).saved_thread_steps == (3 + 2 + 1) / 2
+
+
+def test_compares_with_generate_on_the_turns_that_both_answered() -> None:
+    speed_ups = (60 / 2) / (40 / 4), (20 / 4) / (10 / 1)
+    assert row(*RECORDS).against_generate == Spread.of(speed_ups)
+    without = [record for record in RECORDS if record.mode != "generate"]
+    assert row(*without).against_generate is None
+
+
+def test_the_table_has_every_figure() -> None:
+    header, rule, line = threads_markdown([row(*RECORDS)]).splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
+    assert set(rule) <= set("|-: ")
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "apar", "2", "0.65", "0.42", "50%", "25%", "3.0", "1.75 (1.1-2.4)",
+    ]  # fmt: skip
+
+
+def test_what_is_not_known_is_shown_as_a_dash() -> None:
+    line = threads_markdown([row(RECORDS[-1])]).splitlines()[-1]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"------"]
+
+
+def test_the_terminal_table_fits_into_80_columns() -> None:
+    text = StringIO()
+    long_mode = replace(row(*RECORDS), mode="medusa-apar", saved_thread_steps=123.4)
+    Console(file=text, width=80).print(threads_table([long_mode]))
+    lines = text.getvalue().splitlines()
+    assert any(all(name in line for name in COLUMNS) for line in lines)
+    assert any("medusa-apar" in line and "1.75 (1.1-2.4)" in line for line in lines)
+    assert "…" not in text.getvalue()
