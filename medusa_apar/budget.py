@@ -106,7 +106,9 @@ class NodeBudget(ABC):
         """Whether the heads should guess for the next step of so many threads."""
         return True
 
-    def record(self, threads: int, nodes: int, accepted: int, forward: float, rest: float) -> None:
+    def record(
+        self, threads: int, nodes: int, accepted: int, forward: float, heads: float, rest: float, *, guessed: bool
+    ) -> None:
         """Take note of a step.
 
         Args:
@@ -114,7 +116,9 @@ class NodeBudget(ABC):
             nodes: all its nodes.
             accepted: candidates that were accepted.
             forward: seconds of the backbone's forward pass.
-            rest: seconds of everything but the backbone and the heads.
+            heads: seconds of the heads, which guess for the next step.
+            rest: seconds of everything else.
+            guessed: whether there were guesses for this step.
         """
         return
 
@@ -160,15 +164,18 @@ class FixedTree(FixedBudget):
 class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
-    Guessing rests where, as far as the last steps tell, it does not pay; now and then a step tries it again. What steps
-    take beyond the measured costs, on the host and for long contexts, is learnt while decoding.
+    What steps take beyond the measured costs is learnt while decoding: on the host, for long contexts, and, apart for
+    steps with guesses and without, whatever else there is. Guessing rests where, as far as the last steps tell, it does
+    not pay. Now and then a step tries it again, ever more rarely while that is in vain.
 
     Args:
         cost: what steps cost.
     """
 
     REST = 12
-    """Steps without guesses until one tries again."""
+    """Steps without guesses until one tries again, at first."""
+    LONGEST_REST = 96
+    """The same, after many tries in vain."""
     MEMORY = 0.95
     """Weight of the past in the running means."""
 
@@ -178,7 +185,9 @@ class MeasuredBudget(NodeBudget):
         self._nodes = 1.0  # candidates carried per thread and step, running mean
         self._per_node = 0.0  # seconds of a node beyond the measured cost, running mean: attention over long contexts
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
+        self._slower = {False: 1.0, True: 1.0}  # steps without and with guesses against what is expected, running means
         self._rested = 0
+        self._patience = self.REST
 
     def most_nodes(self, threads: int) -> int:
         return threads + self._cost.forward.last
@@ -186,27 +195,35 @@ class MeasuredBudget(NodeBudget):
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
-        return int((tokens / self._seconds(threads, nodes)).argmax())
+        return int((tokens / self._seconds(threads, nodes, guessed=True)).argmax())
 
     def pays(self, threads: int) -> bool:
-        plain = threads / (self._seconds(threads, threads) - self._cost.heads(threads))
         nodes = round(threads * (1 + self._nodes))
-        guessing = threads * (1 + self._accepted) / self._seconds(threads, nodes)
-        if guessing > plain or self._rested >= self.REST:
-            self._rested = 0
+        plain = threads / (self._slower[False] * self._seconds(threads, threads, guessed=False))
+        guessing = threads * (1 + self._accepted) / (self._slower[True] * self._seconds(threads, nodes, guessed=True))
+        if guessing > plain:
+            self._rested, self._patience = 0, self.REST
+            return True
+        if self._rested >= self._patience:
+            self._rested, self._patience = 0, min(2 * self._patience, self.LONGEST_REST)
             return True
         self._rested += 1
         return False
 
-    def _seconds(self, threads: int, nodes: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """A step with guesses, by its nodes."""
-        return self._cost.forward(nodes) + self._per_node * nodes + self._cost.heads(threads) + self._rest
+    def _seconds(self, threads: int, nodes: NDArray[np.int64] | int, *, guessed: bool) -> NDArray[np.float64]:
+        """A step by its nodes."""
+        seconds = self._cost.forward(nodes) + self._per_node * nodes + self._rest
+        return seconds + self._cost.heads(threads) if guessed else seconds
 
-    def record(self, threads: int, nodes: int, accepted: int, forward: float, rest: float) -> None:
+    def record(
+        self, threads: int, nodes: int, accepted: int, forward: float, heads: float, rest: float, *, guessed: bool
+    ) -> None:
+        slower = (forward + heads + rest) / float(self._seconds(threads, nodes, guessed=heads > 0))
+        self._slower[guessed] += (1 - self.MEMORY) * (slower - self._slower[guessed])
         beyond = max(0.0, forward - float(self._cost.forward(nodes))) / nodes
         self._per_node += (1 - self.MEMORY) * (beyond - self._per_node)
         self._rest += (1 - self.MEMORY) * (rest - self._rest)
-        if nodes == threads:
+        if not guessed:
             return
         keep = self.MEMORY**threads
         self._accepted = keep * self._accepted + (1 - keep) * accepted / threads

@@ -290,7 +290,8 @@ class Decoder:
         accepted = self._commit(scheduled, nodes, placement, verdict)
         forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
         rest = perf_counter() - start - forward - heads
-        self.budget.record(len(scheduled), len(nodes), accepted, forward, rest)
+        guessed = any(draft.guesses is not None for draft in drafts)
+        self.budget.record(len(scheduled), len(nodes), accepted, forward, heads, rest, guessed=guessed)
 
     def _verify(
         self,

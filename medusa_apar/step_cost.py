@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -65,8 +66,13 @@ def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
         "step": type(backbone.step).__name__,
-        "versions": {name: version(name) for name in ("medusa-apar", "torch", "transformers")},
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("medusa-apar", "torch", "transformers")}
 
 
 def _processor() -> str:
