@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         modes = list(dict.fromkeys([*([BASELINE] if arguments.baseline else []), *modes_of(arguments.modes)]))
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype)
+        if arguments.compile:
+            model.compile()
         run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))
         store = BatchStore(
             arguments.out, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}

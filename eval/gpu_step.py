@@ -28,7 +28,9 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from medusa_apar.backbone import Backbone
+from medusa_apar.compilation import CompiledStep
 from medusa_apar.kv_pool import EXTENT_BUCKET
+from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
 
 from .setup import positive
@@ -143,7 +145,14 @@ def chains(nodes: int, threads: int) -> tuple[list[int], list[int], NDArray[np.b
 
 
 @torch.inference_mode()
-def measure(backbone: Backbone, nodes: int, threads: int, extent: int, repeats: int) -> StepTime:
+def measure(
+    backbone: Backbone,
+    nodes: int,
+    threads: int,
+    extent: int,
+    repeats: int,
+    way: CompiledStep | PackedProducts,
+) -> StepTime:
     """Time one kind of step.
 
     Args:
@@ -152,6 +161,7 @@ def measure(backbone: Backbone, nodes: int, threads: int, extent: int, repeats: 
         threads: threads among which they are spread; at most as many as nodes.
         extent: slots that attention runs over, a multiple of the pool's bucket and more than nodes.
         repeats: timed steps, behind a few that warm up.
+        way: how they are run.
     """
     device = backbone.model.device
     (pool,) = backbone.new_pools(1, extent - 1)
@@ -162,7 +172,10 @@ def measure(backbone: Backbone, nodes: int, threads: int, extent: int, repeats: 
     thread, depth, above = chains(nodes, threads)
     positions = context + np.array(depth)
     launches, totals = [], []
-    with backbone.active():
+    with backbone.active(), way.active():
+        first = Placement.acquire([(pool, np.arange(1))], np.array(rows[:1]), np.array([context]), np.eye(1) > 0)
+        backbone.forward(first, np.zeros(1, dtype=np.int64), last_only=True)
+        first.give_back(np.ones(1, dtype=np.bool_))
         for _ in range(_WARM_UPS + repeats):
             _synchronize(device)
             start = perf_counter()
@@ -244,6 +257,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", **numbers(NODES), help="candidate nodes in a step")
     parser.add_argument("--threads", **numbers(THREADS), help="threads in a step; those beyond its nodes are left out")
     parser.add_argument("--extents", **numbers(EXTENTS), help="slots that attention runs over")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the forward pass, and on a GPU replay it from CUDA graphs"
+    )
     parser.add_argument("--repeats", type=positive, default=20, help="timed steps of a kind")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     return parser
@@ -290,11 +306,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads in arguments.threads
         if threads <= nodes
     ]
-    steps = [measure(backbone, *kind, arguments.repeats) for kind in tqdm(kinds, unit="kind")]
+    way = CompiledStep(backbone, None, "inductor", {}) if arguments.compile else PackedProducts([backbone.model])
+    steps = [measure(backbone, *kind, arguments.repeats, way) for kind in tqdm(kinds, unit="kind")]
     settings = {
         "shape": arguments.shape,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(backbone.model.dtype).removeprefix("torch."),
+        "compiled": arguments.compile,
         "torch": torch.__version__,
         **asdict(bound),
         "bound_milliseconds": bound.milliseconds,

@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
     parser.add_argument("--dtype", choices=("auto", *_DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
     parser.add_argument("--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
@@ -103,6 +104,7 @@ def describe(
         "model": model_name(arguments.model),
         "weights": fingerprint.of_weights(backbone, model.heads),
         "dtype": str(backbone.dtype).removeprefix("torch."),
+        "compiled": model.compiled,
         "questions": arguments.questions,
         "questions_digest": fingerprint.of_questions(questions),
         "modes": [str(mode) for mode in modes],

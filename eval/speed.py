@@ -111,6 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         modes = _all_modes(arguments)
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype)
+        if arguments.compile:
+            model.compile()
         peers = _peer_options(arguments, model)
         run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
         store = TurnStore(arguments.out, describe(model, arguments, questions, modes) | _describe_peers(run))

@@ -102,19 +102,22 @@ class NodeBudget(ABC):
             probabilities: `[candidates]` of acceptance, falling.
         """
 
-    def pays(self, threads: int) -> bool:
-        """Whether the heads should guess for the next step of so many threads."""
+    def pays(self, threads: int, accepted: float) -> bool:
+        """Whether the heads should guess for the next step.
+
+        Args:
+            threads: its pending tokens.
+            accepted: guesses that are accepted per thread and step, of the request where they are fewest: a batch ends
+                with its slowest row.
+        """
         return True
 
-    def record(
-        self, threads: int, nodes: int, accepted: int, forward: float, heads: float, rest: float, *, guessed: bool
-    ) -> None:
+    def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
         """Take note of a step.
 
         Args:
             threads: its pending tokens.
             nodes: all its nodes.
-            accepted: candidates that were accepted.
             forward: seconds of the backbone's forward pass.
             heads: seconds of the heads, which guess for the next step.
             rest: seconds of everything else.
@@ -181,7 +184,6 @@ class MeasuredBudget(NodeBudget):
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._accepted = 1.0  # guesses accepted per thread and step, running mean; hopeful at first
         self._nodes = 1.0  # candidates carried per thread and step, running mean
         self._per_node = 0.0  # seconds of a node beyond the measured cost, running mean: attention over long contexts
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
@@ -197,10 +199,10 @@ class MeasuredBudget(NodeBudget):
         nodes = threads + np.arange(len(tokens))
         return int((tokens / self._seconds(threads, nodes, guessed=True)).argmax())
 
-    def pays(self, threads: int) -> bool:
+    def pays(self, threads: int, accepted: float) -> bool:
         nodes = round(threads * (1 + self._nodes))
         plain = threads / (self._slower[False] * self._seconds(threads, threads, guessed=False))
-        guessing = threads * (1 + self._accepted) / (self._slower[True] * self._seconds(threads, nodes, guessed=True))
+        guessing = threads * (1 + accepted) / (self._slower[True] * self._seconds(threads, nodes, guessed=True))
         if guessing > plain:
             self._rested, self._patience = 0, self.REST
             return True
@@ -215,9 +217,7 @@ class MeasuredBudget(NodeBudget):
         seconds = self._cost.forward(nodes) + self._per_node * nodes + self._rest
         return seconds + self._cost.heads(threads) if guessed else seconds
 
-    def record(
-        self, threads: int, nodes: int, accepted: int, forward: float, heads: float, rest: float, *, guessed: bool
-    ) -> None:
+    def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
         slower = (forward + heads + rest) / float(self._seconds(threads, nodes, guessed=heads > 0))
         self._slower[guessed] += (1 - self.MEMORY) * (slower - self._slower[guessed])
         beyond = max(0.0, forward - float(self._cost.forward(nodes))) / nodes
@@ -226,5 +226,4 @@ class MeasuredBudget(NodeBudget):
         if not guessed:
             return
         keep = self.MEMORY**threads
-        self._accepted = keep * self._accepted + (1 - keep) * accepted / threads
         self._nodes = keep * self._nodes + (1 - keep) * (nodes - threads) / threads

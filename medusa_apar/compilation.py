@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .backbone import Backbone
 from .cuda_graphs import GraphedPass
 from .drafting import Drafter
-from .forward_pass import CompiledPass, ForwardPass
+from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
 from .packed_products import fit_in_memory_twice
+from .slot_cache import SlotCache
 
 
 class CompiledStep:
@@ -29,7 +30,13 @@ class CompiledStep:
         backend, options: of `torch.compile`.
     """
 
-    def __init__(self, backbone: Backbone, drafter: Drafter | None, backend: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        drafter: Drafter | None,
+        backend: str | Callable[..., Any],
+        options: dict[str, Any],
+    ) -> None:
         self._backbone = backbone
         self._drafter = drafter
         self._backend = backend
@@ -48,7 +55,7 @@ class CompiledStep:
         plain = self._backbone.step
         self._backbone.step = self._pass
         if self._drafter is not None:
-            self._drafter.guess = self._guess
+            self._drafter.guess = self._guess  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -57,19 +64,26 @@ class CompiledStep:
                 del self._drafter.guess
 
     def _compile(self) -> None:
-        run = self._compiled(self._backbone.run)
+        run = RehearsedRun(self._compiled(self._backbone.run))
         on_gpu = self._backbone.model.device.type == "cuda"
         self._pass = GraphedPass(run) if on_gpu else CompiledPass(run)
         if self._drafter is not None:
-            self._guess = self._compiled(self._drafter.guess)
+            guess = self._compiled(self._drafter.guess)
 
-    def _compiled(self, method: MethodType) -> Callable[..., Any]:
+            def guess_rows(hidden_states: Tensor) -> tuple[Tensor, ...]:
+                # A single row would be a graph of its own, and so would a row from the middle of a tensor.
+                rows = [*range(len(hidden_states))]
+                return tuple(found[:, : len(rows)] for found in guess(hidden_states[rows if rows[1:] else [0, 0]]))
+
+            self._guess = guess_rows
+
+    def _compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
 
         Guards on modules are left out: to check them takes a tenth of a small model's step. Compiled graphs belong to a
         code object, so every model needs one of its own.
         """
-        function: Any = method.__func__
+        function = method.__func__
         own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
         compiled = torch.compile(
             own,
@@ -105,3 +119,45 @@ class CompiledStep:
             for module in self._modules()
             for parameter in module.parameters()
         ]
+
+
+class RehearsedRun:
+    """A compiled model whose graph is traced with sizes that are like no other.
+
+    The compiler takes sizes that are equal when it traces, such as nodes and key-value heads, for one size.
+
+    Args:
+        run: the compiled model.
+    """
+
+    NODES, EXTENT, STRIDE = 13, 192, 448
+    POOLS, MOST = 3, 5
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._rehearsed: set[bool] = set()
+
+    def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
+        several_pools = cache.pools > 1
+        if several_pools not in self._rehearsed:
+            self._rehearsed.add(several_pools)
+            self._run(self._inputs(inputs), self._cache(cache))
+        return self._run(inputs, cache)
+
+    def _inputs(self, like: PassInputs) -> PassInputs:
+        def mask(one: Tensor) -> Tensor:
+            return one.new_zeros(1, 1, self.NODES, self.EXTENT)
+
+        nodes = like.slots.new_zeros(self.NODES)
+        return PassInputs(
+            nodes[None],
+            nodes[None],
+            mask(like.masks) if isinstance(like.masks, Tensor) else {k: mask(one) for k, one in like.masks.items()},
+            nodes,
+            None if like.pool_nodes is None else nodes.new_zeros(self.POOLS, self.MOST),
+            None if like.node_places is None else nodes.clone(),
+        )
+
+    def _cache(self, like: SlotCache) -> SlotCache:
+        pools = self.POOLS if like.pools > 1 else 1
+        return like.resized(pools, self.STRIDE - 1)

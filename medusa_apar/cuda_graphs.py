@@ -96,7 +96,7 @@ class CudaCapture:
         self, compute: Callable[[], tuple[Tensor, Tensor]]
     ) -> tuple[Callable[[], None], tuple[Tensor, Tensor]]:
         """Warm up on a side stream, as capturing demands, and record."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(2):

@@ -34,6 +34,8 @@ from .verification import Acceptance, NodeTensors
 
 PREFILL_CHUNK = 512
 """Prompt tokens in one forward pass."""
+RECENT = 0.05
+"""Weight of the last step of a thread in the mean of accepted guesses."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +53,7 @@ class Request:
         pool: the KV pool of its threads, while it is decoded.
         live: its running threads in schedule order.
         cut_reason: why the answer ends at the limit.
+        accepted: guesses accepted per thread and step, running mean; hopeful at first.
     """
 
     row: int
@@ -63,6 +66,11 @@ class Request:
     pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
     cut_reason: FinishReason = "length"
+    accepted: float = 1.0
+
+    def note_accepted(self, guesses: int) -> None:
+        """Take note of how many guesses of a thread were accepted in a step."""
+        self.accepted += RECENT * (guesses - self.accepted)
 
 
 @dataclass(slots=True, eq=False)
@@ -258,7 +266,7 @@ class Decoder:
             contexts=lambda: [root.request.context],
         )
         chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
-        guesses = self._guess(hidden, threads=1)
+        guesses = self._guess(hidden, [root])
         chosen_token, *arrays = to_host(chosen, *guesses)
         self._extend(root, chosen_token.tolist())
         root.guesses = _guesses(arrays, rows=1)[0]
@@ -287,11 +295,11 @@ class Decoder:
         with self._timed("backbone_seconds"):
             logits, hidden = self.backbone.forward(placement, nodes.token_ids)
         verdict = self._verify(scheduled, nodes, ancestors, logits, hidden)
-        accepted = self._commit(scheduled, nodes, placement, verdict)
+        self._commit(scheduled, nodes, placement, verdict)
         forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
         rest = perf_counter() - start - forward - heads
         guessed = any(draft.guesses is not None for draft in drafts)
-        self.budget.record(len(scheduled), len(nodes), accepted, forward, heads, rest, guessed=guessed)
+        self.budget.record(len(scheduled), len(nodes), forward, heads, rest, guessed=guessed)
 
     def _verify(
         self,
@@ -318,7 +326,7 @@ class Decoder:
         depth = on_device.ancestors.sum(dim=1) * accepted
         leaves = (own * depth).argmax(dim=1)  # [threads]
         behind = torch.cat([leaves, to_device(np.flatnonzero(nodes.forced), device)])
-        guesses = self._guess(hidden, threads=len(scheduled), rows=behind)
+        guesses = self._guess(hidden, scheduled, rows=behind)
         tensors = to_host(chosen, accepted, *guesses)
         return Verdict(tensors[0], tensors[1], _guesses(tensors[2:], rows=len(behind)))
 
@@ -354,12 +362,8 @@ class Decoder:
             contexts=contexts,
         )
 
-    def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, placement: Placement, verdict: Verdict) -> int:
-        """Append what was accepted, open children, end threads.
-
-        Returns:
-            How many candidates were accepted.
-        """
+    def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, placement: Placement, verdict: Verdict) -> None:
+        """Append what was accepted, open children, end threads."""
         slots = placement.slots
         eager = np.flatnonzero(nodes.forced)
         kept = np.zeros(len(nodes), dtype=np.bool_)
@@ -370,6 +374,8 @@ class Decoder:
             tokens = [*nodes.token_ids[path[1:]].tolist(), int(verdict.chosen[path[-1]])]
             tokens = tokens[: self._until_end(live, tokens)]
             path = path[: len(tokens)]
+            if live.guesses is not None:
+                live.request.note_accepted(len(path) - 1)
             written = shown = 0
             for at in self._forks(nodes.token_ids[path]):
                 self._advance(live, slots[path[shown : at + 1]], tokens[written:at])
@@ -387,9 +393,7 @@ class Decoder:
             live.guesses = verdict.guesses[number]
             kept[path] = True
         placement.give_back(~kept)
-        accepted = int(np.count_nonzero(kept)) - len(scheduled)
-        self.stats.accepted_guesses += accepted - int(np.count_nonzero(kept[eager]))
-        return accepted
+        self.stats.accepted_guesses += int(np.count_nonzero(kept & ~nodes.forced)) - len(scheduled)
 
     def _until_end(self, live: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
@@ -457,9 +461,10 @@ class Decoder:
                 live.pool.close_row(live.row)
         request.live = [live for live in request.live if live.thread.finish_reason is None]
 
-    def _guess(self, hidden: Tensor, threads: int, rows: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Guesses behind some rows of `hidden`, where guessing pays in a step of so many threads."""
-        if self.drafter is None or not self.budget.pays(threads):
+    def _guess(self, hidden: Tensor, scheduled: list[LiveThread], rows: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Guesses behind some rows of `hidden`, where guessing pays in a step of these threads."""
+        accepted = min(live.request.accepted for live in scheduled)
+        if self.drafter is None or not self.budget.pays(len(scheduled), accepted):
             return ()
         with self._timed("head_seconds"):
             return self.drafter.guess(hidden if rows is None else hidden[rows])

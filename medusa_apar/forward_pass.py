@@ -98,8 +98,9 @@ class CompiledPass(PlainPass):
         run: the compiled model.
     """
 
-    LEAST_NODES = 2
-    """A single node would be a graph of its own."""
+    LEAST = 2
+    """A single node would be a graph of its own, and so would a single place in a pool."""
 
     def fit(self, placement: Placement) -> Placement:
-        return placement.padded(max(self.LEAST_NODES, len(placement)), placement.extent, placement.most)
+        nodes, most = max(self.LEAST, len(placement)), max(self.LEAST, placement.most)
+        return placement.padded(nodes, placement.extent, most)

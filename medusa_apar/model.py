@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -164,7 +164,12 @@ class MedusaAparModel:
             self._drafter.to(*args, **kwargs)
         return self
 
-    def compile(self, *, backend: str = "inductor", options: dict[str, Any] | None = None) -> None:
+    @property
+    def compiled(self) -> bool:
+        """Whether steps run compiled."""
+        return isinstance(self._products, CompiledStep)
+
+    def compile(self, *, backend: str | Callable[..., Any] = "inductor", options: dict[str, Any] | None = None) -> None:
         """Run steps through `torch.compile` from now on; on a GPU also as CUDA graphs.
 
         The first call of `generate` compiles, which takes some tens of seconds; steps of all sizes share what it

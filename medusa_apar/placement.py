@@ -67,7 +67,7 @@ class Placement:
     @property
     def extent(self) -> int:
         """Slots of each pool that attention runs over."""
-        return self.mask.shape[1]
+        return int(self.mask.shape[1])
 
     def padded(self, nodes: int, extent: int, most: int) -> Placement:
         """The same nodes, and padding up to a number of nodes, an extent and a number of places in a pool.

@@ -30,17 +30,26 @@ class SlotCache(Cache):
         self.capacity = capacity
         self.slots = torch.empty(0, dtype=torch.int64)
         self.extent = 0
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self._slot_layers = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=[*self._slot_layers])
 
     @property
     def stride(self) -> int:
         """Slots of a pool in the tensors."""
         return self.capacity + 1
 
+    def resized(self, pools: int, capacity: int) -> SlotCache:
+        """An empty cache of another size for the same model."""
+        other = SlotCache(len(self.layers), pools, capacity)
+        for layer, own in zip(other._slot_layers, self._slot_layers, strict=True):
+            assert own.keys is not None
+            assert own.values is not None
+            layer.lazy_initialization(own.keys[None], own.values[None])
+        return other
+
     def addresses(self) -> tuple[int, ...]:
         """Where the tensors lie; another place after the cache has grown."""
-        tensors = (layer.keys for layer in self.layers if layer.keys is not None)
-        return tuple(tensor.data_ptr() for tensor in tensors)
+        return tuple(layer.keys.data_ptr() for layer in self._slot_layers if layer.keys is not None)
 
     def aim(self, slots: Tensor, extent: int) -> None:
         """Set where the next forward pass writes and how far it attends."""
@@ -50,8 +59,7 @@ class SlotCache(Cache):
         """Lengthen every pool to `capacity` slots."""
         more = capacity - self.capacity
         self.capacity = capacity
-        for layer in self.layers:
-            assert isinstance(layer, SlotLayer)
+        for layer in self._slot_layers:
             layer.grow(more)
 
 

@@ -32,7 +32,11 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     context = min(CONTEXT, backbone.context_length // 2)
     (pool,) = backbone.new_pools(1, 1023)
     row = pool.open_row()
-    pool.show(row, pool.acquire(context))
+    prompt = Placement.acquire(
+        [(pool, np.arange(context))], np.full(context, row), np.arange(context), np.tri(context, dtype=np.bool_)
+    )
+    backbone.forward(prompt, np.zeros(context, dtype=np.int64), last_only=True)
+    pool.show(row, prompt.slots)
     hidden: Tensor | None = None
 
     def forward(nodes: int) -> None:

@@ -61,16 +61,12 @@ def test_the_price_of_the_heads_is_part_of_the_step() -> None:
 
 def test_guessing_rests_where_it_does_not_pay_and_is_tried_again() -> None:
     idle = budget((1, 64), (1.0, 1.0), heads=0.5)
-    assert idle.pays(1)
-    for _ in range(60):
-        idle.record(threads=1, nodes=3, accepted=0, forward=1.0, heads=0.5, rest=0.0, guessed=True)
-    asked = [idle.pays(1) for _ in range(3 * MeasuredBudget.REST)]
+    assert idle.pays(1, accepted=1.0)
+    asked = [idle.pays(1, accepted=0.0) for _ in range(3 * MeasuredBudget.REST)]
     assert 1 <= sum(asked) <= 3
-    late = [idle.pays(1) for _ in range(10 * MeasuredBudget.LONGEST_REST)]
+    late = [idle.pays(1, accepted=0.0) for _ in range(10 * MeasuredBudget.LONGEST_REST)]
     assert 8 <= sum(late) <= 12, "the longer it is in vain, the more rarely it is tried"
-    for _ in range(60):
-        idle.record(threads=1, nodes=3, accepted=1, forward=1.0, heads=0.5, rest=0.0, guessed=True)
-    assert all(idle.pays(1) for _ in range(10))
+    assert all(idle.pays(1, accepted=1.0) for _ in range(10))
 
 
 def test_what_steps_take_beyond_the_measured_costs_is_learnt() -> None:
@@ -79,7 +75,7 @@ def test_what_steps_take_beyond_the_measured_costs_is_learnt() -> None:
     learning = budget(*shape)
     assert learning.cut(1, np.array([0.5])) == 0
     for _ in range(60):
-        learning.record(threads=1, nodes=1, accepted=0, forward=1.0, heads=0.0, rest=1.0, guessed=False)
+        learning.record(threads=1, nodes=1, forward=1.0, heads=0.0, rest=1.0, guessed=False)
     assert learning.cut(1, np.array([0.5])) == 1
 
 
@@ -88,7 +84,7 @@ def test_what_nodes_take_beyond_the_measured_costs_is_learnt() -> None:
     flat = budget((1, 64), (1.0, 1.0))
     assert flat.cut(1, np.array([0.4, 0.3, 0.2])) == 3
     for _ in range(60):
-        flat.record(threads=1, nodes=4, accepted=1, forward=5.0, heads=0.0, rest=0.0, guessed=True)
+        flat.record(threads=1, nodes=4, forward=5.0, heads=0.0, rest=0.0, guessed=True)
     assert flat.cut(1, np.array([0.4, 0.3, 0.2])) == 0
 
 
@@ -96,16 +92,14 @@ def test_guessing_rests_where_steps_with_guesses_are_slower_than_the_measured_co
     """Such as with many rows, where one row's guesses are padding for the others."""
     slow = budget((1, 64), (1.0, 1.0))
     for guessed in [True, False] * 60:
-        slow.record(
-            threads=8, nodes=8 + guessed, accepted=int(guessed), forward=1.0, heads=0.0, rest=0.0, guessed=guessed
-        )
-    assert slow.pays(8), "one token in eight for nothing"
+        slow.record(threads=8, nodes=8 + guessed, forward=1.0, heads=0.0, rest=0.0, guessed=guessed)
+    assert slow.pays(8, accepted=0.1), "one token in ten for nothing"
     for guessed in [True, False] * 60:
         slow.record(
-            threads=8, nodes=8 + guessed, accepted=int(guessed), forward=1.0, heads=0.0, rest=0.5 * guessed,
+            threads=8, nodes=8 + guessed, forward=1.0, heads=0.0, rest=0.5 * guessed,
             guessed=guessed,
         )  # fmt: skip
-    assert not slow.pays(8)
+    assert not slow.pays(8, accepted=0.1)
 
 
 def test_measured_costs_are_kept_and_broken_files_measured_again(

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from medusa_apar.backbone import Backbone
 from medusa_apar.eval.gpu_step import SHAPES, Bound, bandwidth, chains, main, measure, random_backbone, weight_bytes
+from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
 
 CPU = torch.device("cpu")
@@ -62,12 +63,14 @@ def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch
     calls: list[Placement] = []
     forward = Backbone.forward
 
-    def spy(self: Backbone, placement: Placement, token_ids: Any) -> Any:
-        calls.append(placement)
-        return forward(self, placement, token_ids)
+    def spy(self: Backbone, placement: Placement, token_ids: Any, *, last_only: bool = False) -> Any:
+        if not last_only:
+            calls.append(placement)
+        return forward(self, placement, token_ids, last_only=last_only)
 
     monkeypatch.setattr(Backbone, "forward", spy)
-    step = measure(random_backbone("tiny", CPU), nodes=4, threads=2, extent=128, repeats=2)
+    tiny = random_backbone("tiny", CPU)
+    step = measure(tiny, nodes=4, threads=2, extent=128, repeats=2, way=PackedProducts([tiny.model]))
     assert len(calls) == 5
     for call in calls:
         assert call.slots.tolist() == [124, 125, 126, 127]
