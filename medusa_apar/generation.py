@@ -40,6 +40,8 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "force_words_ids": (None,),
     "penalty_alpha": (None, 0.0),
     "dola_layers": (None,),
+    "assistant_early_exit": (None,),
+    "use_mtp": (False, None),
     "prompt_lookup_num_tokens": (None,),
     "token_healing": (False, None),
     "output_scores": (False, None),

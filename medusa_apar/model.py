@@ -212,6 +212,7 @@ class MedusaAparModel:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
+        _check_arguments(kwargs)
         _check_inputs(kwargs.get("input_ids") if inputs is None else inputs, kwargs)
         stopping_criteria = self._with_stop_strings(stopping_criteria, generation_config, kwargs)
         output: torch.LongTensor | MedusaAparOutput = cast(Any, self.backbone).generate(
@@ -295,6 +296,22 @@ class MedusaAparModel:
             return criteria
         kwargs["stop_strings"] = None
         return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, stop_strings)])
+
+
+REFUSED_ARGUMENTS = {
+    "assistant_model": "it is another way to decode; generate with the backbone itself",
+    "negative_prompt_ids": "it is of classifier-free guidance; generate with the backbone itself",
+    "custom_generate": "this class is such a method itself; generate with the backbone",
+    "synced_gpus": "rows end in different steps on every process; leave it out",
+    "compile_config": "call compile() of this model once",
+}
+"""Arguments of transformers' `generate` that this decoding does not honour, and why."""
+
+
+def _check_arguments(kwargs: dict[str, Any]) -> None:
+    for name, reason in REFUSED_ARGUMENTS.items():
+        if name in kwargs and kwargs[name] is not None and kwargs[name] is not False:
+            raise ValueError(f"{name} is not supported: {reason}")
 
 
 def _check_inputs(input_ids: Tensor | None, kwargs: dict[str, Any]) -> None:

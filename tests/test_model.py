@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
 
@@ -197,6 +197,23 @@ def test_inputs_of_another_shape_are_refused(model: MedusaAparModel) -> None:
         model.generate(torch.tensor([9, 9, 9]), max_new_tokens=2)
     with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\), input_ids \(2, 3\)"):
         model.generate(torch.full((2, 3), 9), attention_mask=torch.ones(1, 3), max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("argument", "remedy"),
+    [
+        ({"assistant_model": object()}, "generate with the backbone itself"),
+        ({"negative_prompt_ids": torch.ones(1, 2)}, "generate with the backbone itself"),
+        ({"custom_generate": "user/repository"}, "generate with the backbone"),
+        ({"synced_gpus": True}, "leave it out"),
+        ({"compile_config": CompileConfig()}, r"call compile\(\) of this model once"),
+    ],
+)
+def test_arguments_that_another_way_of_decoding_takes_are_refused(
+    model: MedusaAparModel, argument: dict[str, Any], remedy: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(argument))} is not supported: .*{remedy}"):
+        model.generate(torch.tensor([[4, 5]]), max_new_tokens=4, **argument)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(model: MedusaAparModel) -> None:

@@ -32,6 +32,10 @@ class ScriptedModel:
     prompts: list[tuple[str, str]] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)
     fail_at: int | None = None
+    compiled: bool = False
+
+    def compile(self) -> None:
+        self.compiled = True
 
     def generate(self, *, input_ids: torch.Tensor, **request: Any) -> MedusaAparOutput:
         mode = next(mode for mode in Mode if (mode.medusa, mode.apar) == (request["medusa"], request["apar"]))

@@ -65,6 +65,12 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("flags", [(), ("--compile",)])
+def test_compiles_the_model_where_asked(command: Command, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    command("--modes", "ar", "--no-baseline", "--limit", "1", *flags)
+    assert f"- compiled: {bool(flags)}" in (tmp_path / "out" / "summary.md").read_text()
+
+
 def test_warm_up_is_not_recorded(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
     command("--modes", "ar", "--no-baseline", "--warmup", "2")
     assert len(model.prompts) == 5
