@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED, MedusaAparModel
 from medusa_apar.candidates import ROOT, StepNodes
-from medusa_apar.decoder import Decoder, LiveThread
+from medusa_apar.decoder import Decoder, LiveThread, Verdict
 
 PROMPT = "What are the main causes of stress?"
 THREADS = 4
@@ -26,31 +26,35 @@ def record_steps() -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     model = MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
     steps: list[dict[str, Any]] = []
-    original = Decoder._step
+    original = Decoder._verify
 
-    def recorded(self: Decoder, scheduled: list[LiveThread], nodes: StepNodes) -> None:
-        owners = {}
+    def recorded(self: Decoder, scheduled: list[LiveThread], nodes: StepNodes, *rest: Any) -> Verdict:
+        (pool,) = self.pools
+        owners: dict[int, int] = {}
         for live in scheduled:
-            for slot in np.flatnonzero(self.pool.visible[live.row]):
+            for slot in np.flatnonzero(pool.visible[live.row]):
                 owners.setdefault(int(slot), live.index)
         steps.append(
             {
                 "threads": [live.index for live in scheduled],
                 "tokens": [live.thread.token_ids[:-1] for live in scheduled],
-                "visible": self.pool.visible[[live.row for live in scheduled]].copy(),
+                "visible": pool.visible[[live.row for live in scheduled]].copy(),
                 "owners": owners,
                 "nodes": nodes,
                 "labels": [repr(tokenizer.decode([token]))[1:-1] for token in nodes.token_ids],
             }
         )
-        original(self, scheduled, nodes)
+        return original(self, scheduled, nodes, *rest)
 
-    Decoder._step = recorded  # type: ignore[method-assign]
     messages = [{"role": "user", "content": PROMPT}]
     inputs: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES)
+    Decoder._verify = recorded  # type: ignore[assignment, method-assign]
+    try:
+        model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES)
+    finally:
+        Decoder._verify = original  # type: ignore[method-assign]
     return steps
 
 
@@ -98,12 +102,12 @@ def _label(step: dict[str, Any], node: int) -> str:
     return f"{step['labels'][node]:>14} {kind:<7} thread {thread}"
 
 
-def main() -> None:
+def main(path: Path = Path(__file__).parent / "one-step.png") -> None:
     """Draw the first step in which enough threads run and one of them forks."""
     steps = record_steps()
     busy = [step for step in steps if len(step["threads"]) >= THREADS]
     forking = [step for step in busy if any(step["nodes"].forced)]
-    draw((forking or busy or steps)[0], Path(__file__).parent / "one-step.png")
+    draw((forking or busy or steps)[0], path)
 
 
 if __name__ == "__main__":

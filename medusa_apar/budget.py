@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from sys import maxsize
 from time import perf_counter
@@ -22,7 +23,7 @@ ENOUGH_SECONDS = 3.0
 """Time after which measuring the cost curve ends with the round that it is in."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class CostCurve:
     """Time by a count, such as a forward pass's by its number of nodes.
 
@@ -31,6 +32,10 @@ class CostCurve:
     """
 
     seconds: tuple[float, ...]
+
+    @cached_property
+    def _array(self) -> NDArray[np.float64]:
+        return np.array(self.seconds)
 
     @staticmethod
     def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 5) -> CostCurve:
@@ -62,11 +67,16 @@ class CostCurve:
         """The largest measured count."""
         return len(self.seconds) - 1
 
-    def __call__(self, counts: NDArray[np.int64] | int) -> NDArray[np.float64]:
-        """Seconds at each count; beyond the measured range time rises on in proportion."""
-        counts = np.asarray(counts)
-        within = np.asarray(self.seconds)[np.minimum(counts, self.last)]
-        beyond: NDArray[np.float64] = within * np.maximum(counts / self.last, 1.0)
+    def __call__(self, count: int) -> float:
+        """Seconds at a count; beyond the measured range time rises on in proportion."""
+        return self.seconds[min(count, self.last)] * max(count / self.last, 1.0)
+
+    def stretch(self, start: int, length: int) -> NDArray[np.float64]:
+        """Seconds at a count and those behind it, `length` of them."""
+        if start + length <= len(self.seconds):
+            return self._array[start : start + length]
+        counts = np.arange(start, start + length)
+        beyond: NDArray[np.float64] = self._array[np.minimum(counts, self.last)] * np.maximum(counts / self.last, 1.0)
         return beyond
 
 
@@ -197,7 +207,8 @@ class MeasuredBudget(NodeBudget):
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
-        return int((tokens / self._seconds(threads, nodes, guessed=True)).argmax())
+        forward = self._cost.forward.stretch(threads, len(tokens)) + self._per_node * nodes
+        return int((tokens / (forward + self._cost.heads(threads) + self._rest)).argmax())
 
     def pays(self, threads: int, accepted: float) -> bool:
         nodes = round(threads * (1 + self._nodes))
@@ -212,15 +223,15 @@ class MeasuredBudget(NodeBudget):
         self._rested += 1
         return False
 
-    def _seconds(self, threads: int, nodes: NDArray[np.int64] | int, *, guessed: bool) -> NDArray[np.float64]:
-        """A step by its nodes."""
+    def _seconds(self, threads: int, nodes: int, *, guessed: bool) -> float:
+        """What a step is expected to take."""
         seconds = self._cost.forward(nodes) + self._per_node * nodes + self._rest
         return seconds + self._cost.heads(threads) if guessed else seconds
 
     def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
-        slower = (forward + heads + rest) / float(self._seconds(threads, nodes, guessed=heads > 0))
+        slower = (forward + heads + rest) / self._seconds(threads, nodes, guessed=heads > 0)
         self._slower[guessed] += (1 - self.MEMORY) * (slower - self._slower[guessed])
-        beyond = max(0.0, forward - float(self._cost.forward(nodes))) / nodes
+        beyond = max(0.0, forward - self._cost.forward(nodes)) / nodes
         self._per_node += (1 - self.MEMORY) * (beyond - self._per_node)
         self._rest += (1 - self.MEMORY) * (rest - self._rest)
         if not guessed:

@@ -60,10 +60,15 @@ class TokenChooser:
         self._by_row = [split_warpers(processors) for processors in by_row]
 
     def scores(self, logits: Tensor, places: Places) -> Tensor:
-        """Processed scores `[nodes, vocabulary]` in float32, from raw `logits` of that shape."""
+        """Processed scores `[nodes, vocabulary]`, from raw `logits` of that shape.
+
+        They are float32, as transformers has them, but where the best of raw logits is the same token.
+        """
+        before, warpers = self._by_row[0]
+        if self._context_free and not (before or warpers or self.sample or logits.dtype == torch.float64):
+            return self._ruled(logits, places)
         scores = logits.float()
         if self._context_free:
-            before, warpers = self._by_row[0]
             last: Any = places.token_ids[:, None]
             return warpers(last, self._ruled(before(last, scores), places))
         contexts = places.contexts()

@@ -71,9 +71,10 @@ class CompiledStep:
             guess = self._compiled(self._drafter.guess)
 
             def guess_rows(hidden_states: Tensor) -> tuple[Tensor, ...]:
-                # A single row would be a graph of its own, and so would a row from the middle of a tensor.
-                rows = [*range(len(hidden_states))]
-                return tuple(found[:, : len(rows)] for found in guess(hidden_states[rows if rows[1:] else [0, 0]]))
+                # A single row would be a graph of its own.
+                if len(hidden_states) > 1:
+                    return tuple(guess(hidden_states))
+                return tuple(found[:, :1] for found in guess(hidden_states[[0, 0]]))
 
             self._guess = guess_rows
 

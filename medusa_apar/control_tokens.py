@@ -71,5 +71,6 @@ class ControlTokenRules(LogitsProcessor):
         scores[:, self.control.child_token_id] = -torch.inf
         after_fork = input_ids[:, -1] == self.control.fork_token_id
         forbidden = after_fork | ~torch.as_tensor(self.fork_allowed, device=scores.device)
-        scores[forbidden, self.control.fork_token_id] = -torch.inf
+        fork = self.control.fork_token_id
+        scores[:, fork] = scores[:, fork].masked_fill(forbidden, -torch.inf)
         return scores
