@@ -35,7 +35,9 @@ from .verification import Acceptance, NodeTensors
 PREFILL_CHUNK = 512
 """Prompt tokens in one forward pass."""
 RECENT = 0.05
-"""Weight of the last step of a thread in the mean of accepted guesses."""
+"""Weight of the last step of a thread in the mean of accepted guesses, once there are many."""
+HOPE = 4
+"""Steps that the mean has to begin with."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,7 @@ class Request:
         live: its running threads in schedule order.
         cut_reason: why the answer ends at the limit.
         accepted: guesses accepted per thread and step, running mean; hopeful at first.
+        noted: how often that was noted.
     """
 
     row: int
@@ -67,10 +70,12 @@ class Request:
     live: list[LiveThread] = field(default_factory=list)
     cut_reason: FinishReason = "length"
     accepted: float = 1.0
+    noted: int = 0
 
     def note_accepted(self, guesses: int) -> None:
         """Take note of how many guesses of a thread were accepted in a step."""
-        self.accepted += RECENT * (guesses - self.accepted)
+        self.noted += 1
+        self.accepted += max(RECENT, 1 / (self.noted + HOPE)) * (guesses - self.accepted)
 
 
 @dataclass(slots=True, eq=False)

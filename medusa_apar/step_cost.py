@@ -50,7 +50,7 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
 
     def heads(rows: int) -> None:
         assert hidden is not None
-        token_ids, _ = drafter.guess(hidden[:1].expand(rows, -1))
+        token_ids, _ = drafter.guess(hidden[torch.zeros(rows, dtype=torch.int64)])
         token_ids.tolist()
 
     return StepCost(CostCurve.measure(forward), CostCurve.measure(heads, MEASURED_ROWS))

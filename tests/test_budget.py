@@ -24,7 +24,8 @@ def test_beyond_what_was_measured_time_rises_in_proportion() -> None:
 def test_measuring_times_every_size_after_a_warm_up() -> None:
     calls: list[int] = []
     curve = CostCurve.measure(calls.append, repeats=2)
-    assert calls == [*MEASURED_NODES] * 3
+    twice = [nodes for nodes in MEASURED_NODES for _ in range(2)]
+    assert calls == [*MEASURED_NODES, *twice, *twice]
     assert curve(MEASURED_NODES[-1]) >= curve(1) > 0
 
 
@@ -32,7 +33,7 @@ def test_a_slow_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_module, "ENOUGH_SECONDS", 0.0)
     calls: list[int] = []
     CostCurve.measure(calls.append, repeats=5)
-    assert calls == [*MEASURED_NODES] * 2
+    assert calls == [*MEASURED_NODES, *(nodes for nodes in MEASURED_NODES for _ in range(2))]
 
 
 def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:
