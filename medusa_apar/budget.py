@@ -41,8 +41,8 @@ class CostCurve:
     def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 5) -> CostCurve:
         """Time `run(count)` at a few counts and join them by straight lines.
 
-        A first round warms up, and so does a call before each timed one, as decoding keeps to one size for a while; what
-        is slow is timed fewer times.
+        A first round warms up, and so does a call before each timed one, as decoding keeps to one size for a while.
+        What is slow is timed fewer times.
         """
         begin = perf_counter()
         times: dict[int, list[float]] = {count: [] for count in counts}
