@@ -81,8 +81,8 @@ class CompiledStep:
     def _compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
 
-        Guards on modules are left out: to check them takes a tenth of a small model's step. Compiled graphs belong to a
-        code object, so every model needs one of its own.
+        Guards on modules are left out: to check hundreds of them at every step costs a small model dearly. Compiled
+        graphs belong to a code object, so every model needs one of its own.
         """
         function = method.__func__
         own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
@@ -94,16 +94,18 @@ class CompiledStep:
             options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe, **self._options},
         )
 
+        packing = self._packing()
+
         def call(*arguments: Any) -> Any:
-            with self._packing():
+            with packing:
                 return compiled(method.__self__, *arguments)
 
         return call
 
     def _packing(self) -> AbstractContextManager[None]:
-        modules = self._modules()
+        """To be open while the function is called, and so while it is compiled."""
         on_cpu = self._backbone.model.device.type == "cpu"
-        if self._backend != "inductor" or not on_cpu or not fit_in_memory_twice(modules):
+        if self._backend != "inductor" or not on_cpu or not fit_in_memory_twice(self._modules()):
             return nullcontext()
         import torch._inductor.config as inductor
 
