@@ -16,13 +16,13 @@ from .summary import Spread, speed_ups
 from .tables import as_markdown, spread_figures
 from .turns import TurnRecord
 
-COLUMNS = ("mode", "answers", "peak/ar", "mean/ar", "half", "host", "saved", "x generate")
+COLUMNS = ("mode", "answers", "forked", "peak", "mean", "half", "host", "saved", "x generate")
 LEGEND = (
-    "peak/ar, mean/ar: KV slots at the peak, and averaged over steps, against what plain decoding of the same answer "
-    "holds at its end, mean over answers; half: share of answers whose peak is at most half of that; host: time "
-    "outside backbone and heads against the time in the backbone; saved: steps of single threads per answer, saved by "
-    "forks inside a step and by [Child] beside its fork; x generate: tokens/s against generate, median (quartiles) "
-    "over questions"
+    "forked: share of answers with a fork; peak, mean: KV slots at the peak, and averaged over steps, against what "
+    "plain decoding of the same answer holds at its end, mean over answers; half: share of answers whose peak is at "
+    "most half of that; host: time outside backbone and heads against the time in the backbone; saved: steps of single "
+    "threads per answer, saved by forks inside a step and by [Child] beside its fork; x generate: tokens/s against "
+    "generate, median (quartiles) over questions"
 )
 
 
@@ -33,6 +33,7 @@ class ThreadsRow:
     Attributes:
         mode: the mode.
         answers: answered turns, which the other figures are about; None stands for what they do not tell.
+        forked: share of answers with a fork.
         peak_slots_against_ar: peak KV slots / the slots that plain decoding of the same answer holds at its end, mean
             over answers.
         mean_slots_against_ar: the same of the slots averaged over steps.
@@ -44,6 +45,7 @@ class ThreadsRow:
 
     mode: str
     answers: int
+    forked: float | None
     peak_slots_against_ar: float | None
     mean_slots_against_ar: float | None
     half_slots: float | None
@@ -69,6 +71,7 @@ def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:
     return ThreadsRow(
         mode=mode,
         answers=len(answered),
+        forked=_mean([figures.forks > 0 for figures in stats]),
         peak_slots_against_ar=_mean(peaks),
         mean_slots_against_ar=_mean([figures.mean_slots / figures.ar_slots for figures in stepped]),
         half_slots=_mean([peak <= 0.5 for peak in peaks]),
@@ -99,6 +102,7 @@ def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
         table.add_row(
             row.mode,
             str(row.answers),
+            _figure(row.forked, ".0%"),
             _figure(row.peak_slots_against_ar, ".2f"),
             _figure(row.mean_slots_against_ar, ".2f"),
             _figure(row.half_slots, ".0%"),

@@ -18,7 +18,7 @@ RECORDS = [
     record(1, "ar", seconds=2, answer_tokens=40, peak_slots=50, ar_slots=50, mean_slots=30, backbone_seconds=1),
     record(
         1, "apar", seconds=2, answer_tokens=60, peak_slots=30, ar_slots=60, mean_slots=15,
-        backbone_seconds=1, head_seconds=0.5, forks_inside_steps=3, eager_children=2,
+        backbone_seconds=1, head_seconds=0.5, forks=2, forks_inside_steps=3, eager_children=2,
     ),
     record(2, "generate", seconds=1, answer_tokens=10, category="stem"),
     record(
@@ -61,6 +61,10 @@ def test_the_hosts_share_is_the_time_outside_backbone_and_heads() -> None:
     assert row(*RECORDS).host_against_backbone == pytest.approx((6 - 4 - 1) / 4)
 
 
+def test_answers_with_a_fork_are_counted() -> None:
+    assert row(*RECORDS).forked == 0.5
+
+
 def test_counts_the_steps_that_forks_save_per_answer() -> None:
     assert row(*RECORDS).saved_thread_steps == (3 + 2 + 1) / 2
 
@@ -77,13 +81,13 @@ def test_the_table_has_every_figure() -> None:
     assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
     assert set(rule) <= set("|-: ")
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "apar", "2", "0.65", "0.42", "50%", "25%", "3.0", "1.75 (1.1-2.4)",
+        "apar", "2", "50%", "0.65", "0.42", "50%", "25%", "3.0", "1.75 (1.1-2.4)",
     ]  # fmt: skip
 
 
 def test_what_is_not_known_is_shown_as_a_dash() -> None:
     line = threads_markdown([row(RECORDS[-1])]).splitlines()[-1]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"------"]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"-------"]
 
 
 def test_the_terminal_table_fits_into_80_columns() -> None:
