@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from .attention import attending_slots
-from .forward_pass import ForwardPass, PassInputs, PlainPass
+from .forward_pass import ForwardPass, PassInputs
 from .heads.backbone_weights import execution_device
 from .kv_pool import SlotPool
 from .masks import attention_masks
@@ -37,7 +37,7 @@ class Backbone:
     def __init__(self, model: PreTrainedModel) -> None:
         check_supported(model)
         self.model = model
-        self.step: ForwardPass = PlainPass(self.run)
+        self.step = ForwardPass(self.run)
         self._head_inputs: Tensor | None = None
 
     @property

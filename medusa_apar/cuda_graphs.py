@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .forward_pass import PassInputs, Run
+from .forward_pass import ForwardPass, PassInputs, Run
 from .placement import Placement
 from .slot_cache import SlotCache
 
@@ -37,7 +37,7 @@ class Graph:
     outputs: tuple[Tensor, Tensor]
 
 
-class GraphedPass:
+class GraphedPass(ForwardPass):
     """Runs the forward pass by replaying graphs, one for each bucket of nodes and extent.
 
     A graph reads and writes tensors at fixed addresses. So inputs are copied to where it expects them, the cache is
@@ -49,7 +49,7 @@ class GraphedPass:
     """
 
     def __init__(self, run: Run, capture: Capture | None = None) -> None:
-        self._run = run
+        super().__init__(run)
         self._capture = CudaCapture() if capture is None else capture
         self._cache: SlotCache | None = None
         self._addresses: tuple[int, ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -58,21 +57,8 @@ Run = Callable[[PassInputs, SlotCache], tuple[Tensor, Tensor]]
 """Runs the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`."""
 
 
-class ForwardPass(Protocol):
-    """A way to run the forward pass of a step."""
-
-    def new_cache(self, layers: int, pools: int, capacity: int, most: int) -> SlotCache:
-        """A cache for a call of `generate`, of `capacity` slots for each pool, or of up to `most`."""
-
-    def fit(self, placement: Placement) -> Placement:
-        """Nodes and extent that this way can take: the given ones, and padding."""
-
-    def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
-        """Run it; what comes back may be overwritten by the next call."""
-
-
-class PlainPass:
-    """Runs the model as it is.
+class ForwardPass:
+    """A way to run the forward pass of a step: the model as it is.
 
     Args:
         run: the model.
@@ -82,16 +68,19 @@ class PlainPass:
         self._run = run
 
     def new_cache(self, layers: int, pools: int, capacity: int, most: int) -> SlotCache:
+        """A cache for a call of `generate`, of `capacity` slots for each pool, or of up to `most`."""
         return SlotCache(layers, pools, capacity)
 
     def fit(self, placement: Placement) -> Placement:
+        """Nodes and extent that this way can take: the given ones, and padding."""
         return placement
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
+        """Run it; what comes back may be overwritten by the next call."""
         return self._run(inputs, cache)
 
 
-class CompiledPass(PlainPass):
+class CompiledPass(ForwardPass):
     """Runs the model through `torch.compile`: one graph for steps of any size.
 
     Args:

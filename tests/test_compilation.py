@@ -14,7 +14,6 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_bucket, node_bucket
 from medusa_apar.forward_pass import PassInputs
 from medusa_apar.placement import Placement
-from medusa_apar.slot_cache import SlotCache
 
 from .conftest import CONFIGS, VOCABULARY, forking_backbone, random_heads
 from .test_backbones import backbone as backbone_of_family
@@ -42,27 +41,6 @@ def model(family: str = "llama", seed: int = 3) -> MedusaAparModel:
 @pytest.fixture(autouse=True)
 def _no_graphs_of_other_tests() -> None:
     torch._dynamo.reset()
-
-
-@pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("rows", [(9,), (5, 9, 3)], ids=["one row", "three rows"])
-@pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_compiled_steps_change_nothing(family: str, rows: tuple[int, ...], options: dict[str, Any]) -> None:
-    _, ids, mask = batch(2, lengths=rows)
-    plain = decode(model(family), ids, mask, **options)
-    compiled = model(family)
-    compiled.compile(backend="eager")
-    assert torch.equal(plain.sequences, decode(compiled, ids, mask, **options).sequences)
-
-
-@pytest.mark.parametrize("name", ["mistral, sliding", "gemma3_text"])
-def test_windows_can_be_compiled(name: str) -> None:
-    backbone = backbone_of_family(name, "sdpa")
-    wrapped = MedusaAparModel(backbone, random_heads(backbone))
-    _, ids, mask = batch(2, lengths=(9,))
-    plain = decode(wrapped, ids, mask)
-    wrapped.compile(backend="eager")
-    assert torch.equal(plain.sequences, decode(wrapped, ids, mask).sequences)
 
 
 def test_steps_of_all_sizes_share_a_graph() -> None:
@@ -171,24 +149,35 @@ def replaying(wrapped: MedusaAparModel) -> tuple[GraphedPass, Recording]:
     return graphed, recording
 
 
+WAYS: dict[str, Callable[[MedusaAparModel], object]] = {
+    "compiled": lambda wrapped: wrapped.compile(backend="eager"),
+    "replayed": replaying,
+}
+
+
 @pytest.mark.parametrize("options", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("rows", [(9,), (5, 9, 3)], ids=["one row", "three rows"])
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_replayed_steps_change_nothing(family: str, rows: tuple[int, ...], options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_another_way_to_run_steps_changes_nothing(
+    way: Callable[[MedusaAparModel], object], family: str, rows: tuple[int, ...], options: dict[str, Any]
+) -> None:
     _, ids, mask = batch(2, lengths=rows)
-    plain = decode(model(family), ids, mask, **options)
-    graphed = model(family)
-    replaying(graphed)
+    wrapped = model(family)
+    plain = decode(wrapped, ids, mask, **options)
+    way(wrapped)
     for _ in range(2):
-        assert torch.equal(plain.sequences, decode(graphed, ids, mask, **options).sequences)
+        assert torch.equal(plain.sequences, decode(wrapped, ids, mask, **options).sequences)
 
 
-def test_windows_can_be_replayed() -> None:
-    backbone = backbone_of_family("gemma3_text", "sdpa")
+@pytest.mark.parametrize("name", ["mistral, sliding", "gemma3_text"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_windows_can_be_run_another_way(way: Callable[[MedusaAparModel], object], name: str) -> None:
+    backbone = backbone_of_family(name, "sdpa")
     wrapped = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch(2)
     plain = decode(wrapped, ids, mask)
-    replaying(wrapped)
+    way(wrapped)
     assert torch.equal(plain.sequences, decode(wrapped, ids, mask).sequences)
 
 
@@ -247,7 +236,7 @@ def test_padding_nodes_see_only_themselves_and_nobody_sees_them(name: str) -> No
             layer.keys[:, 0] = 1e6
             layer.values[:, 0] = 1e6
         logits, _ = wrapped.forward(padded, np.pad(tokens(5), (0, 3)))
-        assert torch.equal(logits[:5], plain) or torch.allclose(logits[:5], plain, atol=1e-9)
+        assert torch.allclose(logits[:5], plain, atol=1e-9)
         assert logits.isfinite().all()
         assert pool.held == 5
 
@@ -261,4 +250,3 @@ def test_inputs_are_copied_whole() -> None:
     for copy, given in zip(copies, inputs.tensors(), strict=True):
         assert torch.equal(copy, given)
         assert copy.data_ptr() != given.data_ptr()
-    assert SlotCache(1, 1, 63).stride == 64
