@@ -18,7 +18,6 @@ def slot_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    dropout: float = 0.0,
     scaling: float | None = None,
     pool_nodes: Tensor | None = None,
     node_places: Tensor | None = None,
@@ -34,11 +33,10 @@ def slot_attention(
         key: `[pools, kv_heads, extent, head_dim]`.
         value: the same shape.
         attention_mask: additive, `[1, 1, nodes, extent]`; its columns are slots of the node's own pool.
-        dropout: not used; nothing is trained here.
         scaling: of the scores.
         pool_nodes: `[pools, most]` the nodes of each pool, any node in excess places; None where there is one pool.
         node_places: `[nodes]` where each node stands in `pool_nodes`, counted through; None likewise.
-        **kwargs: what models pass to other attention functions; a window is part of the mask already.
+        **kwargs: what models pass to other attention functions; the mask has the window, and nothing drops out.
 
     Returns:
         `[1, nodes, heads, head_dim]`, and no attention weights.

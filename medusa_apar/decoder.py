@@ -22,7 +22,7 @@ from .candidates import Draft, Guesses, StepNodes, choose_nodes
 from .choosing import Places, TokenChooser
 from .control_tokens import ControlTokens
 from .drafting import Drafter
-from .kv_pool import SlotPool
+from .kv_pool import EXTENT_BUCKET, SlotPool
 from .output import DecodingStats
 from .paragraph_tree import FinishReason, ParagraphTree, Thread
 from .placement import Placement
@@ -468,8 +468,9 @@ class Decoder:
 
     def _guess(self, hidden: Tensor, scheduled: list[LiveThread], rows: Tensor | None = None) -> tuple[Tensor, ...]:
         """Guesses behind some rows of `hidden`, where guessing pays in a step of these threads."""
-        accepted = min(live.request.accepted for live in scheduled)
-        if self.drafter is None or not self.budget.pays(len(scheduled), accepted):
+        if self.drafter is None:
+            return ()
+        if not self.budget.pays(len(scheduled), min(live.request.accepted for live in scheduled)):
             return ()
         with self._timed("head_seconds"):
             return self.drafter.guess(hidden if rows is None else hidden[rows])
@@ -504,4 +505,4 @@ def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # t
 def _first_capacity(requests: Sequence[Request]) -> int:
     """Slots for the prompts and for answers of a common length; the pool grows where they are longer."""
     wanted = sum(len(request.context) + min(request.limit, 512) for request in requests) + 64
-    return -(-wanted // 64) * 64 - 1
+    return -(-wanted // EXTENT_BUCKET) * EXTENT_BUCKET - 1  # with slot 0, whole buckets

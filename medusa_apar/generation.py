@@ -52,7 +52,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
 }
 """`GenerationConfig` fields that this decoding does not honour, with the values that ask for nothing."""
 
-
 ROOMY = 2
 """Rows have KV pools of their own where each can hold its longest path so many times; else they share one."""
 
@@ -143,6 +142,7 @@ class Generation:
             raise ValueError("acceptance='typical' is a way of sampling; pass do_sample=True, or acceptance='exact'")
         with torch.inference_mode():
             requests = self._requests(input_ids, prompts, streamer)
+            pools, max_slots = self._pools(requests)
             drafter = self.drafter if medusa else None
             decoder = Decoder(
                 self.backbone,
@@ -157,7 +157,8 @@ class Generation:
                 eos_token_ids=ends,
                 max_threads=self.options.max_threads,
                 max_depth=self.options.max_depth,
-                **self._pools(requests),
+                pools=pools,
+                max_slots=max_slots,
             )
             start = perf_counter()
             try:
@@ -256,8 +257,8 @@ class Generation:
             return FixedBudget(self.options.nodes_per_step)
         return MeasuredBudget(step_cost(self.backbone, drafter))
 
-    def _pools(self, requests: Sequence[Request]) -> dict[str, int]:
-        """How many KV pools, and their slots: enough for the longest path of any row, and its step."""
+    def _pools(self, requests: Sequence[Request]) -> tuple[int, int]:
+        """How many KV pools, and the slots of all of them: enough for the longest path of any row, and its step."""
         given = self.options.max_slots
         slots = slots_that_fit(self.backbone.model) if given is None else given
         heads = 0 if self.drafter is None else self.drafter.heads.config.num_heads
@@ -274,7 +275,7 @@ class Generation:
                 )
             longest = max(longest, needed)
         separate = self.backbone.separates_pools and slots >= ROOMY * longest * len(requests)
-        return {"pools": len(requests) if separate else 1, "max_slots": slots}
+        return (len(requests) if separate else 1), slots
 
     def _padding(self, ends: frozenset[int]) -> int:
         padding = self.config.pad_token_id

@@ -36,6 +36,14 @@ from .packed_products import PackedProducts
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a checkpoint folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
+REFUSED_ARGUMENTS = {
+    "assistant_model": "it is another way to decode; generate with the backbone itself",
+    "negative_prompt_ids": "it is of classifier-free guidance; generate with the backbone itself",
+    "custom_generate": "this class is such a method itself; generate with the backbone",
+    "synced_gpus": "rows end in different steps on every process; leave it out",
+    "compile_config": "call compile() of this model once",
+}
+"""Arguments of transformers' `generate` that this decoding does not honour, and why."""
 
 
 class MedusaAparModel:
@@ -296,16 +304,6 @@ class MedusaAparModel:
             return criteria
         kwargs["stop_strings"] = None
         return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, stop_strings)])
-
-
-REFUSED_ARGUMENTS = {
-    "assistant_model": "it is another way to decode; generate with the backbone itself",
-    "negative_prompt_ids": "it is of classifier-free guidance; generate with the backbone itself",
-    "custom_generate": "this class is such a method itself; generate with the backbone",
-    "synced_gpus": "rows end in different steps on every process; leave it out",
-    "compile_config": "call compile() of this model once",
-}
-"""Arguments of transformers' `generate` that this decoding does not honour, and why."""
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ def test_attention_is_that_of_every_node_alone(kv_heads: int, sizes: tuple[int, 
     key, value = torch.randn(2, len(sizes), kv_heads, placement.extent, HEAD_DIM, dtype=torch.float64)
     mask = torch.where(torch.from_numpy(placement.mask), 0.0, -torch.inf)[None, None].double()
     groups = [torch.from_numpy(group) for group in placement.groups()] if len(sizes) > 1 else [None, None]
-    output, _ = slot_attention(nn.Identity(), query, key, value, mask, 0.0, HEAD_DIM**-0.5, *groups)
+    output, _ = slot_attention(nn.Identity(), query, key, value, mask, HEAD_DIM**-0.5, *groups)
     assert torch.allclose(output, attended_alone(query, key, value, mask, of_node.tolist()))
 
 
