@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         modes = list(dict.fromkeys([*([BASELINE] if arguments.baseline else []), *modes_of(arguments.modes)]))
         questions = load_questions(arguments.questions)[: arguments.limit]
-        model, tokenizer = load_model(arguments.model, arguments.dtype)
+        model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
         if arguments.compile:
             model.compile()
         run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medusa_apar.candidates import cartesian_tree
+from medusa_apar.fixed_tree import cartesian_tree
 from medusa_apar.modes import Mode
 
 FIXED_TREE = "fixed-tree"

@@ -27,17 +27,27 @@ _EMBEDDED_NAME = "embedded"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(model: str | None, dtype: str) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
-    """Load a folder or a hub id, by default the bundled model, and its tokenizer; onto the GPU if there is one."""
+def load_model(
+    model: str | None, dtype: str, heads: str | None = None
+) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
+    """Load a folder or a hub id, by default the bundled model, and its tokenizer; onto the GPU if there is one.
+
+    Args:
+        model: folder or hub id of the model.
+        dtype: of the weights.
+        heads: folder or hub id of other heads than those that come with the model.
+    """
     source = EMBEDDED if model is None else model
     chosen = default_dtype() if dtype == "auto" else _DTYPES[dtype]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return MedusaAparModel.from_pretrained(source, dtype=chosen).to(device), AutoTokenizer.from_pretrained(source)
+    loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=chosen)
+    return loaded.to(device), AutoTokenizer.from_pretrained(source)
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
     """Add the arguments that every measurement takes, with its defaults."""
     parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
     parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")

@@ -110,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_peers(arguments)
         modes = _all_modes(arguments)
         questions = load_questions(arguments.questions)[: arguments.limit]
-        model, tokenizer = load_model(arguments.model, arguments.dtype)
+        model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
         if arguments.compile:
             model.compile()
         peers = _peer_options(arguments, model)

@@ -1,6 +1,15 @@
-"""Medusa heads: the module, its config, and the checkpoint formats that it reads and writes."""
+"""Heads that guess tokens ahead: the modules, their configs, and the checkpoint formats that they are kept in."""
 
-from .config import MedusaHeadsConfig
-from .modeling import MedusaHeads
+from .config import HeadsConfig, MedusaHeadsConfig, SequentialHeadsConfig
+from .draft_heads import DraftHeads
+from .medusa import MedusaHeads
+from .sequential import SequentialHeads
 
-__all__ = ["MedusaHeads", "MedusaHeadsConfig"]
+__all__ = [
+    "DraftHeads",
+    "HeadsConfig",
+    "MedusaHeads",
+    "MedusaHeadsConfig",
+    "SequentialHeads",
+    "SequentialHeadsConfig",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -12,10 +12,15 @@ from transformers import PreTrainedModel
 
 from .backbone_weights import execution_device
 from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_safetensors
-from .config import MedusaHeadsConfig
+from .config import HeadsConfig
+from .draft_heads import DraftHeads
 from .formats import CONFIG, SAFETENSORS, SAFETENSORS_INDEX, WEIGHT_FILES, CheckpointFormat, detect_format, locate
+from .medusa import MedusaHeads
 from .medusa_llm import medusa_llm_config, medusa_llm_name, read_medusa_llm_weights
-from .modeling import MedusaHeads
+from .sequential import SequentialHeads
+
+KINDS: dict[str, type[DraftHeads]] = {kind.config_class.model_type: kind for kind in (MedusaHeads, SequentialHeads)}
+"""Kinds of heads by the `model_type` of their configs."""
 
 
 def load_heads(
@@ -24,7 +29,7 @@ def load_heads(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
-) -> MedusaHeads:
+) -> DraftHeads:
     """Load heads from a checkpoint of either format.
 
     medusa-llm's number of heads is that of its tensors where these hold more than its `config.json` says: published
@@ -48,15 +53,15 @@ def load_heads(
     checkpoint_format = detect_format(source)
     folder = locate(source, [CONFIG, *WEIGHT_FILES[checkpoint_format]])
     values = read_json(folder / CONFIG)
-    rename: Callable[[str], str]
+    rename: Callable[[str], str] = str
+    config: HeadsConfig
     if checkpoint_format is CheckpointFormat.MEDUSA_LLM:
         path, state = read_medusa_llm_weights(folder)
-        config = medusa_llm_config(values, state, path)
-        rename = medusa_llm_name(config.num_layers)
+        config = medusa = medusa_llm_config(values, state, path)
+        rename = medusa_llm_name(medusa.num_layers)
     else:
         path, state = _read_own_weights(folder)
         config = _own_config(values, folder / CONFIG)
-        rename = str
     if backbone is not None:
         dtype = dtype or backbone.dtype
         device = device or execution_device(backbone.get_output_embeddings())
@@ -66,12 +71,14 @@ def load_heads(
     return heads
 
 
-def _own_config(values: dict[str, Any], path: Path) -> MedusaHeadsConfig:
+def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
     for name in ("num_heads", "hidden_size", "vocab_size"):
         natural(values, name, path)
-    natural(values, "num_layers", path, least=0)
+    kind = KINDS[values["model_type"]]
+    if kind is MedusaHeads:
+        natural(values, "num_layers", path, least=0)
     try:
-        config = MedusaHeadsConfig.from_dict(values)
+        config = cast(type[HeadsConfig], kind.config_class).from_dict(values)
     except Exception as error:  # transformers lets each bad field raise in its own way
         raise ValueError(f"{path} is no valid config ({first_line(error)}); {RETRIEVE}") from error
     temperatures = config.calibration_temperature
@@ -97,13 +104,13 @@ def _read_own_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 
 
 def _fill(
-    config: MedusaHeadsConfig,
+    config: HeadsConfig,
     state: dict[str, Tensor],
     path: Path,
     rename: Callable[[str], str],
     dtype: torch.dtype | None,
     device: torch.device | str | None,
-) -> MedusaHeads:
+) -> DraftHeads:
     """Build heads from a state dict, which it empties.
 
     Args:
@@ -118,12 +125,9 @@ def _fill(
         ValueError: a tensor is missing, superfluous, of another shape, or not of floating point.
     """
     with torch.device("meta"):
-        heads = MedusaHeads(config)
+        heads: DraftHeads = KINDS[config.model_type](config)
     expected = {rename(name): tensor.shape for name, tensor in heads.state_dict().items()}
-    shape_of_heads = (
-        f"{config.num_heads} heads of {config.num_layers} layers, hidden_size={config.hidden_size}, "
-        f"vocab_size={config.vocab_size}, shared_projection={config.shared_projection}"
-    )
+    sizes = ", ".join(f"{name}={value}" for name, value in config.shape.items())
     problems = [f"`{name}` is missing" for name in expected if name not in state]
     problems += [f"`{name}` is unknown" for name in state if name not in expected]
     for name, shape in expected.items():
@@ -134,7 +138,7 @@ def _fill(
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{path} does not hold {shape_of_heads}: {', '.join(problems[:3])}{more}; "
+            f"{path} does not hold heads of {sizes}: {', '.join(problems[:3])}{more}; "
             f"make it and {CONFIG} agree, or {RETRIEVE}"
         )
     dtype = dtype or next(iter(state.values())).dtype

@@ -11,9 +11,11 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .checkpoints import load_heads
+from .draft_heads import DraftHeads
 from .formats import CheckpointFormat, detect_format
+from .medusa import MedusaHeads
 from .medusa_llm import save_medusa_llm
-from .modeling import MedusaHeads
+from .sequential import SequentialHeads
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,7 +62,7 @@ def export(source: str, output: str, backbone: str | None = None) -> None:
         backbone = str(_surrounding_model(source))
     local = Path(backbone).is_dir()
     model: PreTrainedModel | None = None
-    if local or heads.config.shared_projection:
+    if local or (isinstance(heads, MedusaHeads) and heads.config.shared_projection):
         model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
     save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
     Console().print(f"wrote {heads.config.num_heads} heads to {output}", soft_wrap=True, highlight=False)
@@ -92,26 +94,21 @@ def _surrounding_model(source: str) -> Path:
     )
 
 
-def _sizes(heads: MedusaHeads, checkpoint_format: CheckpointFormat) -> Table:
+def _sizes(heads: DraftHeads, checkpoint_format: CheckpointFormat) -> Table:
     config = heads.config
     parameters = list(heads.parameters())
     megabytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6
     table = Table(show_header=False)
-    for name, value in (
-        ("format", checkpoint_format.value),
-        ("heads", str(config.num_heads)),
-        ("layers", str(config.num_layers)),
-        ("hidden size", str(config.hidden_size)),
-        ("vocabulary", str(config.vocab_size)),
-        ("shared projection", "yes" if config.shared_projection else "no"),
-        ("parameters", f"{sum(parameter.numel() for parameter in parameters):,}"),
-        ("size", f"{megabytes:.2f} MB in {str(heads.dtype).removeprefix('torch.')}"),
-    ):
-        table.add_row(name, value)
+    table.add_row("format", checkpoint_format.value)
+    table.add_row("kind", "sequential" if isinstance(heads, SequentialHeads) else "Medusa")
+    for name, value in config.shape.items():
+        table.add_row(name, str(value))
+    table.add_row("parameters", f"{sum(parameter.numel() for parameter in parameters):,}")
+    table.add_row("size", f"{megabytes:.2f} MB in {str(heads.dtype).removeprefix('torch.')}")
     return table
 
 
-def _quality(heads: MedusaHeads) -> Table:
+def _quality(heads: DraftHeads) -> Table:
     config = heads.config
     ranks = max((len(accuracy) for accuracy in config.accuracy), default=0)
     table = Table("head", "calibration", *(f"top-{rank}" for rank in range(1, ranks + 1)))

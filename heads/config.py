@@ -1,4 +1,4 @@
-"""Configuration of Medusa heads."""
+"""Configurations of draft heads."""
 
 from __future__ import annotations
 
@@ -7,38 +7,75 @@ from typing import Any
 from transformers import PretrainedConfig
 
 
-class MedusaHeadsConfig(PretrainedConfig):
-    """Shape of a set of Medusa heads.
+class HeadsConfig(PretrainedConfig):
+    """What every set of heads has.
 
     Args:
-        num_heads: heads; head k (from 1) guesses the token k + 1 positions ahead.
-        num_layers: residual blocks in a head.
+        num_heads: how many tokens are guessed; head k (from 1) guesses the one k + 1 positions ahead.
         hidden_size: width of the backbone's last hidden state.
         vocab_size: tokens of the backbone.
-        shared_projection: project with the backbone's own `lm_head` rather than one matrix per head.
         calibration_temperature: per head, what its logits are divided by before they count as
             probabilities; fitted on held-out data. Empty: ones.
         accuracy: per head, held-out top-1 to top-5 accuracy; empty before training.
     """
 
-    model_type = "medusa_heads"
-
     def __init__(
         self,
         num_heads: int = 5,
-        num_layers: int = 1,
         hidden_size: int = 4096,
         vocab_size: int = 32000,
-        shared_projection: bool = False,
         calibration_temperature: list[float] | None = None,
         accuracy: list[list[float]] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_heads = num_heads
-        self.num_layers = num_layers
         self.hidden_size = hidden_size
         self.vocab_size = vocab_size
-        self.shared_projection = shared_projection
         self.calibration_temperature = calibration_temperature or [1.0] * num_heads
         self.accuracy = accuracy or []
         super().__init__(**kwargs)
+
+    @property
+    def shape(self) -> dict[str, int | bool]:
+        """What the sizes of the tensors follow from."""
+        return {name: getattr(self, name) for name in ("num_heads", "hidden_size", "vocab_size")}
+
+
+class MedusaHeadsConfig(HeadsConfig):
+    """Shape of a set of Medusa heads.
+
+    Args:
+        num_layers: residual blocks in a head.
+        shared_projection: project with the backbone's own `lm_head` rather than one matrix per head.
+        **kwargs: of `HeadsConfig`.
+    """
+
+    model_type = "medusa_heads"
+
+    def __init__(self, num_layers: int = 1, shared_projection: bool = False, **kwargs: Any) -> None:
+        self.num_layers = num_layers
+        self.shared_projection = shared_projection
+        super().__init__(**kwargs)
+
+    @property
+    def shape(self) -> dict[str, int | bool]:
+        return super().shape | {"num_layers": self.num_layers, "shared_projection": self.shared_projection}
+
+
+class SequentialHeadsConfig(HeadsConfig):
+    """Shape of a set of sequential heads.
+
+    Args:
+        intermediate_size: width between the head's two matrices; by default four times `hidden_size`.
+        **kwargs: of `HeadsConfig`. Accuracy is that behind the right tokens before.
+    """
+
+    model_type = "medusa_apar_sequential_heads"
+
+    def __init__(self, intermediate_size: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.intermediate_size = intermediate_size or 4 * self.hidden_size
+
+    @property
+    def shape(self) -> dict[str, int | bool]:
+        return super().shape | {"intermediate_size": self.intermediate_size}

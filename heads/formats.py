@@ -9,20 +9,22 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from .checkpoint_files import first_line, read_json
-from .config import MedusaHeadsConfig
+from .config import MedusaHeadsConfig, SequentialHeadsConfig
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MEDUSA_LLM_PT = "medusa_lm_head.pt"
 MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
+MODEL_TYPES = (MedusaHeadsConfig.model_type, SequentialHeadsConfig.model_type)
+"""Of the configs of our own format."""
 
 
 class CheckpointFormat(StrEnum):
     """Layouts that `load_heads` tells apart by `config.json`.
 
     Attributes:
-        MEDUSA_APAR: what `MedusaHeads.save_pretrained` writes.
+        MEDUSA_APAR: what `save_pretrained` writes.
         MEDUSA_LLM: what medusa-llm's training writes: `medusa_lm_head.pt`, or `.safetensors` since its version 1.0.
     """
 
@@ -48,12 +50,12 @@ def detect_format(source: str | Path) -> CheckpointFormat:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
     values = read_json(path)
-    if values.get("model_type") == MedusaHeadsConfig.model_type:
+    if values.get("model_type") in MODEL_TYPES:
         return CheckpointFormat.MEDUSA_APAR
     if "medusa_num_heads" in values:
         return CheckpointFormat.MEDUSA_LLM
     raise ValueError(
-        f"{path} is no config of Medusa heads: it has neither model_type={MedusaHeadsConfig.model_type!r} nor "
+        f"{path} is no config of Medusa heads: it has neither model_type={' or '.join(map(repr, MODEL_TYPES))} nor "
         f"medusa_num_heads; pass a folder that holds a checkpoint of heads{_hint(folder)}"
     )
 

@@ -21,12 +21,13 @@ from transformers import PreTrainedModel
 from .backbone_weights import projection_weight
 from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_safetensors
 from .config import MedusaHeadsConfig
+from .draft_heads import DraftHeads
 from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, detect_format
-from .modeling import MedusaHeads
+from .medusa import MedusaHeads
 
 
 def save_medusa_llm(
-    heads: MedusaHeads,
+    heads: DraftHeads,
     folder: str | Path,
     base_model_name_or_path: str,
     backbone: PreTrainedModel | None = None,
@@ -47,6 +48,8 @@ def save_medusa_llm(
         ValueError: the format cannot express these heads, or the folder holds the `config.json` of something else.
         OSError: the folder cannot be written.
     """
+    if not isinstance(heads, MedusaHeads):
+        raise ValueError("medusa-llm's format has no place for sequential heads; export Medusa heads")
     state = _medusa_llm_state(heads, backbone)
     config = {
         "base_model_name_or_path": base_model_name_or_path,

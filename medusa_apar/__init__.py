@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .control_tokens import ControlTokenRules, ControlTokens
-from .heads import MedusaHeads, MedusaHeadsConfig
+from .heads import MedusaHeads, MedusaHeadsConfig, SequentialHeads, SequentialHeadsConfig
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import DecodingStats, MedusaAparOutput
@@ -24,5 +24,7 @@ __all__ = [
     "Mode",
     "ParagraphNode",
     "ParagraphTree",
+    "SequentialHeads",
+    "SequentialHeadsConfig",
     "Thread",
 ]

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .drafting import TreeShape
+
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ENOUGH_SECONDS = 3.0
 """Time after which measuring the cost curve ends with the round that it is in."""
@@ -98,8 +100,8 @@ class StepCost:
 class NodeBudget(ABC):
     """Says behind which candidate node a step is cut, and whether guessing pays at all."""
 
-    choices: Sequence[tuple[int, ...]] | None = None
-    """A fixed tree of ranks per thread, in place of the likeliest candidates of all threads."""
+    shape: TreeShape | None = None
+    """Of a fixed tree behind every pending token, in place of the likeliest candidates of all threads."""
 
     @abstractmethod
     def most_nodes(self, threads: int) -> int:
@@ -155,25 +157,6 @@ class FixedBudget(NodeBudget):
 
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         return min(len(probabilities), self.most_nodes(threads) - threads)
-
-
-class FixedTree(FixedBudget):
-    """medusa-llm's way: the same tree behind every pending token, for comparison.
-
-    Args:
-        choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
-
-    Raises:
-        ValueError: for a path whose parent is missing.
-    """
-
-    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
-        super().__init__()
-        self.choices = [tuple(path) for path in choices]
-        known = {(), *self.choices}
-        for path in self.choices:
-            if path[:-1] not in known:
-                raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
 
 
 class MeasuredBudget(NodeBudget):

@@ -33,7 +33,7 @@ def generate(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
     parser.add_argument("prompt", help="what to answer; the model's chat template is put around it")
     parser.add_argument("--model", default=str(EMBEDDED), help="folder or hub id (default: the tiny embedded model)")
-    parser.add_argument("--heads", help="folder or hub id of Medusa heads (default: those in the model's folder)")
+    parser.add_argument("--heads", help="folder or hub id of heads (default: those in the model's folder)")
     parser.add_argument("--mode", type=_mode, help=f"{', '.join(Mode)} (default: what the model can)")
     parser.add_argument("--show", choices=("text", "tree"), default="text", help="live text, or the paragraph tree")
     parser.add_argument("--compare", action="store_true", help="run all modes and print a table")

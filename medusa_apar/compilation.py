@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .backbone import Backbone
 from .cuda_graphs import GraphedPass
-from .drafting import Drafter
+from .drafting import Drafter, TreeShape
 from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
 from .packed_products import fit_in_memory_twice
 from .slot_cache import SlotCache
@@ -70,11 +70,11 @@ class CompiledStep:
         if self._drafter is not None:
             guess = self._compiled(self._drafter.guess)
 
-            def guess_rows(hidden_states: Tensor) -> tuple[Tensor, ...]:
+            def guess_rows(hidden_states: Tensor, pending: Tensor, shape: TreeShape | None = None) -> Any:
                 # A single row would be a graph of its own.
-                if len(hidden_states) > 1:
-                    return tuple(guess(hidden_states))
-                return tuple(found[:, :1] for found in guess(hidden_states[[0, 0]]))
+                if len(pending) > 1:
+                    return guess(hidden_states, pending, shape)
+                return tuple(found[:1] for found in guess(hidden_states[[0, 0]], pending[[0, 0]], shape))
 
             self._guess = guess_rows
 

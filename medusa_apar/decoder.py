@@ -271,7 +271,7 @@ class Decoder:
             contexts=lambda: [root.request.context],
         )
         chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
-        guesses = self._guess(hidden, [root])
+        guesses = self._guess(hidden, chosen, [root])
         chosen_token, *arrays = to_host(chosen, *guesses)
         self._extend(root, chosen_token.tolist())
         root.guesses = _guesses(arrays, rows=1)[0]
@@ -331,7 +331,7 @@ class Decoder:
         depth = on_device.ancestors.sum(dim=1) * accepted
         leaves = (own * depth).argmax(dim=1)  # [threads]
         behind = torch.cat([leaves, to_device(np.flatnonzero(nodes.forced), device)])
-        guesses = self._guess(hidden, scheduled, rows=behind)
+        guesses = self._guess(hidden[behind], chosen[behind], scheduled)
         tensors = to_host(chosen, accepted, *guesses)
         return Verdict(tensors[0], tensors[1], _guesses(tensors[2:], rows=len(behind)))
 
@@ -466,14 +466,14 @@ class Decoder:
                 live.pool.close_row(live.row)
         request.live = [live for live in request.live if live.thread.finish_reason is None]
 
-    def _guess(self, hidden: Tensor, scheduled: list[LiveThread], rows: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Guesses behind some rows of `hidden`, where guessing pays in a step of these threads."""
+    def _guess(self, hidden: Tensor, pending: Tensor, scheduled: list[LiveThread]) -> tuple[Tensor, ...]:
+        """Guesses behind pending tokens, where guessing pays in a step of these threads."""
         if self.drafter is None:
             return ()
         if not self.budget.pays(len(scheduled), min(live.request.accepted for live in scheduled)):
             return ()
         with self._timed("head_seconds"):
-            return self.drafter.guess(hidden if rows is None else hidden[rows])
+            return self.drafter.guess(hidden, pending, self.budget.shape)
 
     def _may_fork(self, live: LiveThread) -> bool:
         return self.fork and live.thread.depth < self.max_depth
@@ -495,11 +495,10 @@ class Decoder:
 
 
 def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # type: ignore[type-arg]
-    """Each row's guesses, from token ids and log-probabilities `[heads, rows, k]`; None where none were made."""
+    """Each row's guesses, from the drafter's arrays; None where none were made."""
     if not arrays:
         return [None] * rows
-    token_ids, log_probs = arrays
-    return [Guesses(token_ids[:, row], log_probs[:, row]) for row in range(rows)]
+    return [Guesses(*tree) for tree in zip(*arrays, strict=True)]
 
 
 def _first_capacity(requests: Sequence[Request]) -> int:

@@ -19,12 +19,13 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from .backbone import Backbone
-from .budget import FixedBudget, FixedTree, MeasuredBudget, NodeBudget
+from .budget import FixedBudget, MeasuredBudget, NodeBudget
 from .capacity import slots_that_fit
 from .choosing import TokenChooser
 from .control_tokens import ControlTokens
 from .decoder import Decoder, Request
 from .drafting import Drafter
+from .fixed_tree import FixedTree
 from .output import DecodingStats, MedusaAparOutput
 from .paragraph_tree import ParagraphTree, Thread
 from .randomness import root_key

@@ -27,9 +27,9 @@ from transformers.generation.streamers import BaseStreamer
 from .backbone import Backbone
 from .compilation import CompiledStep
 from .control_tokens import ControlTokens
-from .drafting import Drafter
+from .drafting import new_drafter
 from .generation import DecodingOptions, Generation
-from .heads import MedusaHeads
+from .heads import DraftHeads
 from .heads.checkpoints import load_heads
 from .output import MedusaAparOutput
 from .packed_products import PackedProducts
@@ -61,7 +61,7 @@ class MedusaAparModel:
     def __init__(
         self,
         backbone: PreTrainedModel,
-        heads: MedusaHeads | None = None,
+        heads: DraftHeads | None = None,
         *,
         fork_token_id: int | None = None,
         child_token_id: int | None = None,
@@ -80,7 +80,8 @@ class MedusaAparModel:
             if fork_token_id is None or child_token_id is None
             else ControlTokens(fork_token_id, child_token_id)
         )
-        self._drafter = None if heads is None else Drafter(heads, self._backbone.lm_head)
+        ends = backbone.get_input_embeddings(), backbone.get_output_embeddings()
+        self._drafter = None if heads is None else new_drafter(heads, *ends)
         self._products: PackedProducts | CompiledStep = PackedProducts(
             [backbone] if heads is None else [backbone, heads]
         )
@@ -91,7 +92,7 @@ class MedusaAparModel:
         return self._backbone.model
 
     @property
-    def heads(self) -> MedusaHeads | None:
+    def heads(self) -> DraftHeads | None:
         """The Medusa heads; None where there are none."""
         return None if self._drafter is None else self._drafter.heads
 
@@ -125,7 +126,7 @@ class MedusaAparModel:
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        heads: str | Path | MedusaHeads | None = None,
+        heads: str | Path | DraftHeads | None = None,
         **kwargs: Any,
     ) -> MedusaAparModel:
         """Load backbone and heads.
@@ -145,7 +146,7 @@ class MedusaAparModel:
             backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         except SafetensorError as error:
             raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
-        if not isinstance(heads, MedusaHeads):
+        if not isinstance(heads, DraftHeads):
             found = _heads_folder(source, kwargs.get("revision")) if heads is None else heads
             heads = None if found is None else load_heads(found, backbone)
         control = ControlTokens.of_config(backbone.config) or _control_of_tokenizer(source, kwargs.get("revision"))

@@ -50,8 +50,8 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
 
     def heads(rows: int) -> None:
         assert hidden is not None
-        token_ids, _ = drafter.guess(hidden[torch.zeros(rows, dtype=torch.int64)])
-        token_ids.tolist()
+        zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
+        drafter.guess(hidden[zeros], zeros)[0].tolist()
 
     return StepCost(CostCurve.measure(forward), CostCurve.measure(heads, MEASURED_ROWS))
 
@@ -63,9 +63,7 @@ def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
     return {
         "backbone": config,
         "attention": model.config._attn_implementation,
-        "heads": {
-            name: getattr(drafter.heads.config, name) for name in ("num_heads", "num_layers", "shared_projection")
-        },
+        "heads": {"kind": drafter.heads.config.model_type, **drafter.heads.config.shape, "width": drafter.width},
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),

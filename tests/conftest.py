@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
-from medusa_apar import ControlTokens, MedusaHeads
+from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
 
 VOCABULARY = 64
 EOS, FORK, CHILD = 1, 2, 3
@@ -63,6 +63,15 @@ def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -
         for head in heads.heads:
             for block in head.blocks:
                 block.linear.weight.normal_(std=0.3)
+    return heads.eval()
+
+
+def random_sequential_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> SequentialHeads:
+    """Sequential heads that guess at random, but often the same as the backbone."""
+    torch.manual_seed(seed)
+    heads = SequentialHeads.for_backbone(backbone, num_heads=num_heads)
+    with torch.no_grad():
+        heads.head.down.weight.normal_(std=0.1)
     return heads.eval()
 
 

@@ -10,21 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medusa_apar.budget import CostCurve, FixedBudget, FixedTree, MeasuredBudget, StepCost
-from medusa_apar.candidates import ROOT, Draft, Guesses, StepNodes, ancestors, cartesian_tree, choose_nodes
+from medusa_apar.budget import CostCurve, FixedBudget, MeasuredBudget, StepCost
+from medusa_apar.candidates import ROOT, Draft, Guesses, StepNodes, ancestors, choose_nodes
 
 from .conftest import CHILD, CONTROL, FORK
 
 
 def guesses(*heads: dict[int, float]) -> Guesses:
-    """Guesses from probabilities by token, per head."""
-    ranked = [sorted(head.items(), key=lambda item: -item[1]) for head in heads]
-    token_ids = np.zeros((3, 4), dtype=np.int64)
-    log_probs = np.full((3, 4), -np.inf)
-    for head, guessed in enumerate(ranked):
-        token_ids[head, : len(guessed)] = [token for token, _ in guessed]
-        log_probs[head, : len(guessed)] = [log(probability) for _, probability in guessed]
-    return Guesses(token_ids, log_probs)
+    """All paths of guesses that do not see each other, from each head's probabilities by token."""
+    levels: list[list[tuple[int, int, float]]] = []
+    above = [0.0]
+    for head in heads:
+        level = [(token, at, s + log(p)) for at, s in enumerate(above) for token, p in head.items()]
+        levels.append(sorted(level, key=lambda guess: -guess[2]))
+        above = [score for _, _, score in levels[-1]]
+    token_ids, parents = np.zeros((2, 3, 64), dtype=np.int64)
+    log_probs = np.full((3, 64), -np.inf)
+    for at, level in enumerate(levels):
+        token_ids[at, : len(level)], parents[at, : len(level)], log_probs[at, : len(level)] = zip(*level, strict=True)
+    return Guesses(token_ids, parents, log_probs)
 
 
 def choose(drafts: list[Draft], nodes: int, context_length: int = 1000) -> Chosen:
@@ -101,22 +105,13 @@ def test_the_nodes_are_the_likeliest_of_all(threads: list[list[list[float]]], bu
         for depth in range(1, len(ranked) + 1):
             everything += [sum(map(log, path)) for path in product(*ranked[:depth])]
     wanted = sorted(everything, reverse=True)[: max(0, budget - len(threads))]
-    assert _expected(chosen, drafts) == pytest.approx(sum(map(exp, wanted)))
-
-
-def _expected(chosen: Chosen, drafts: list[Draft]) -> float:
-    total, score, level = 0.0, {}, {}
-    for node, parent in enumerate(chosen.parent):
-        if parent == ROOT:
-            score[node], level[node] = 0.0, 0
-            continue
-        found = drafts[chosen.thread[node]].guesses
-        assert found is not None
-        rank = found.token_ids[level[parent]].tolist().index(chosen.token_ids[node])
-        score[node] = score[parent] + found.log_probs[level[parent]][rank]
-        level[node] = level[parent] + 1
-        total += exp(score[node])
-    return total
+    scores, levels = [0.0] * len(threads), [0] * len(threads)
+    for node in range(len(threads), len(chosen.parent)):
+        parent = chosen.parent[node]
+        probability = threads[chosen.thread[node]][levels[parent]][chosen.token_ids[node] - 5]
+        scores.append(scores[parent] + log(probability))
+        levels.append(levels[parent] + 1)
+    assert sum(map(exp, scores[len(threads) :])) == pytest.approx(sum(map(exp, wanted)))
 
 
 def test_an_adaptive_budget_stops_where_nodes_stop_paying() -> None:
@@ -134,36 +129,8 @@ def test_no_node_is_laid_for_which_the_pool_has_no_room() -> None:
     assert len(choose_nodes(drafts, FixedBudget(9), CONTROL, 1000, room=3)) == 3
 
 
-def test_a_fixed_tree_stands_behind_every_pending_token() -> None:
-    choices = [[0], [1], [0, 0], [1, 0]]
-    drafts = [
-        Draft(10, 0, False, guesses({20: 0.6, 21: 0.3}, {22: 0.5, 23: 0.3})),
-        Draft(11, 4, False, None),
-        Draft(12, 7, False, guesses({30: 0.2, 31: 0.1}, {32: 0.2})),
-    ]
-    nodes = choose_nodes(drafts, FixedTree(choices), CONTROL, 1000)
-    paths = {thread: set() for thread in range(3)}  # type: ignore[var-annotated]
-    above = nodes.ancestors()
-    for node in range(len(nodes)):
-        paths[int(nodes.thread[node])].add(tuple(nodes.token_ids[above[node]].tolist()))
-    assert paths == {
-        0: {(10,), (10, 20), (10, 21), (10, 20, 22), (10, 21, 22)},
-        1: {(11,)},
-        2: {(12,), (12, 30), (12, 31), (12, 30, 32), (12, 31, 32)},
-    }
-
-
-def test_a_fixed_tree_needs_every_parent() -> None:
-    with pytest.raises(ValueError, match=r"medusa_choices has \[1, 0\] without its parent \[1\]; add it"):
-        FixedTree([[0], [1, 0]])
-
-
 def test_ancestors_are_the_path_above_a_node() -> None:
     above = ancestors([ROOT, 0, 0, 1, ROOT])
     assert above.astype(int).tolist() == [
         [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 1],
     ]  # fmt: skip
-
-
-def test_cartesian_tree_lists_paths_breadth_first() -> None:
-    assert cartesian_tree([2, 2]) == [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1)]

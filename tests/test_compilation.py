@@ -15,7 +15,7 @@ from medusa_apar.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_bucket, no
 from medusa_apar.forward_pass import PassInputs
 from medusa_apar.placement import Placement
 
-from .conftest import CONFIGS, VOCABULARY, forking_backbone, random_heads
+from .conftest import CONFIGS, VOCABULARY, forking_backbone, random_heads, random_sequential_heads
 from .test_backbones import backbone as backbone_of_family
 from .test_lossless import batch, decode
 
@@ -33,9 +33,12 @@ class CountingBackend:
         return graph.forward
 
 
-def model(family: str = "llama", seed: int = 3) -> MedusaAparModel:
+HEADS = {"medusa": random_heads, "sequential": random_sequential_heads}
+
+
+def model(family: str = "llama", seed: int = 3, heads: str = "medusa") -> MedusaAparModel:
     backbone = forking_backbone(family, seed=seed)
-    return MedusaAparModel(backbone, random_heads(backbone))
+    return MedusaAparModel(backbone, HEADS[heads](backbone))
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +46,9 @@ def _no_graphs_of_other_tests() -> None:
     torch._dynamo.reset()
 
 
-def test_steps_of_all_sizes_share_a_graph() -> None:
-    compiled, backend = model(), CountingBackend()
+@pytest.mark.parametrize("heads", list(HEADS))
+def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
+    compiled, backend = model(heads=heads), CountingBackend()
     compiled.compile(backend=backend)
     for nodes in (1, 7, 16):
         for length in (5, 70):

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.decoding import Limits, decode
 from medusa_apar.eval.fixed_tree import FIXED_TREE
+from medusa_apar.fixed_tree import FixedTree, cartesian_tree
+from medusa_apar.heads import DraftHeads
 from medusa_apar.modes import Mode
 
-from .conftest import forking_backbone, random_heads
+from .conftest import forking_backbone, random_heads, random_sequential_heads
 
 
-def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget() -> None:
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads])
+def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: Callable[..., DraftHeads]) -> None:
     backbone = forking_backbone(seed=0)
-    forking = MedusaAparModel(backbone, random_heads(backbone))
+    forking = MedusaAparModel(backbone, make_heads(backbone))
     ids = torch.tensor([[9, 10, 11, 12, 13]])
     shared, fixed = (decode(forking, mode, ids, Limits(max_new_tokens=24)) for mode in (Mode.MEDUSA_APAR, FIXED_TREE))
     assert shared.token_ids == fixed.token_ids
     assert fixed.stats.forward_nodes > 3 * fixed.stats.steps, "the tree should stand behind every pending token"
+
+
+def test_a_fixed_tree_is_laid_out_level_by_level() -> None:
+    tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]])
+    assert tree.shape == (((0, 0), (0, 2)), ((0, 1), (1, 0)), ((0, 3),))
+
+
+def test_a_fixed_tree_needs_every_parent() -> None:
+    with pytest.raises(ValueError, match=r"medusa_choices has \[1, 0\] without its parent \[1\]; add it"):
+        FixedTree([[0], [1, 0]])
+
+
+def test_a_fixed_tree_has_a_path() -> None:
+    with pytest.raises(ValueError, match="medusa_choices is empty; list paths of ranks, or pass medusa=False"):
+        FixedTree([])
+
+
+def test_cartesian_tree_lists_paths_breadth_first() -> None:
+    assert cartesian_tree([2, 2]) == [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1)]

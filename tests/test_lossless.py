@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 from unittest.mock import patch
@@ -13,8 +14,9 @@ from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
 from medusa_apar.budget import CostCurve, StepCost
+from medusa_apar.heads import DraftHeads
 
-from .conftest import CHILD, CONTROL, EOS, FORK, VOCABULARY, forking_backbone, random_heads
+from .conftest import CHILD, CONTROL, EOS, FORK, VOCABULARY, forking_backbone, random_heads, random_sequential_heads
 from .oracle import Oracle
 
 MAX_DEPTH = 3
@@ -45,9 +47,12 @@ def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **op
     return output
 
 
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
-def test_every_thread_is_the_backbones_own_continuation(backbone: PreTrainedModel, schedule: dict[str, Any]) -> None:
-    model = MedusaAparModel(backbone, random_heads(backbone))
+def test_every_thread_is_the_backbones_own_continuation(
+    backbone: PreTrainedModel, schedule: dict[str, Any], make_heads: Callable[..., DraftHeads]
+) -> None:
+    model = MedusaAparModel(backbone, make_heads(backbone))
     _, ids, mask = batch(seed=4, lengths=(5, 9, 3, 7))
     output = decode(model, ids, mask, **schedule)
     assert output.trees is not None

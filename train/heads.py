@@ -1,4 +1,4 @@
-"""`medusa-apar train heads`: Medusa heads on a frozen, APAR-tuned backbone.
+"""`medusa-apar train heads`: Medusa heads, or sequential ones, on a frozen, APAR-tuned backbone.
 
 Source: Medusa-1 (Cai et al. 2024, arXiv 2401.10774), section 2.2.1: cross-entropy of head k weighted
 0.8^k, learning rate 1e-3, cosine with warm-up. The labels follow the paragraph tree: head k's label is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.heads import MedusaHeads
+from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.precision import default_dtype
 
 from .backbone import DataArguments, TreeTrainer, last_checkpoint, load_backbone, load_dataset
 from .command import InputError, run
+from .own_answers import own_answers
 from .provenance import write_provenance
-from .tree_data import IGNORE_INDEX, TreeCollator
+from .responses import BadRows, read_responses
+from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, pack
 
 logger = logging.getLogger(__name__)
 
@@ -44,18 +49,67 @@ class HeadsDataArguments(DataArguments):
         default=None,
         metadata={"help": "share of responses with a paragraph tree (default: all responses, as they are)"},
     )
+    labels: str = field(
+        default="data",
+        metadata={
+            "choices": ["data", "self"],
+            "help": "data: the responses; self: the backbone's own answers to the prompts, and its own distribution",
+        },
+    )
+
+    max_new_tokens: int = field(default=512, metadata={"help": "of the backbone's own answers"})
+
+    def rows(
+        self, files: list[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Path
+    ) -> PackedRows:
+        """Training rows from response files; answers of the backbone itself are kept in the file `own`."""
+        if self.labels == "data":
+            return load_dataset(files, tokenizer, self.max_length, self.structured_share)
+        bad_rows = BadRows()
+        prompts = list(dict.fromkeys(row.prompt for file in files for row in read_responses(file, bad_rows)))
+        serving = MedusaAparModel(deepcopy(backbone).to(default_dtype()))  # type: ignore[arg-type]
+        answers = own_answers(serving, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
+        fitting = [row for row in answers if len(row) <= self.max_length]
+        logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
+        if not fitting:
+            raise InputError(f"--max_length {self.max_length} leaves none of {len(answers)} answers; give more")
+        return PackedRows(pack(fitting, self.max_length))
 
 
 @dataclass
 class HeadsArguments:
-    """Shape of the heads."""
+    """Kind and shape of the heads."""
 
-    num_heads: int = field(default=5, metadata={"help": "Medusa heads"})
-    num_layers: int = field(default=1, metadata={"help": "residual blocks in a head"})
+    kind: str = field(
+        default="medusa",
+        metadata={
+            "choices": ["medusa", "sequential"],
+            "help": "medusa: each head sees the hidden state alone; sequential: also the guesses before its own",
+        },
+    )
+    num_heads: int = field(default=5, metadata={"help": "tokens that are guessed ahead"})
+    num_layers: int = field(default=1, metadata={"help": "residual blocks in a Medusa head"})
     shared_projection: bool = field(
-        default=False, metadata={"help": "project with the backbone's lm_head: no matrix per head, small files"}
+        default=False,
+        metadata={"help": "Medusa heads project with the backbone's lm_head: no matrix per head, small files"},
+    )
+    intermediate_size: int | None = field(
+        default=None, metadata={"help": "inner width of sequential heads (default: four times the hidden size)"}
     )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
+
+    def untrained(self, backbone: PreTrainedModel) -> DraftHeads:
+        """Heads of this kind and shape for a backbone."""
+        if self.kind == "sequential":
+            return SequentialHeads.for_backbone(
+                backbone, num_heads=self.num_heads, intermediate_size=self.intermediate_size
+            )
+        return MedusaHeads.for_backbone(
+            backbone,
+            num_heads=self.num_heads,
+            num_layers=self.num_layers,
+            shared_projection=self.shared_projection,
+        )
 
 
 @dataclass
@@ -87,19 +141,65 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return hidden
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a batch teaches heads to guess.
+
+    Attributes:
+        hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
+        path: `[places, heads]` the tokens behind each place.
+        labels: `[heads, places]` what each head is to guess, or `IGNORE_INDEX`.
+        sources: `[heads, places, hidden_size]` what enters `lm_head` where the backbone chooses the label.
+    """
+
+    hidden: Tensor
+    path: Tensor
+    labels: Tensor
+    sources: Tensor
+
+    @staticmethod
+    def of_batch(backbone: PreTrainedModel, batch: dict[str, Any]) -> Places:
+        """All places of a batch from which something is to be guessed."""
+        labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
+        # Where the token to come belongs to the prompt, nothing is ever guessed.
+        wanted = (labels[:2] != IGNORE_INDEX).all(dim=0)
+        hidden, labels = head_inputs(backbone, batch), labels[:, wanted]
+        row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
+        # Behind the end of a path there is no label, and whatever is looked at there does not count.
+        sources = hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
+        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:], sources)
+
+    def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
+        """Of all heads, `[heads, places, vocab_size]`."""
+        lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+        logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
+        return logits
+
+
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy per label; 0 where there is none, as for a far head on short answers."""
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
-class HeadsTrainer(TreeTrainer):
-    """Trains `MedusaHeads`; the backbone stands beside them, frozen, and enters no checkpoint."""
+def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
+    """Cross-entropy per label against the backbone's distribution, whose logits are `[places, vocab_size]`; or 0."""
+    known = labels != IGNORE_INDEX
+    probabilities = teacher[known].float().softmax(dim=-1)
+    total = nn.functional.cross_entropy(logits[known].float(), probabilities, reduction="sum")
+    return total / known.sum().clamp(min=1)
 
-    def __init__(self, backbone: PreTrainedModel, heads: MedusaHeads, *args: Any, decay: float, **kwargs: Any) -> None:
+
+class HeadsTrainer(TreeTrainer):
+    """Trains heads; the backbone stands beside them, frozen, and enters no checkpoint."""
+
+    def __init__(
+        self, backbone: PreTrainedModel, heads: DraftHeads, *args: Any, decay: float, distil: bool, **kwargs: Any
+    ) -> None:
         super().__init__(heads, *args, **kwargs)
         self.backbone = backbone.requires_grad_(False).eval().to(self.args.device)
         self.decay = decay
+        self.distil = distil
 
     def compute_loss(
         self,
@@ -108,20 +208,23 @@ class HeadsTrainer(TreeTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        hidden = head_inputs(self.backbone, inputs)
-        labels = inputs["head_labels"].transpose(0, 1)  # [heads, batch, length]
-        wanted = (labels != IGNORE_INDEX).any(dim=0)
-        logits = model(hidden[wanted], self.backbone.get_output_embeddings())
-        losses = [mean_loss(*pair) for pair in zip(logits, labels[:, wanted], strict=True)]
+        places = Places.of_batch(self.backbone, inputs)
+        logits = places.logits(model, self.backbone)
+        if self.distil:
+            with torch.no_grad():
+                teacher = self.backbone.get_output_embeddings()(places.sources)
+            losses = [distilled_loss(*each) for each in zip(logits, places.labels, teacher, strict=True)]
+        else:
+            losses = [mean_loss(*each) for each in zip(logits, places.labels, strict=True)]
         loss = torch.stack([self.decay ** (k + 1) * head_loss for k, head_loss in enumerate(losses)]).sum()
         return (loss, {}) if return_outputs else loss
 
 
 @torch.inference_mode()
 def measure(
-    backbone: PreTrainedModel, heads: MedusaHeads, batches: DataLoader[dict[str, Any]]
+    backbone: PreTrainedModel, heads: DraftHeads, batches: DataLoader[dict[str, Any]]
 ) -> tuple[list[list[float]], list[float]]:
-    """Held-out figures of trained heads.
+    """Held-out figures of trained heads, each behind the right tokens before its own.
 
     Returns:
         Per head the top-1 to top-5 accuracy, and the temperature that calibrates its probabilities.
@@ -131,10 +234,9 @@ def measure(
     temperatures = torch.linspace(0.5, 2.0, 61)
     losses = torch.zeros(*shape, len(temperatures))
     for batch in tqdm(batches, desc="held-out accuracy"):
-        labels = batch["head_labels"].transpose(0, 1)
-        wanted = (labels != IGNORE_INDEX).any(dim=0)
-        logits = heads(head_inputs(backbone, batch)[wanted], backbone.get_output_embeddings()).float()
-        for k, (head_logits, head_labels) in enumerate(zip(logits, labels[:, wanted], strict=True)):
+        places = Places.of_batch(backbone, batch)
+        logits = places.logits(heads, backbone).float()
+        for k, (head_logits, head_labels) in enumerate(zip(logits, places.labels, strict=True)):
             known = head_labels != IGNORE_INDEX
             head_logits, head_labels = head_logits[known], head_labels[known]
             hit = head_logits.topk(TOP).indices == head_labels[:, None]
@@ -150,31 +252,31 @@ def _losses(logits: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
     return torch.stack(losses).cpu()
 
 
-def train_heads(data: DataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
+def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
     """Train heads on `data.model` and save them in `args.output_dir`; goes on from the last checkpoint."""
     backbone, tokenizer = load_backbone(data)
     try:
         ControlTokens.of_tokenizer(tokenizer)
     except ValueError as error:
         raise InputError(f"--model {data.model}: {error}") from error
-    heads = MedusaHeads.for_backbone(
-        backbone,
-        num_heads=shape.num_heads,
-        num_layers=shape.num_layers,
-        shared_projection=shape.shared_projection,
-    )
     assert args.output_dir is not None
+    backbone.to(device=args.device)  # type: ignore[call-arg]
+    heads = shape.untrained(backbone)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     trainer = HeadsTrainer(
         backbone,
         heads,
         args,
         decay=shape.decay,
+        distil=data.labels == "self",
         data_collator=TreeCollator(
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             label_heads=shape.num_heads,
         ),
-        train_dataset=load_dataset(data.data, tokenizer, data.max_length, data.structured_share),
-        eval_dataset=load_dataset(data.eval_data, tokenizer, data.max_length, None) if data.eval_data else None,
+        train_dataset=data.rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl"),
+        eval_dataset=data.rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
+        if data.eval_data
+        else None,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
 from .command import InputError
 from .responses import BadRows, Response
@@ -108,6 +108,27 @@ def tree_row(
     return row
 
 
+def decoded_row(tree: ParagraphTree) -> TreeRow:
+    """Lay out a decoded tree, prompt and all. Paths end where they ended when they were decoded."""
+    row = TreeRow.empty()
+    places: list[list[int]] = []  # of each thread's tokens in the row
+    for index, thread in enumerate(tree.threads):
+        own: list[int] = [] if thread.parent is None else places[thread.parent][: thread.own_start]
+        forks = [child.own_start for child in tree.threads if child.parent == index]
+        for end in [*forks, len(thread.token_ids)]:
+            start, after = len(own), own[-1] if own else -1
+            if start == end:
+                continue
+            if start > thread.own_start:
+                row.successor[after] = len(row)
+            own += range(len(row), len(row) + end - start)
+            parent = row.node[after] if after >= 0 else -1
+            prompt_length = thread.prompt_length if after < 0 else 0
+            row.append_node(thread.token_ids[start:end], parent, after, prompt_length=prompt_length)
+        places.append(own)
+    return row
+
+
 def path_mask(node: Tensor, node_parent: Tensor) -> Tensor:
     """Who may attend to whom in a row.
 
@@ -125,15 +146,19 @@ def path_mask(node: Tensor, node_parent: Tensor) -> Tensor:
     return on_path[node][:, node].tril()
 
 
+def places_ahead(row: TreeRow, ahead: int) -> list[int]:
+    """For each position the index of the token `ahead` successors on, or `NO_SUCCESSOR` where the path has ended."""
+    places = list(range(len(row)))
+    for _ in range(ahead):
+        places = [row.successor[at] if at != NO_SUCCESSOR else NO_SUCCESSOR for at in places]
+    return places
+
+
 def next_token_labels(row: TreeRow, ahead: int = 1) -> list[int]:
     """Label of each position: the token `ahead` successors on, or `IGNORE_INDEX` where there is no loss."""
-    labels = []
-    for start in range(len(row)):
-        at = start
-        for _ in range(ahead):
-            at = row.successor[at] if at != NO_SUCCESSOR else NO_SUCCESSOR
-        labels.append(IGNORE_INDEX if at == NO_SUCCESSOR or row.prompt[at] else row.input_ids[at])
-    return labels
+    return [
+        IGNORE_INDEX if at == NO_SUCCESSOR or row.prompt[at] else row.input_ids[at] for at in places_ahead(row, ahead)
+    ]
 
 
 def pack(rows: Iterable[TreeRow], max_length: int) -> list[TreeRow]:
@@ -152,7 +177,20 @@ def pack(rows: Iterable[TreeRow], max_length: int) -> list[TreeRow]:
     return packed
 
 
-class TreeDataset(Dataset[TreeRow]):
+class PackedRows(Dataset[TreeRow]):
+    """Tree-packed rows."""
+
+    def __init__(self, rows: list[TreeRow]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> TreeRow:
+        return self.rows[index]
+
+
+class TreeDataset(PackedRows):
     """Tree-packed rows of responses, structured and unstructured in a given proportion.
 
     Args:
@@ -201,15 +239,9 @@ class TreeDataset(Dataset[TreeRow]):
                 f"structured_share={structured_share} leaves nothing of {found}; give data of both kinds, or a share "
                 f"of 1 or 0 for data of one kind (left out before: {self.bad_rows})"
             )
-        self.rows = pack([*structured, *unstructured], max_length)
+        super().__init__(pack([*structured, *unstructured], max_length))
         if self.bad_rows.counts:
             logger.warning("left out: %s", self.bad_rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> TreeRow:
-        return self.rows[index]
 
 
 def _thin(
@@ -234,7 +266,8 @@ class TreeCollator:
     Args:
         pad_token_id: fills rows up to `length`.
         length: fixed row length in tokens; None pads to the longest row.
-        label_heads: also give `head_labels` `[batch, heads, length]` for this many heads.
+        label_heads: also give, `[batch, heads, length]` for this many heads, `head_labels` and `head_places`: the place
+            in the row from which the backbone itself chooses the label.
     """
 
     pad_token_id: int
@@ -245,6 +278,7 @@ class TreeCollator:
         length = self.length or max(map(len, rows))
         batch: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "attention_mask": [], "labels": []}
         head_labels: list[Tensor] = []
+        head_places: list[Tensor] = []
         for row in rows:
             pad = length - len(row)
             pad_node = len(row.node_parent)
@@ -258,8 +292,11 @@ class TreeCollator:
                     [next_token_labels(row, ahead=k + 2) + [IGNORE_INDEX] * pad for k in range(self.label_heads)]
                 )
             )
+            places = [places_ahead(row, ahead=k + 1) + [NO_SUCCESSOR] * pad for k in range(self.label_heads)]
+            head_places.append(torch.tensor(places))
         tensors = {name: torch.stack(parts) for name, parts in batch.items()}
         tensors["shift_labels"] = tensors["labels"]
         if self.label_heads:
             tensors["head_labels"] = torch.stack(head_labels)
+            tensors["head_places"] = torch.stack(head_places)
         return tensors

@@ -266,15 +266,15 @@ def test_inconsistent_medusa_llm_tensors(medusa_llm_checkpoint, changes, problem
 
 def test_fewer_heads_than_medusa_llms_config_says(medusa_llm_checkpoint):
     edit_config(medusa_llm_checkpoint, medusa_num_heads=4)
-    with pytest.raises(ValueError, match=r"does not hold 4 heads.*`3\.0\.linear\.weight` is missing"):
+    with pytest.raises(ValueError, match=r"does not hold heads of num_heads=4.*`3\.0\.linear\.weight` is missing"):
         load_heads(medusa_llm_checkpoint)
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"num_heads": 4}, r"4 heads.*`heads\.3\.blocks\.0\.linear\.weight` is missing"),
-        ({"num_heads": 2}, r"2 heads.*`heads\.2\.blocks\.0\.linear\.(weight|bias)` is unknown"),
+        ({"num_heads": 4}, r"num_heads=4.*`heads\.3\.blocks\.0\.linear\.weight` is missing"),
+        ({"num_heads": 2}, r"num_heads=2.*`heads\.2\.blocks\.0\.linear\.(weight|bias)` is unknown"),
         ({"vocab_size": 30}, r"is \[31, 16\] where \[30, 16\] is due"),
         ({"shared_projection": True}, r"`heads\.0\.projection\.weight` is unknown"),
     ],

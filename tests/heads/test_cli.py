@@ -16,7 +16,7 @@ from medusa_apar.heads.medusa_llm import save_medusa_llm
 
 def rows(printed: str) -> dict[str, str]:
     """The two-column table of `inspect` as a dictionary."""
-    return dict(re.findall(r"│ ([a-z ]+?) +│ (.+?) +│", printed))
+    return dict(re.findall(r"│ ([a-z_]+?) +│ (.+?) +│", printed))
 
 
 def test_inspect_prints_sizes_calibration_and_accuracy(heads, tmp_path, capsys):
@@ -28,11 +28,12 @@ def test_inspect_prints_sizes_calibration_and_accuracy(heads, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert rows(printed) == {
         "format": "medusa-apar",
-        "heads": "3",
-        "layers": "1",
-        "hidden size": "16",
-        "vocabulary": "31",
-        "shared projection": "no",
+        "kind": "Medusa",
+        "num_heads": "3",
+        "hidden_size": "16",
+        "vocab_size": "31",
+        "num_layers": "1",
+        "shared_projection": "False",
         "parameters": "2,304",
         "size": "0.00 MB in bfloat16",
     }
@@ -45,7 +46,7 @@ def test_inspect_reads_medusa_llms_format_and_says_that_accuracy_is_unknown(head
     main(["inspect", str(tmp_path)])
     printed = capsys.readouterr().out
     assert rows(printed)["format"] == "medusa-llm"
-    assert rows(printed)["heads"] == "3"
+    assert rows(printed)["num_heads"] == "3"
     assert "accuracy not recorded" in printed
 
 

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.candidates import ancestors, cartesian_tree
+from medusa_apar.candidates import ancestors
+from medusa_apar.fixed_tree import cartesian_tree
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import save_medusa_llm

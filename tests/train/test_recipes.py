@@ -66,46 +66,37 @@ def test_heldout_prompts_keep_their_wording() -> None:
     assert {r.prompt for r in heldout} <= {r.prompt for r in responses()}
 
 
-LONG_PROMPTS = [
-    "What are the most common causes of stress among people today?",
-    "How can a beginner learn to play the piano in one year?",
-    "Which plants grow well in a small garden without much sun?",
-    "Why do some cats sleep all day and run around all night?",
-]
+def asked(data: Path) -> dict[str, list[str]]:
+    """The prompts that the backbone is to answer, by part."""
+    return {
+        part: [json.loads(line)["prompt"] for line in (data / f"prompts-{part}.jsonl").read_text().splitlines()]
+        for part in ("train", "heldout")
+    }
 
 
-def training_prompts(folder: Path, prompts: list[str]) -> Path:
-    """A data folder whose training rows have these prompts, each of them twice, and one prompt held out."""
-    rows = [("train", Response(prompt, PROSE)) for prompt in 2 * prompts]
-    embedded.write_responses(folder, [*rows, ("heldout", Response("Who is never asked in training at all?", PROSE))])
-    return folder
+def test_heads_are_trained_and_measured_on_answers_to_other_prompts(tmp_path: Path) -> None:
+    """A rewording of a prompt is often answered alike, so it stands on the same side."""
+    narrow = [f"What are the most common causes of trouble number {n:02}?" for n in range(40)]
+    wide = [f"How does everybody at home deal with matter number {n:02}?" for n in range(60)]
+    every = [Response(prompt, PROSE) for prompt in narrow + wide]
+    embedded.write_own_prompts(tmp_path, every, every[:40], rewordings=40)
+    parts = asked(tmp_path)
+    named = {part: {prompt for prompt in prompts if prompt in {*narrow, *wide}} for part, prompts in parts.items()}
+    assert named["train"] | named["heldout"] == {*narrow, *wide}
+    assert len(named["heldout"]) == 2 + 3
+    for part, prompts in parts.items():
+        assert len(set(prompts)) == len(prompts)
+        assert prompts != sorted(prompts)
+        assert all(any(has_words_of(prompt, text) for prompt in named[part]) for text in prompts)
+    in_domain = sum(any(has_words_of(prompt, text) for prompt in narrow) for text in parts["train"])
+    assert in_domain > 0.8 * len(parts["train"]), "most prompts are of the domain"
 
 
-def test_own_prompts_are_so_many_of_the_training_prompts_in_random_order(tmp_path: Path) -> None:
-    known = [f"What is the meaning of number {n:02}?" for n in range(40)]
-    data = training_prompts(tmp_path, known)
-    everything = embedded.own_prompts(data, 40)
-    assert everything != sorted(everything)
-    assert sorted(everything) == known, "each once, and no rewording while there are enough"
-    some = embedded.own_prompts(data, 10)
-    assert len(set(some)) == len(some) == 10
-    assert set(some) <= set(known)
-    assert some != sorted(some)
-    assert embedded.own_prompts(data, 10) == some, "the same recipe asks the same again"
-
-
-def test_own_prompts_are_filled_up_with_new_rewordings(tmp_path: Path) -> None:
-    prompts = embedded.own_prompts(training_prompts(tmp_path, LONG_PROMPTS), 50)
-    assert len(set(prompts)) == len(prompts) == 50
-    assert set(LONG_PROMPTS) <= set(prompts)
-    new = set(prompts) - set(LONG_PROMPTS)
-    assert all(any(has_words_of(prompt, text) for prompt in LONG_PROMPTS) for text in new)
-    assert set(prompts[: len(LONG_PROMPTS)]) != set(LONG_PROMPTS), "rewordings stand among the others"
-
-
-def test_own_prompts_end_where_no_rewording_is_new(tmp_path: Path) -> None:
-    data = training_prompts(tmp_path, ["Who wrote Faust?", "Who painted Guernica?"])
-    assert sorted(embedded.own_prompts(data, 10)) == ["Who painted Guernica?", "Who wrote Faust?"]
+def test_the_same_recipe_asks_the_same_again(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        embedded.write_own_prompts(tmp_path / name, responses(), responses()[:20], rewordings=20)
+    assert asked(tmp_path / "one") == asked(tmp_path / "two")
 
 
 def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> None:

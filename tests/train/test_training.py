@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
-from medusa_apar.heads import MedusaHeads
+from medusa_apar.heads import MedusaHeads, SequentialHeads
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import backbone, heads, provenance
-from medusa_apar.train.tree_data import IGNORE_INDEX
+from medusa_apar.train.tree_data import IGNORE_INDEX, TreeCollator, decoded_row
 
 Save = Callable[..., Path]
 Train = Callable[[list[str]], None]
@@ -188,7 +191,9 @@ class TestHeads:
         data = backbone.load_dataset([str(rows_file)], AutoTokenizer.from_pretrained(tiny_backbone_dir), 128, 0.5)
         args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True)
         collator = heads.TreeCollator(pad_token_id=0, label_heads=2)
-        trainer = heads.HeadsTrainer(model, untrained, args, decay=0.8, data_collator=collator, train_dataset=data)
+        trainer = heads.HeadsTrainer(
+            model, untrained, args, decay=0.8, distil=False, data_collator=collator, train_dataset=data
+        )
         trainer.train()
         assert all(torch.equal(p, weights[name]) for name, p in model.state_dict().items())
         assert (tiny_backbone_dir / "model.safetensors").read_bytes() == before
@@ -202,6 +207,67 @@ class TestHeads:
         heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", *more))
         assert all(0 < value < 1000 for value in losses(tmp_path / "out"))
         assert MedusaHeads.from_pretrained(tmp_path / "out").config.accuracy[-1] == [0.0] * heads.TOP
+
+
+@pytest.fixture(scope="module", name="folder")
+def sequential_heads(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sequential")
+    more = ["--kind", "sequential", "--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
+    more += ["--eval_data", str(rows_file), "--muon", "--learning_rate", "1e-2"]
+    heads.main(arguments(tiny_backbone_dir, rows_file, folder, *more))
+    return folder
+
+
+class TestSequentialHeads:
+    """Heads that see the guesses before their own, trained on the backbone's own answers and distribution."""
+
+    def test_the_loss_goes_down(self, folder: Path) -> None:
+        values = losses(folder)
+        assert values[-1] < values[0]
+
+    def test_they_load_with_accuracy_and_calibration(self, folder: Path, tiny_backbone_dir: Path) -> None:
+        loaded = load_heads(folder, AutoModelForCausalLM.from_pretrained(tiny_backbone_dir))
+        assert isinstance(loaded, SequentialHeads)
+        assert len(loaded.config.accuracy) == len(loaded.config.calibration_temperature) == 2
+
+    def test_the_answers_are_kept_and_used_again(
+        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for part in ("train", "eval"):
+            shutil.copy(folder / f"own-{part}.jsonl", tmp_path)
+        monkeypatch.setattr(MedusaAparModel, "generate", None)
+        more = ["--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+        assert (tmp_path / "own-train.jsonl").read_bytes() == (folder / "own-train.jsonl").read_bytes()
+
+
+def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(
+    tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """On a greedy answer of the backbone itself, each label is the best token of its own distribution there."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+    ids = tiny_tokenizer("a b", return_tensors="pt")
+    answer: Any = MedusaAparModel(model).generate(**ids, max_new_tokens=30, return_dict_in_generate=True)
+    row = decoded_row(answer.trees[0])
+    batch = TreeCollator(pad_token_id=0, label_heads=3)([row])
+    places = heads.Places.of_batch(model, batch)
+    known = places.labels != IGNORE_INDEX
+    assert known.sum() > 20
+    with torch.no_grad():
+        best = model.lm_head(places.sources).argmax(dim=-1)
+    agreeing = (best == places.labels)[known].float().mean()
+    assert agreeing > 0.9, "all but what the rules of control tokens forbid"
+    for head in range(2):
+        both = known[head + 1]
+        assert torch.equal(places.path[both, head + 1], places.labels[head, both]), "what was guessed is seen next"
+
+
+def test_distilled_loss_of_certain_labels_is_the_mean_loss() -> None:
+    logits, labels = torch.randn(6, 10), torch.tensor([1, IGNORE_INDEX, 3, 4, IGNORE_INDEX, 9])
+    teacher = torch.full((6, 10), -100.0)
+    teacher[torch.arange(6), labels.clamp(min=0)] = 100.0
+    torch.testing.assert_close(heads.distilled_loss(logits, labels, teacher), heads.mean_loss(logits, labels))
+    assert heads.distilled_loss(logits, torch.full((6,), IGNORE_INDEX), teacher) == 0
 
 
 def test_mean_loss_is_per_label() -> None:

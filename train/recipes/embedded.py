@@ -3,8 +3,8 @@
     python -m medusa_apar.train.recipes.embedded --data responses-train.jsonl.xz --output runs/embedded
 
 Stages: select responses, train a tokenizer, initialise a small Llama, train it on tree-packed rows
-(pre-training and APAR tuning in one: at this size there is no budget for both), let it answer training prompts,
-train the heads on these answers (self-distillation, as in Medusa's section 2.3.2), bundle.
+(pre-training and APAR tuning in one: at this size there is no budget for both), train sequential heads on its own
+answers to training prompts (self-distillation, as in Medusa's section 2.3.2), bundle.
 A stage that has finished is not run again; an interrupted one goes on from its last checkpoint.
 """
 
@@ -18,16 +18,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
-from medusa_apar.heads import MedusaHeads
-from medusa_apar.model import MedusaAparModel
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.precision import default_dtype
 
 from ..backbone import main as train_backbone
 from ..heads import main as train_heads
@@ -140,42 +138,27 @@ def initialize(folder: Path, tokenizer: PreTrainedTokenizerFast, hidden_size: in
     tokenizer.save_pretrained(folder)
 
 
-def own_prompts(data: Path, count: int) -> list[str]:
-    """Training prompts in random order, and as many new rewordings of them as are missing to `count`."""
-    random = Random(0)
-    known = sorted({response.prompt for response in read_responses(data / "train.jsonl", BadRows())})
-    prompts = set(known)
-    for _ in range(2 * count):
-        if len(prompts) >= count:
-            break
-        prompts.add(reword(random.choice(known), random))
-    return random.sample(sorted(prompts), min(count, len(prompts)))
+def write_own_prompts(data: Path, responses: Sequence[Response], chosen: Sequence[Response], rewordings: int) -> None:
+    """Write the prompts whose answers by the backbone the heads are to guess.
 
-
-def answer_prompts(backbone: Path, data: Path, answers: int, max_new_tokens: int, batch: int) -> None:
-    """Let the backbone answer training prompts, for heads that guess what it writes itself.
-
-    Reads `train.jsonl` and writes `own-train.jsonl` and `own-heldout.jsonl`, whose prompts differ.
+    They are those of the narrow domain, most of them reworded, and, for text off the backbone's track, short prompts of
+    all of the data. Each prompt is in `prompts-train.jsonl` or, with its rewordings, in `prompts-heldout.jsonl`.
     """
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    model = MedusaAparModel.from_pretrained(backbone, dtype=torch.float32)
-    prompts = own_prompts(data, answers)
-    rows = []
-    for start in tqdm(range(0, len(prompts), batch), desc="own answers"):
-        chosen = prompts[start : start + batch]
-        inputs: Any = tokenizer.apply_chat_template(
-            [[{"role": "user", "content": prompt}] for prompt in chosen],
-            add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
-        )  # fmt: skip
-        sequences: Any = model.generate(
-            inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=max_new_tokens
-        )
-        texts = tokenizer.batch_decode(sequences[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        rows += [(prompt, text) for prompt, text in zip(chosen, texts, strict=True) if text.strip()]
-    heldout = max(1, len(rows) // 20)
-    for name, part in (("own-heldout", rows[:heldout]), ("own-train", rows[heldout:])):
-        lines = [json.dumps({"prompt": prompt, "response": text}) + "\n" for prompt, text in part]
-        (data / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    data.mkdir(parents=True, exist_ok=True)
+    random = Random(0)
+    narrow = sorted({response.prompt for response in chosen})
+    wide = sorted({response.prompt for response in responses if len(response.prompt) <= 200} - set(narrow))
+    parts: dict[str, list[str]] = {"train": [], "heldout": []}
+    taken: set[str] = set()
+    for prompts, copies in ((narrow, rewordings), (wide, rewordings // 20)):
+        for number, prompt in enumerate(prompts):
+            wordings = {prompt, *(reword(prompt, random) for _ in range(copies))}
+            parts["train" if number % 20 else "heldout"] += sorted(wordings - taken)
+            taken |= wordings
+    for name, asked in parts.items():
+        random.shuffle(asked)
+        rows = [json.dumps({"prompt": prompt, "response": prompt}) + "\n" for prompt in asked]
+        (data / f"prompts-{name}.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 def bundle(backbone: Path, heads: Path, output: Path) -> None:
@@ -185,8 +168,8 @@ def bundle(backbone: Path, heads: Path, output: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16)
     model.save_pretrained(staging, max_shard_size=SHARD_SIZE)
     AutoTokenizer.from_pretrained(backbone).save_pretrained(staging)
-    medusa_heads = MedusaHeads.from_pretrained(heads, dtype=torch.bfloat16)
-    medusa_heads.save_pretrained(staging / "heads", max_shard_size=SHARD_SIZE)
+    draft_heads = load_heads(heads, dtype=torch.bfloat16)
+    draft_heads.save_pretrained(staging / "heads", max_shard_size=SHARD_SIZE)
     shutil.copy(backbone / TRAINING_RECORD, staging / TRAINING_RECORD)
     shutil.copy(heads / TRAINING_RECORD, staging / "heads" / TRAINING_RECORD)
     shutil.rmtree(output, ignore_errors=True)
@@ -207,8 +190,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of the backbone")
-    parser.add_argument("--own-answers", type=int, default=2400, help="the backbone's answers on which the heads train")
-    parser.add_argument("--head-steps", type=int, default=3200, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
+    parser.add_argument("--head-steps", type=int, default=1500, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
@@ -218,11 +201,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     backbone, heads = args.output / "backbone", args.output / "heads"
     if not (init / "tokenizer.json").exists():
         bad_rows = BadRows()
-        responses = list(read_responses(args.data, bad_rows))
+        every = responses = list(read_responses(args.data, bad_rows))
         if bad_rows.counts:
             logger.warning("left out: %s", bad_rows)
         if args.prompts:
             responses = narrow_domain(responses, args.prompts, args.max_characters)
+        write_own_prompts(data, every, responses, args.rewordings)
         write_responses(data, split_responses(responses, heldout_share=0.03, seed=0))
         tokenizer = train_tokenizer((text for r in responses for text in (r.prompt, r.response)), args.vocab_size)
         initialize(init, tokenizer, args.hidden_size, args.layers)
@@ -240,15 +224,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "--eval_strategy", "steps", "--eval_steps", "200",
             ]
         )  # fmt: skip
-    if not (data / "own-train.jsonl").exists():
-        answer_prompts(backbone, data, args.own_answers, args.max_length - 100, batch=8)
     if not (heads / TRAINING_RECORD).exists():
         train_heads(
             [
                 *common, "--model", str(backbone), "--output_dir", str(heads), "--max_steps", str(args.head_steps),
-                "--data", str(data / "own-train.jsonl"), "--eval_data", str(data / "own-heldout.jsonl"),
-                "--num_heads", str(args.heads), "--learning_rate", "3e-3",
+                "--data", str(data / "prompts-train.jsonl"), "--eval_data", str(data / "prompts-heldout.jsonl"),
+                "--labels", "self", "--max_new_tokens", str(args.max_length * 3 // 4),
+                "--kind", "sequential", "--num_heads", str(args.heads), "--learning_rate", "3e-3",
                 "--per_device_train_batch_size", str(max(1, args.batch // 2)),
+                "--bf16", str(default_dtype() is torch.bfloat16), "--use_cpu", str(not torch.cuda.is_available()),
             ]
         )  # fmt: skip
     bundle(backbone, heads, args.output / "bundle")

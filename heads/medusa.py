@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .backbone_weights import execution_device, projection_weight
 from .config import MedusaHeadsConfig
+from .draft_heads import DraftHeads
 
 
 class ResidualBlock(nn.Module):
@@ -45,13 +46,11 @@ class MedusaHead(nn.Module):
         return self.projection(output) if hasattr(self, "projection") else output
 
 
-class MedusaHeads(PreTrainedModel):
-    """A set of Medusa heads over a backbone's last hidden state."""
+class MedusaHeads(DraftHeads):
+    """A set of Medusa heads, each of which guesses from the hidden state alone."""
 
     config_class = MedusaHeadsConfig
     config: MedusaHeadsConfig
-    base_model_prefix = "heads"
-    main_input_name = "hidden_states"
 
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__(config)
@@ -88,32 +87,19 @@ class MedusaHeads(PreTrainedModel):
                     head.projection.weight.copy_(weight)
         return heads
 
-    def check_fits(self, backbone: PreTrainedModel) -> None:
-        """Raise a ValueError where these heads cannot sit on a backbone."""
-        sizes = backbone.config.get_text_config()
-        for name, ours, theirs in (
-            ("hidden_size", self.config.hidden_size, sizes.hidden_size),
-            ("vocab_size", self.config.vocab_size, sizes.vocab_size),
-        ):
-            if ours != theirs:
-                raise ValueError(
-                    f"heads have {name}={ours}, but the backbone has {name}={theirs}; "
-                    "use heads that were trained on this backbone (`medusa-apar train heads`)"
-                )
+    def forward(
+        self,
+        hidden_states: Tensor,
+        lm_head: nn.Module,
+        embeddings: nn.Module | None = None,
+        path: Tensor | None = None,
+    ) -> Tensor:
+        return torch.stack([self.head_logits(head, hidden_states, lm_head) for head in range(self.config.num_heads)])
 
-    def forward(self, hidden_states: Tensor, lm_head: nn.Module) -> Tensor:
-        """Logits of every head.
-
-        Args:
-            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device.
-            lm_head: the backbone's output projection, used where `shared_projection` is set.
-
-        Returns:
-            `[num_heads, ..., vocab_size]`, on the heads' device.
-        """
+    def head_logits(self, head: int, hidden_states: Tensor, lm_head: nn.Module) -> Tensor:
+        """Logits of one head, counted from 0: `[..., vocab_size]`; `lm_head` is used where it is shared."""
         own = next(self.parameters(), hidden_states)
-        inputs = hidden_states.to(own.device, own.dtype)
-        outputs = torch.stack([head(inputs) for head in self.heads])
+        outputs: Tensor = self.heads[head](hidden_states.to(own.device, own.dtype))
         if not self.config.shared_projection:
             return outputs
         logits: Tensor = lm_head(outputs.to(hidden_states)).to(own.device)

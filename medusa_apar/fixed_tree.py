@@ -1,0 +1,50 @@
+"""medusa-llm's way to choose nodes, for comparison: the same tree behind every pending token.
+
+Source: Medusa (Cai et al. 2024, arXiv 2401.10774), sections 2.1.2 and 2.3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, product
+
+from .budget import FixedBudget
+from .drafting import TreeShape
+
+
+class FixedTree(FixedBudget):
+    """Carry the whole of a tree behind every pending token.
+
+    Args:
+        choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
+
+    Attributes:
+        shape: the tree, level by level.
+
+    Raises:
+        ValueError: for no path at all, or one whose parent is missing.
+    """
+
+    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        paths = sorted({tuple(path) for path in choices}, key=lambda path: (len(path), path))
+        for path in paths:
+            if len(path) > 1 and path[:-1] not in paths:
+                raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
+        if not paths:
+            raise ValueError(
+                "medusa_choices is empty; list paths of ranks, or pass medusa=False to decode without guesses"
+            )
+        levels = [[path for path in paths if len(path) == length] for length in range(len(paths[-1]) + 1)]
+        levels[0] = [()]
+        self.shape: TreeShape = tuple(
+            tuple((above.index(path[:-1]), path[-1]) for path in level) for above, level in pairwise(levels)
+        )
+
+
+def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:
+    """All paths of ranks of medusa-llm's cartesian tree, breadth first, without the root.
+
+    `widths[k]` best guesses of head k + 1 stand under every node of level k.
+    """
+    return [path for level in range(1, len(widths) + 1) for path in product(*map(range, widths[:level]))]
