@@ -63,7 +63,7 @@ class GraphedPass(ForwardPass):
         return kept
 
     def fit(self, placement: Placement) -> Placement:
-        extent = min(extent_bucket(placement.extent), placement.cache.stride)
+        extent = min(extent_bucket(placement.extent), placement.cache.capacity + 1)
         return placement.padded(node_bucket(len(placement)), extent, node_bucket(placement.most))
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:

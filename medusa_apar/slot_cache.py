@@ -35,8 +35,11 @@ class SlotCache(Cache):
 
     @property
     def stride(self) -> int:
-        """Slots of a pool in the tensors."""
-        return self.capacity + 1
+        """Slots of a pool in the tensors: slot 0, its own, and one that is never used.
+
+        What is attended over is never all of a tensor then, which compiled graphs would take for another case.
+        """
+        return self.capacity + 2
 
     def resized(self, pools: int, capacity: int) -> SlotCache:
         """An empty cache of another size for the same model."""

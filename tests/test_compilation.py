@@ -61,6 +61,16 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     assert backend.graphs == 3, "one more for several pools"
 
 
+def test_a_full_pool_is_no_case_of_its_own() -> None:
+    """Inductor compiles anew where all of a tensor is attended over."""
+    wrapped = model()._backbone
+    with torch.inference_mode(), wrapped.active():
+        (pool,) = wrapped.new_pools(1, 127)
+        full = placed(pool, pool.open_row(), start=0, nodes=127)
+        assert full.extent == 128
+        assert full.extent < full.cache.stride
+
+
 def test_models_of_one_shape_do_not_share_graphs() -> None:
     _, ids, mask = batch(2)
     models = [model(seed=3), model(seed=4)]
