@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED, MedusaAparModel
 from medusa_apar.candidates import ROOT, StepNodes
-from medusa_apar.decoder import Decoder, LiveThread, Verdict
+from medusa_apar.decoder import Decoder, Verdict
+from medusa_apar.live import LiveThread
 
 PROMPT = "What are the main causes of stress?"
 THREADS = 4

@@ -173,14 +173,15 @@ def measure(
     positions = context + np.array(depth)
     launches, totals = [], []
     with backbone.active(), way.active():
-        first = Placement.acquire([(pool, np.arange(1))], np.array(rows[:1]), np.array([context]), np.eye(1) > 0)
-        backbone.forward(first, np.zeros(1, dtype=np.int64), last_only=True)
+        zero, zeros = np.zeros(1, dtype=np.int64), np.zeros(nodes, dtype=np.int64)
+        first = Placement.acquire([pool], zero, np.array(rows[:1]), np.array([context]), np.eye(1) > 0)
+        backbone.prefill(first, zero, kept=zero)
         first.give_back(np.ones(1, dtype=np.bool_))
         for _ in range(_WARM_UPS + repeats):
             _synchronize(device)
             start = perf_counter()
-            placement = Placement.acquire([(pool, np.arange(nodes))], np.array(rows)[thread], positions, above)
-            logits, _ = backbone.forward(placement, np.zeros(nodes, dtype=np.int64))
+            placement = Placement.acquire([pool], zeros, np.array(rows)[thread], positions, above)
+            logits, _ = backbone.forward(placement, zeros)
             launched = perf_counter()
             logits.argmax(dim=-1).tolist()
             totals.append(1e3 * (perf_counter() - start))

@@ -118,33 +118,36 @@ def _fill(
         state: tensors by the names that the file gives them.
         path: the file, for messages.
         rename: turns one of our parameters' names into the file's.
-        dtype: dtype of the heads, or None for that of the first tensor.
+        dtype: dtype of the heads, or None for that of the first parameter.
         device: device of the heads, or None for the CPU.
 
     Raises:
-        ValueError: a tensor is missing, superfluous, of another shape, or not of floating point.
+        ValueError: a tensor is missing, superfluous, of another shape, or of another kind of numbers.
     """
     with torch.device("meta"):
         heads: DraftHeads = KINDS[config.model_type](config)
-    expected = {rename(name): tensor.shape for name, tensor in heads.state_dict().items()}
+    expected = {rename(name): tensor for name, tensor in heads.state_dict().items()}
     sizes = ", ".join(f"{name}={value}" for name, value in config.shape.items())
     problems = [f"`{name}` is missing" for name in expected if name not in state]
     problems += [f"`{name}` is unknown" for name in state if name not in expected]
-    for name, shape in expected.items():
-        if name in state and state[name].shape != shape:
-            problems.append(f"`{name}` is {list(state[name].shape)} where {list(shape)} is due")
-        elif name in state and not state[name].is_floating_point():
-            problems.append(f"`{name}` is {state[name].dtype}, not floating point")
+    for name, due in expected.items():
+        if name in state and state[name].shape != due.shape:
+            problems.append(f"`{name}` is {list(state[name].shape)} where {list(due.shape)} is due")
+        elif name in state and state[name].is_floating_point() != due.is_floating_point():
+            kind = "floating point" if due.is_floating_point() else str(due.dtype)
+            problems.append(f"`{name}` is {state[name].dtype}, not {kind}")
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
             f"{path} does not hold heads of {sizes}: {', '.join(problems[:3])}{more}; "
             f"make it and {CONFIG} agree, or {RETRIEVE}"
         )
-    dtype = dtype or next(iter(state.values())).dtype
+    dtype = dtype or next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
     owned = {
-        name: state.pop(rename(name)).to(device=device, dtype=dtype, copy=True).contiguous()
-        for name in heads.state_dict()
+        name: state.pop(rename(name))
+        .to(device=device, dtype=dtype if due.is_floating_point() else due.dtype, copy=True)
+        .contiguous()
+        for name, due in heads.state_dict().items()
     }
     heads.load_state_dict(owned, assign=True)
     heads.eval()  # type: ignore[no-untyped-call]

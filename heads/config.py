@@ -67,15 +67,28 @@ class SequentialHeadsConfig(HeadsConfig):
 
     Args:
         intermediate_size: width between the head's two matrices; by default four times `hidden_size`.
+        draft_vocab_size: rows of the heads' own projection: tokens that may be guessed, and one row for all others.
+            None: any token may be, and the backbone's `lm_head` projects.
+        embedding_scale: what the backbone's embeddings are multiplied by, so that their entries are about 1: backbones
+            scale them in ways of their own.
         **kwargs: of `HeadsConfig`. Accuracy is that behind the right tokens before.
     """
 
     model_type = "medusa_apar_sequential_heads"
 
-    def __init__(self, intermediate_size: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        intermediate_size: int | None = None,
+        draft_vocab_size: int | None = None,
+        embedding_scale: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.intermediate_size = intermediate_size or 4 * self.hidden_size
+        self.draft_vocab_size = draft_vocab_size
+        self.embedding_scale = embedding_scale
 
     @property
     def shape(self) -> dict[str, int | bool]:
-        return super().shape | {"intermediate_size": self.intermediate_size}
+        own = {} if self.draft_vocab_size is None else {"draft_vocab_size": self.draft_vocab_size}
+        return super().shape | {"intermediate_size": self.intermediate_size} | own

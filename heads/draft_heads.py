@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -11,11 +12,21 @@ from .config import HeadsConfig
 
 
 class DraftHeads(PreTrainedModel):
-    """A set of heads over a backbone's last hidden state."""
+    """A set of heads over a backbone's last hidden state.
+
+    Attributes:
+        draft_token_ids: `[tokens]` int64, the tokens that may be guessed, in the order of the logits, where one more
+            logit stands for all other tokens; None where every token has a logit.
+    """
 
     config: HeadsConfig
+    draft_token_ids: Tensor | None
     base_model_prefix = "heads"
     main_input_name = "hidden_states"
+
+    def __init__(self, config: HeadsConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("draft_token_ids", None)
 
     @abstractmethod
     def forward(
@@ -35,8 +46,30 @@ class DraftHeads(PreTrainedModel):
                 k of them.
 
         Returns:
-            `[num_heads, ..., vocab_size]`, on the heads' device.
+            `[num_heads, ..., logits]`, on the heads' device.
         """
+
+    def places_of(self, token_ids: Tensor) -> Tensor:
+        """Which logit stands for each of some tokens: int64, of their shape."""
+        if self.draft_token_ids is None:
+            return token_ids
+        tokens = self.draft_token_ids
+        places = torch.full((self.config.vocab_size,), len(tokens), device=tokens.device)
+        places[tokens] = torch.arange(len(tokens), device=tokens.device)
+        return places[token_ids]
+
+    def as_guessed(self, probabilities: Tensor) -> Tensor:
+        """Probabilities of all tokens, `[..., vocab_size]`, as those of what the logits stand for, `[..., logits]`."""
+        if self.draft_token_ids is None:
+            return probabilities
+        known = probabilities[..., self.draft_token_ids]
+        others = (1 - known.sum(dim=-1, keepdim=True)).clamp(min=0)
+        return torch.cat([known, others], dim=-1)
+
+    @property
+    def guessable(self) -> int:
+        """Tokens that may be guessed."""
+        return self.config.vocab_size if self.draft_token_ids is None else len(self.draft_token_ids)
 
     def check_fits(self, backbone: PreTrainedModel) -> None:
         """Raise a ValueError where these heads cannot sit on a backbone."""

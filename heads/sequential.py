@@ -2,7 +2,9 @@
 
 Source: Hydra (Ankner et al. 2024, arXiv 2402.05109), section 3, for heads that see the embeddings of earlier guesses;
 recurrent drafting (Zhang et al. 2024, arXiv 2403.09919), section 3, for one head that is applied again and again. It
-moves a state on by a token, and the backbone's own `lm_head` projects the state to the vocabulary.
+moves a state on by a token, and the backbone's own `lm_head` projects the state to the vocabulary; or a small matrix of
+the heads' own projects it to a draft vocabulary of the commonest tokens: FR-Spec (Zhao et al. 2025, arXiv 2502.14856),
+section 3.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbone_weights import execution_device
+from .backbone_weights import execution_device, projection_weight
 from .config import SequentialHeadsConfig
 from .draft_heads import DraftHeads
 
@@ -41,6 +43,10 @@ class SequentialHeads(DraftHeads):
     def __init__(self, config: SequentialHeadsConfig) -> None:
         super().__init__(config)
         self.head = SequentialHead(config)
+        self.projection: nn.Linear | None = None
+        if config.draft_vocab_size is not None:
+            self.projection = nn.Linear(config.hidden_size, config.draft_vocab_size, bias=False)
+            self.register_buffer("draft_token_ids", torch.arange(config.draft_vocab_size - 1))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -51,19 +57,49 @@ class SequentialHeads(DraftHeads):
 
     @classmethod
     def for_backbone(
-        cls, backbone: PreTrainedModel, *, num_heads: int = 5, intermediate_size: int | None = None
+        cls,
+        backbone: PreTrainedModel,
+        *,
+        num_heads: int = 5,
+        intermediate_size: int | None = None,
+        draft_token_ids: Tensor | None = None,
     ) -> SequentialHeads:
-        """Untrained heads for a backbone, which guess what its `lm_head` does."""
+        """Untrained heads for a backbone, which guess what its `lm_head` does.
+
+        Args:
+            backbone: the model.
+            num_heads: tokens that are guessed ahead.
+            intermediate_size: of `SequentialHeadsConfig`.
+            draft_token_ids: `[tokens]` int64, of a draft vocabulary; None guesses among all tokens.
+        """
         sizes = backbone.config.get_text_config()
         config = SequentialHeadsConfig(
             num_heads=num_heads,
             intermediate_size=intermediate_size,
+            draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids) + 1,
+            embedding_scale=1 / _embedding_size(backbone),
             hidden_size=sizes.hidden_size,
             vocab_size=sizes.vocab_size,
         )
+        heads = cls(config)
+        if draft_token_ids is not None:
+            assert heads.projection is not None
+            rows = projection_weight(backbone)[draft_token_ids]
+            with torch.no_grad():
+                heads.projection.weight.copy_(nn.functional.pad(rows, (0, 0, 0, 1)))
+            heads.draft_token_ids = draft_token_ids.clone()
         device = execution_device(backbone.get_output_embeddings())
-        heads: SequentialHeads = cls(config).to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
-        return heads
+        placed: SequentialHeads = heads.to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
+        return placed
+
+    def check_fits(self, backbone: PreTrainedModel) -> None:
+        super().check_fits(backbone)
+        tokens = self.draft_token_ids
+        if tokens is not None and not bool(((tokens >= 0) & (tokens < self.config.vocab_size)).all()):
+            raise ValueError(
+                f"draft_token_ids of these heads lie outside a vocabulary of {self.config.vocab_size} tokens; "
+                "use heads that were trained on this backbone (`medusa-apar train heads`)"
+            )
 
     def advance(self, state: Tensor, token_ids: Tensor, embeddings: nn.Module) -> Tensor:
         """Move states on by a token.
@@ -77,11 +113,19 @@ class SequentialHeads(DraftHeads):
             `[..., hidden_size]`, for `lm_head`, of the dtype and device of `state`.
         """
         own = self.head.up.weight
-        embedding = embeddings(token_ids).to(own.device, own.dtype)
-        # Backbones scale embeddings in ways of their own; of unit size they suit the state in all of them.
-        unit = nn.functional.rms_norm(embedding, embedding.shape[-1:], eps=1e-6)
-        moved: Tensor = self.head(state.to(own.device, own.dtype), unit)
+        embedding = embeddings(token_ids).to(own.device, own.dtype) * self.config.embedding_scale
+        moved: Tensor = self.head(state.to(own.device, own.dtype), embedding)
         return moved.to(state)
+
+    def project(self, state: Tensor, lm_head: nn.Module) -> Tensor:
+        """Logits `[..., logits]` of states, on the heads' device."""
+        own = self.head.up.weight
+        logits: Tensor
+        if self.projection is None:
+            logits = lm_head(state).to(own.device)
+        else:
+            logits = self.projection(state.to(own.device, own.dtype))
+        return logits
 
     def forward(
         self,
@@ -95,5 +139,14 @@ class SequentialHeads(DraftHeads):
         logits, state = [], hidden_states
         for token_ids in path.unbind(dim=-1):
             state = self.advance(state, token_ids, embeddings)
-            logits.append(lm_head(state))
-        return torch.stack(logits).to(self.device)
+            logits.append(self.project(state, lm_head))
+        return torch.stack(logits)
+
+
+@torch.no_grad()
+def _embedding_size(backbone: PreTrainedModel) -> float:
+    """Root mean square of the entries of a backbone's embeddings."""
+    embeddings = backbone.get_input_embeddings()
+    tokens = torch.arange(backbone.config.get_text_config().vocab_size, device=execution_device(embeddings))
+    sizes = [embeddings(some).float().square().mean() for some in tokens.split(1024)]  # type: ignore[no-untyped-call]
+    return float(torch.stack(sizes).mean().sqrt())

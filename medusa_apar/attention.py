@@ -21,6 +21,7 @@ def slot_attention(
     scaling: float | None = None,
     pool_nodes: Tensor | None = None,
     node_places: Tensor | None = None,
+    attended_pools: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention, every node over the slots of its own pool.
@@ -34,16 +35,19 @@ def slot_attention(
         value: the same shape.
         attention_mask: additive, `[1, 1, nodes, extent]`; its columns are slots of the node's own pool.
         scaling: of the scores.
-        pool_nodes: `[pools, most]` the nodes of each pool, any node in excess places; None where there is one pool.
+        pool_nodes: `[attended, most]` the nodes of each pool, any node in excess places; None where there is one pool.
         node_places: `[nodes]` where each node stands in `pool_nodes`, counted through; None likewise.
+        attended_pools: `[attended]` the pools whose keys and values are looked at; None: all.
         **kwargs: what models pass to other attention functions; the mask has the window, and nothing drops out.
 
     Returns:
         `[1, nodes, heads, head_dim]`, and no attention weights.
     """
     if pool_nodes is not None:
-        query = query[0][:, pool_nodes].transpose(0, 1)  # [pools, heads, most, head_dim]
-        attention_mask = attention_mask[0, 0, pool_nodes][:, None]  # [pools, 1, most, extent]
+        query = query[0][:, pool_nodes].transpose(0, 1)  # [attended, heads, most, head_dim]
+        attention_mask = attention_mask[0, 0, pool_nodes][:, None]  # [attended, 1, most, extent]
+    if attended_pools is not None:
+        key, value = key[attended_pools], value[attended_pools]
     pools, heads, nodes, head_dim = query.shape
     kv_heads, extent = key.shape[1:3]
     shared = heads // kv_heads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from sys import maxsize
 
 import numpy as np
@@ -52,7 +53,7 @@ class Backbone:
         size: int = self.model.config.vocab_size
         return size
 
-    @property
+    @cached_property
     def context_length(self) -> int:
         """Positions on which one thread's logits do not depend on another's."""
         return context_length(self.model.config)
@@ -83,20 +84,31 @@ class Backbone:
             handle.remove()
             self._head_inputs = None
 
-    def forward(self, placement: Placement, token_ids: Ints, *, last_only: bool = False) -> tuple[Tensor, Tensor]:
-        """Run the model once over the nodes of a step, or over a stretch of a prompt.
+    def prefill(self, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
+        """Run the model once over stretches of prompts.
 
         Args:
             placement: where the nodes lie; keys and values are written to and read from its cache.
             token_ids: `[nodes]`.
-            last_only: give logits for the last node alone, as for a prompt.
+            kept: `[kept]` the nodes whose logits are wanted.
 
         Returns:
-            Logits `[nodes or 1, vocabulary]` and head inputs `[nodes or 1, hidden_size]`; valid until the next call.
+            Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
         """
-        if last_only:
-            with attending_slots(self.model.config):
-                return self.run(self._inputs(placement, token_ids), placement.cache, logits_to_keep=1)
+        inputs = self._inputs(placement.narrowed(), token_ids)
+        with attending_slots(self.model.config):
+            return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
+
+    def forward(self, placement: Placement, token_ids: Ints) -> tuple[Tensor, Tensor]:
+        """Run the model once over the nodes of a step.
+
+        Args:
+            placement: where the nodes lie; keys and values are written to and read from its cache.
+            token_ids: `[nodes]`.
+
+        Returns:
+            Logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; valid until the next call.
+        """
         fitting = self.step.fit(placement)
         padding = len(fitting) - len(placement)
         inputs = self._inputs(fitting, np.pad(token_ids, (0, padding)) if padding else token_ids)
@@ -107,18 +119,23 @@ class Backbone:
     def _inputs(self, placement: Placement, token_ids: Ints) -> PassInputs:
         device = execution_device(self.model)
         groups = placement.groups() if placement.cache.pools > 1 else ()
+        attended = () if placement.attended is None else (placement.attended,)
         return PassInputs(
             to_device(token_ids, device)[None],
             to_device(placement.positions, device)[None],
             attention_masks(self.model.config, placement, self.model.dtype, device),
             to_device(placement.flat_slots, device),
-            *(to_device(group, device) for group in groups),
+            *(to_device(each, device) for each in (*groups, *attended)),
         )
 
-    def run(self, inputs: PassInputs, cache: SlotCache, logits_to_keep: int = 0) -> tuple[Tensor, Tensor]:
-        """Call the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; or the last ones."""
+    def run(self, inputs: PassInputs, cache: SlotCache, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Call the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`, of some nodes or all."""
         cache.aim(inputs.slots, inputs.extent)
-        by_pool = {"pool_nodes": inputs.pool_nodes, "node_places": inputs.node_places} if cache.pools > 1 else {}
+        by_pool = {
+            name: tensor
+            for name in ("pool_nodes", "node_places", "attended_pools")
+            if (tensor := getattr(inputs, name)) is not None
+        }
         output = self.model(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,

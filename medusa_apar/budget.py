@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
 from sys import maxsize
 from time import perf_counter
 
@@ -21,6 +20,8 @@ from tqdm import tqdm
 from .drafting import TreeShape
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
+CHAIN: TreeShape = (((0, 0),),) * 16
+"""A single path, longer than heads guess."""
 ENOUGH_SECONDS = 3.0
 """Time after which measuring the cost curve ends with the round that it is in."""
 
@@ -40,11 +41,11 @@ class CostCurve:
         return np.array(self.seconds)
 
     @staticmethod
-    def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 5) -> CostCurve:
+    def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 9) -> CostCurve:
         """Time `run(count)` at a few counts and join them by straight lines.
 
         A first round warms up, and so does a call before each timed one, as decoding keeps to one size for a while.
-        What is slow is timed fewer times.
+        The fastest time counts: whatever else the machine does only ever adds to it. What is slow is timed fewer times.
         """
         begin = perf_counter()
         times: dict[int, list[float]] = {count: [] for count in counts}
@@ -58,7 +59,7 @@ class CostCurve:
                 start = perf_counter()
                 run(count)
                 times[count].append(perf_counter() - start)
-        return CostCurve.through(counts, [median(times[count]) for count in counts])
+        return CostCurve.through(counts, [min(times[count]) for count in counts])
 
     @staticmethod
     def through(counts: Sequence[int], seconds: Sequence[float]) -> CostCurve:
@@ -90,18 +91,21 @@ class StepCost:
 
     Attributes:
         forward: the backbone's forward pass by its nodes.
-        heads: the Medusa heads by their rows.
+        heads: the heads by their rows, when they guess trees.
+        chains: the same, when they guess a single path behind each row.
     """
 
     forward: CostCurve
     heads: CostCurve
+    chains: CostCurve
 
 
 class NodeBudget(ABC):
     """Says behind which candidate node a step is cut, and whether guessing pays at all."""
 
-    shape: TreeShape | None = None
-    """Of a fixed tree behind every pending token, in place of the likeliest candidates of all threads."""
+    def shape(self, threads: int) -> TreeShape | None:
+        """Of a fixed tree that the heads are to guess behind so many pending tokens; None: the likeliest paths."""
+        return None
 
     @abstractmethod
     def most_nodes(self, threads: int) -> int:
@@ -116,13 +120,12 @@ class NodeBudget(ABC):
             probabilities: `[candidates]` of acceptance, falling.
         """
 
-    def pays(self, threads: int, accepted: float) -> bool:
+    def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
         """Whether the heads should guess for the next step.
 
         Args:
             threads: its pending tokens.
-            accepted: guesses that are accepted per thread and step, of the request where they are fewest: a batch ends
-                with its slowest row.
+            hope: `[guesses]` how likely guesses behind a pending token are accepted, falling.
         """
         return True
 
@@ -163,8 +166,9 @@ class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
     What steps take beyond the measured costs is learnt while decoding: on the host, for long contexts, and, apart for
-    steps with guesses and without, whatever else there is. Guessing rests where, as far as the last steps tell, it does
-    not pay. Now and then a step tries it again, ever more rarely while that is in vain.
+    steps with guesses and without, whatever else there is. Behind many threads, where trees would take long, the heads
+    guess single paths. Guessing rests where, as far as the last steps tell, it does not pay. Now and then a step tries
+    it again, ever more rarely while that is in vain.
 
     Args:
         cost: what steps cost.
@@ -174,12 +178,13 @@ class MeasuredBudget(NodeBudget):
     """Steps without guesses until one tries again, at first."""
     LONGEST_REST = 96
     """The same, after many tries in vain."""
+    DEAR = 0.15
+    """Share of a step that trees may take beyond what single paths take."""
     MEMORY = 0.95
     """Weight of the past in the running means."""
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._nodes = 1.0  # candidates carried per thread and step, running mean
         self._per_node = 0.0  # seconds of a node beyond the measured cost, running mean: attention over long contexts
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
         self._slower = {False: 1.0, True: 1.0}  # steps without and with guesses against what is expected, running means
@@ -193,12 +198,17 @@ class MeasuredBudget(NodeBudget):
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
         forward = self._cost.forward.stretch(threads, len(tokens)) + self._per_node * nodes
-        return int((tokens / (forward + self._cost.heads(threads) + self._rest)).argmax())
+        return int((tokens / (forward + self._heads(threads) + self._rest)).argmax())
 
-    def pays(self, threads: int, accepted: float) -> bool:
-        nodes = round(threads * (1 + self._nodes))
-        plain = threads / (self._slower[False] * self._seconds(threads, threads, guessed=False))
-        guessing = threads * (1 + accepted) / (self._slower[True] * self._seconds(threads, nodes, guessed=True))
+    def shape(self, threads: int) -> TreeShape | None:
+        return CHAIN if self._guesses_chains(threads) else None
+
+    def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
+        plain = 1 / (self._slower[False] * self._seconds(threads, threads, guessed=False))
+        guessing = max(
+            tokens / (self._slower[True] * self._seconds(threads, threads * (2 + carried), guessed=True))
+            for carried, tokens in enumerate((1 + np.cumsum(hope)).tolist())
+        )
         if guessing > plain:
             self._rested, self._patience = 0, self.REST
             return True
@@ -211,7 +221,14 @@ class MeasuredBudget(NodeBudget):
     def _seconds(self, threads: int, nodes: int, *, guessed: bool) -> float:
         """What a step is expected to take."""
         seconds = self._cost.forward(nodes) + self._per_node * nodes + self._rest
-        return seconds + self._cost.heads(threads) if guessed else seconds
+        return seconds + self._heads(threads) if guessed else seconds
+
+    def _heads(self, threads: int) -> float:
+        return (self._cost.chains if self._guesses_chains(threads) else self._cost.heads)(threads)
+
+    def _guesses_chains(self, threads: int) -> bool:
+        trees, chains = self._cost.heads(threads), self._cost.chains(threads)
+        return trees - chains > self.DEAR * (self._cost.forward(threads) + trees + self._rest)
 
     def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
         slower = (forward + heads + rest) / self._seconds(threads, nodes, guessed=heads > 0)
@@ -219,7 +236,3 @@ class MeasuredBudget(NodeBudget):
         beyond = max(0.0, forward - self._cost.forward(nodes)) / nodes
         self._per_node += (1 - self.MEMORY) * (beyond - self._per_node)
         self._rest += (1 - self.MEMORY) * (rest - self._rest)
-        if not guessed:
-            return
-        keep = self.MEMORY**threads
-        self._nodes = keep * self._nodes + (1 - keep) * (nodes - threads) / threads

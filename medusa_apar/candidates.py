@@ -38,6 +38,11 @@ class Guesses:
     parents: Ints
     log_probs: Scores
 
+    def probabilities(self) -> Scores:
+        """`[levels * width]` of the paths, falling; 0 where there is no guess."""
+        falling: Scores = np.sort(np.exp(self.log_probs), axis=None)[::-1]
+        return falling
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:

@@ -65,8 +65,7 @@ class CompiledStep:
 
     def _compile(self) -> None:
         run = RehearsedRun(self._compiled(self._backbone.run))
-        on_gpu = self._backbone.model.device.type == "cuda"
-        self._pass = GraphedPass(run) if on_gpu else CompiledPass(run)
+        self._pass = GraphedPass(run) if self._backbone.model.device.type == "cuda" else CompiledPass(run)
         if self._drafter is not None:
             guess = self._compiled(self._drafter.guess)
 
@@ -86,12 +85,11 @@ class CompiledStep:
         """
         function = method.__func__
         own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        if self._backend == "inductor" and self._on_cpu:
+            options["cpp_wrapper"] = True  # hundreds of small kernels are called from C++ then
         compiled = torch.compile(
-            own,
-            fullgraph=True,
-            dynamic=True,
-            backend=self._backend,
-            options={"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe, **self._options},
+            own, fullgraph=True, dynamic=True, backend=self._backend, options=options | self._options
         )
 
         packing = self._packing()
@@ -104,13 +102,16 @@ class CompiledStep:
 
     def _packing(self) -> AbstractContextManager[None]:
         """To be open while the function is called, and so while it is compiled."""
-        on_cpu = self._backbone.model.device.type == "cpu"
-        if self._backend != "inductor" or not on_cpu or not fit_in_memory_twice(self._modules()):
+        if self._backend != "inductor" or not self._on_cpu or not fit_in_memory_twice(self._modules()):
             return nullcontext()
         import torch._inductor.config as inductor
 
         packing: AbstractContextManager[None] = inductor.patch({"freezing": True, "cpp.enable_concat_linear": True})
         return packing
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._backbone.model.device.type == "cpu"
 
     def _modules(self) -> list[nn.Module]:
         return [self._backbone.model, *([] if self._drafter is None else [self._drafter.heads])]
@@ -134,16 +135,16 @@ class RehearsedRun:
     """
 
     NODES, EXTENT, STRIDE = 13, 192, 448
-    POOLS, MOST = 3, 5
+    POOLS, ATTENDED, MOST = 7, 3, 5
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._rehearsed: set[bool] = set()
+        self._rehearsed: set[tuple[bool, bool]] = set()
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
-        several_pools = cache.pools > 1
-        if several_pools not in self._rehearsed:
-            self._rehearsed.add(several_pools)
+        case = cache.pools > 1, inputs.attended_pools is not None
+        if case not in self._rehearsed:
+            self._rehearsed.add(case)
             self._run(self._inputs(inputs), self._cache(cache))
         return self._run(inputs, cache)
 
@@ -152,13 +153,15 @@ class RehearsedRun:
             return one.new_zeros(1, 1, self.NODES, self.EXTENT)
 
         nodes = like.slots.new_zeros(self.NODES)
+        attended = self.POOLS if like.attended_pools is None else self.ATTENDED
         return PassInputs(
             nodes[None],
             nodes[None],
             mask(like.masks) if isinstance(like.masks, Tensor) else {k: mask(one) for k, one in like.masks.items()},
             nodes,
-            None if like.pool_nodes is None else nodes.new_zeros(self.POOLS, self.MOST),
+            None if like.pool_nodes is None else nodes.new_zeros(attended, self.MOST),
             None if like.node_places is None else nodes.clone(),
+            None if like.attended_pools is None else nodes.new_zeros(attended),
         )
 
     def _cache(self, like: SlotCache) -> SlotCache:

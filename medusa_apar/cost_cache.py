@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from .budget import CostCurve, StepCost
+
+CURVES = tuple(field.name for field in fields(StepCost))
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
 def _read(path: Path) -> StepCost | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        curves = [CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in ("forward", "heads")]
+        curves = [CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in CURVES]
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

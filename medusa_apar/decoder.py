@@ -8,7 +8,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from time import perf_counter
 
 import numpy as np
@@ -23,103 +24,16 @@ from .choosing import Places, TokenChooser
 from .control_tokens import ControlTokens
 from .drafting import Drafter
 from .kv_pool import EXTENT_BUCKET, SlotPool
+from .live import LiveThread, Request
 from .output import DecodingStats
-from .paragraph_tree import FinishReason, ParagraphTree, Thread
 from .placement import Placement
 from .randomness import child_key, child_keys, uniform
-from .stopping import Stopping
-from .streaming import ReadingOrderStream, readable_token_ids
+from .streaming import readable_token_ids
 from .transfer import to_device, to_host
 from .verification import Acceptance, NodeTensors
 
 PREFILL_CHUNK = 512
-"""Prompt tokens in one forward pass."""
-RECENT = 0.05
-"""Weight of the last step of a thread in the mean of accepted guesses, once there are many."""
-HOPE = 4
-"""Steps that the mean has to begin with."""
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One row of a batch while it is decoded.
-
-    Attributes:
-        row: its number in the batch.
-        context: its row of `input_ids`, padding and all, as logits processors expect it.
-        limit: visible tokens of the answer; lowered where a stopping criterion is met.
-        tree: its threads.
-        key: key of the root thread's randomness.
-        stopping: the stopping criteria, if any.
-        stream: where readable text goes, if anywhere.
-        pool: the KV pool of its threads, while it is decoded.
-        live: its running threads in schedule order.
-        cut_reason: why the answer ends at the limit.
-        accepted: guesses accepted per thread and step, running mean; hopeful at first.
-        noted: how often that was noted.
-    """
-
-    row: int
-    context: list[int]
-    limit: int
-    tree: ParagraphTree
-    key: int
-    stopping: Stopping | None = None
-    stream: ReadingOrderStream | None = None
-    pool: SlotPool = field(init=False)
-    live: list[LiveThread] = field(default_factory=list)
-    cut_reason: FinishReason = "length"
-    accepted: float = 1.0
-    noted: int = 0
-
-    def note_accepted(self, guesses: int) -> None:
-        """Take note of how many guesses of a thread were accepted in a step."""
-        self.noted += 1
-        self.accepted += max(RECENT, 1 / (self.noted + HOPE)) * (guesses - self.accepted)
-
-
-@dataclass(slots=True, eq=False)
-class LiveThread:
-    """A thread that still runs.
-
-    The last of its tokens is the pending one: chosen, keys and values not yet computed. A root that waits for its
-    prefill has none.
-
-    Attributes:
-        request: whose thread it is.
-        index: its place in `request.tree.threads`.
-        path: ordinals of the forks that lead to it; sorts parents before children, children in reading order.
-        row: its row of `pool.visible`.
-        key: key of its randomness.
-        computed: leading tokens whose keys and values its row sees.
-        forks: children opened so far.
-        guesses: what the heads guess behind the pending token.
-    """
-
-    request: Request
-    index: int
-    path: tuple[int, ...]
-    row: int
-    key: int
-    computed: int = 0
-    forks: int = 0
-    guesses: Guesses | None = None
-
-    @property
-    def thread(self) -> Thread:
-        """The thread's tokens."""
-        return self.request.tree.threads[self.index]
-
-    @property
-    def pool(self) -> SlotPool:
-        """The KV pool that its slots lie in."""
-        return self.request.pool
-
-    @property
-    def missing(self) -> int:
-        """Tokens before the pending one whose keys and values have to be computed first."""
-        thread = self.thread
-        return len(thread.token_ids) - (len(thread.token_ids) > thread.prompt_length) - self.computed
+"""Tokens of prompts in one forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,41 +154,63 @@ class Decoder:
 
     def _catch_up(self, behind: list[LiveThread]) -> None:
         """Compute missing keys and values: of prompts, and of threads that were preempted."""
-        for live in behind:
-            thread = live.thread
-            end = live.computed + live.missing
-            while live.computed < end:
-                start, stop = live.computed, min(end, live.computed + PREFILL_CHUNK)
-                count = stop - start
-                placement = Placement.acquire(
-                    [(live.pool, np.arange(count))],
-                    rows=np.full(count, live.row),
-                    positions=np.arange(start, stop),
-                    ancestors=np.tri(count, dtype=np.bool_),
-                )
-                tokens = np.array(thread.token_ids[start:stop], dtype=np.int64)
-                with self._timed("backbone_seconds"):
-                    logits, hidden = self.backbone.forward(placement, tokens, last_only=True)
-                live.pool.show(live.row, placement.slots)
-                live.computed = stop
-            if len(thread.token_ids) == thread.prompt_length:
-                self._begin(live, logits, hidden)
+        while behind:
+            before = np.cumsum([0, *(live.missing for live in behind[:-1])])
+            counts = [
+                min(live.missing, PREFILL_CHUNK - first)
+                for live, first in zip(behind, before.tolist(), strict=True)
+                if first < PREFILL_CHUNK
+            ]
+            logits, hidden = self._prefill(behind, counts)
+            whole = [at for at in range(len(counts)) if behind[at].awaits_answer]
+            if whole:
+                self._begin([behind[at] for at in whole], logits[whole], hidden[whole])
+            behind = [live for live in behind if live.missing]
 
-    def _begin(self, root: LiveThread, logits: Tensor, hidden: Tensor) -> None:
-        """Choose the answer's first token behind the prompt."""
-        token_ids = root.thread.token_ids
+    def _prefill(self, behind: list[LiveThread], counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Compute keys and values of so many missing tokens of the first threads.
+
+        Returns:
+            Logits `[threads, vocabulary]` and head inputs `[threads, hidden_size]` at the last of each thread's tokens.
+        """
+        threads = behind[: len(counts)]
+        stretches = [range(live.computed, live.computed + count) for live, count in zip(threads, counts, strict=True)]
+        positions = np.array([*chain(*stretches)], dtype=np.int64)
+        thread, ends = np.repeat(np.arange(len(counts)), counts), np.cumsum(counts)
+        placement = Placement.acquire(
+            self.pools,
+            np.array([live.pool.index for live in threads])[thread],
+            rows=np.array([live.row for live in threads])[thread],
+            positions=positions,
+            ancestors=(thread[:, None] == thread) & (positions[:, None] >= positions),
+        )
+        tokens = [
+            live.thread.token_ids[stretch.start : stretch.stop]
+            for live, stretch in zip(threads, stretches, strict=True)
+        ]
+        with self._timed("backbone_seconds"):
+            found = self.backbone.prefill(placement, np.array([*chain(*tokens)], dtype=np.int64), ends - 1)
+        for live, slots in zip(threads, np.split(placement.slots, ends[:-1]), strict=True):
+            live.pool.show(live.row, slots)
+            live.computed += len(slots)
+        return found
+
+    def _begin(self, roots: list[LiveThread], logits: Tensor, hidden: Tensor) -> None:
+        """Choose the first tokens of answers behind their prompts."""
+        lengths = np.array([len(root.thread.token_ids) for root in roots])
         places = Places(
-            token_ids=torch.tensor(token_ids[-1:], device=logits.device),
-            rows=np.array([root.request.row]),
-            fork_allowed=np.array([self._may_fork(root)]),
-            numbers=lambda: uniform(np.array([root.key], dtype=np.uint64), np.array([len(token_ids)])),
-            contexts=lambda: [root.request.context],
+            token_ids=torch.tensor([root.thread.token_ids[-1] for root in roots], device=logits.device),
+            rows=np.array([root.request.row for root in roots]),
+            fork_allowed=np.array([self._may_fork(root) for root in roots]),
+            numbers=lambda: uniform(np.array([root.key for root in roots], dtype=np.uint64), lengths),
+            contexts=lambda: [root.request.context for root in roots],
         )
         chosen = self.chooser.choose(self.chooser.scores(logits, places), places)
-        guesses = self._guess(hidden, chosen, [root])
-        chosen_token, *arrays = to_host(chosen, *guesses)
-        self._extend(root, chosen_token.tolist())
-        root.guesses = _guesses(arrays, rows=1)[0]
+        guesses = self._guess(hidden, chosen, roots)
+        chosen_tokens, *arrays = to_host(chosen, *guesses)
+        for root, token, guess in zip(roots, chosen_tokens.tolist(), _guesses(arrays, len(roots)), strict=True):
+            self._extend(root, [token])
+            root.guesses = guess
 
     def _step(self, scheduled: list[LiveThread]) -> None:
         start, stats = perf_counter(), self.stats
@@ -286,12 +222,12 @@ class Decoder:
         control = self.control if self.fork else None
         pool_of = np.array([live.pool.index for live in scheduled])
         threads = np.bincount(pool_of, minlength=len(self.pools)).tolist()
-        pools = [(pool, count) for pool, count in zip(self.pools, threads, strict=True) if count]
-        spare = min(pool.room - count for pool, count in pools)
+        spare = min(pool.room - count for pool, count in zip(self.pools, threads, strict=True) if count)
         nodes = choose_nodes(drafts, self.budget, control, self.backbone.context_length, len(scheduled) + spare)
         ancestors = nodes.ancestors()
         placement = Placement.acquire(
-            [(pool, np.flatnonzero(pool_of[nodes.thread] == pool.index)) for pool, _ in pools],
+            self.pools,
+            pool_of[nodes.thread],
             rows=np.array([live.row for live in scheduled])[nodes.thread],
             positions=nodes.position,
             ancestors=ancestors,
@@ -370,19 +306,22 @@ class Decoder:
     def _commit(self, scheduled: list[LiveThread], nodes: StepNodes, placement: Placement, verdict: Verdict) -> None:
         """Append what was accepted, open children, end threads."""
         slots = placement.slots
+        token_ids, chosen = nodes.token_ids.tolist(), verdict.chosen.tolist()  # Python's own are faster one by one
         eager = np.flatnonzero(nodes.forced)
         kept = np.zeros(len(nodes), dtype=np.bool_)
         standing = np.flatnonzero(verdict.accepted & ~nodes.forced)
-        by_thread = standing[np.argsort(nodes.thread[standing], kind="stable")]
-        ends = np.searchsorted(nodes.thread[by_thread], np.arange(len(scheduled)), side="right")
-        for number, (live, path) in enumerate(zip(scheduled, np.split(by_thread, ends[:-1]), strict=True)):
-            tokens = [*nodes.token_ids[path[1:]].tolist(), int(verdict.chosen[path[-1]])]
+        carried = (np.bincount(nodes.thread[~nodes.forced], minlength=len(scheduled)) - 1).tolist()
+        paths: list[list[int]] = [[] for _ in scheduled]
+        for node, thread in zip(standing.tolist(), nodes.thread[standing].tolist(), strict=True):
+            paths[thread].append(node)
+        for number, (live, path) in enumerate(zip(scheduled, paths, strict=True)):
+            tokens = [*(token_ids[node] for node in path[1:]), chosen[path[-1]]]
             tokens = tokens[: self._until_end(live, tokens)]
             path = path[: len(tokens)]
             if live.guesses is not None:
-                live.request.note_accepted(len(path) - 1)
+                live.request.note(live.guesses, carried[number], accepted=len(path) - 1)
             written = shown = 0
-            for at in self._forks(nodes.token_ids[path]):
+            for at in self._forks([token_ids[node] for node in path]):
                 self._advance(live, slots[path[shown : at + 1]], tokens[written:at])
                 written, shown = at, at + 1
                 child = self._open_child(live)
@@ -390,7 +329,7 @@ class Decoder:
                 for rank in np.flatnonzero(nodes.parent[eager] == path[at]).tolist():
                     if child.thread.finish_reason is None:
                         node = eager[rank]
-                        self._advance(child, slots[node : node + 1], [int(verdict.chosen[node])])
+                        self._advance(child, slots[node : node + 1], [chosen[node]])
                         child.guesses = verdict.guesses[len(scheduled) + rank]
                         kept[node] = True
                         self.stats.eager_children += 1
@@ -403,15 +342,16 @@ class Decoder:
     def _until_end(self, live: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
         tokens = tokens[: self.backbone.context_length - len(live.thread.token_ids)]
-        ends = (count for count, token in enumerate(tokens, start=1) if token in self.eos_token_ids)
-        return next(ends, len(tokens))
+        for count, token in enumerate(tokens, start=1):
+            if token in self.eos_token_ids:
+                return count
+        return len(tokens)
 
-    def _forks(self, token_ids: NDArray[np.int64]) -> list[int]:
+    def _forks(self, token_ids: list[int]) -> list[int]:
         """Where `[Fork]` stands among a path's tokens."""
         if self.control is None:
             return []
-        places: list[int] = np.flatnonzero(token_ids == self.control.fork_token_id).tolist()
-        return places
+        return [at for at, token in enumerate(token_ids) if token == self.control.fork_token_id]
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
         request = parent.request
@@ -470,10 +410,12 @@ class Decoder:
         """Guesses behind pending tokens, where guessing pays in a step of these threads."""
         if self.drafter is None:
             return ()
-        if not self.budget.pays(len(scheduled), min(live.request.accepted for live in scheduled)):
+        hopes = [hope for live in scheduled if (hope := live.request.hope) is not None]
+        # A batch ends with its slowest row.
+        if hopes and not self.budget.pays(len(scheduled), min(hopes, key=np.sum)):
             return ()
         with self._timed("head_seconds"):
-            return self.drafter.guess(hidden, pending, self.budget.shape)
+            return self.drafter.guess(hidden, pending, self.budget.shape(len(scheduled)))
 
     def _may_fork(self, live: LiveThread) -> bool:
         return self.fork and live.thread.depth < self.max_depth

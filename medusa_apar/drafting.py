@@ -26,7 +26,7 @@ class Drafter(ABC):
 
     def __init__(self, heads: DraftHeads, width: int) -> None:
         self.heads = heads
-        self.width = min(width, heads.config.vocab_size)
+        self.width = min(width, heads.guessable)
         self._sharpness = self._inverse_temperatures()
 
     def to(self, *args: Any, **kwargs: Any) -> None:
@@ -48,8 +48,9 @@ class Drafter(ABC):
             shape: of a fixed tree, in place of the likeliest paths.
 
         Returns:
-            `[rows, levels, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
-            place in the level above; the log-probability of the path, float32, -inf where there is no guess.
+            `[rows, heads, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
+            place in the level above; the log-probability of the path, float32, -inf where there is no guess. `width` is
+            that of the drafter, or of a wider fixed tree.
         """
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
         scores = torch.zeros_like(token_ids, dtype=torch.float32)
@@ -57,7 +58,7 @@ class Drafter(ABC):
         for level in range(self.heads.config.num_heads if shape is None else min(len(shape), len(self._sharpness))):
             state, logits = self._advance(level, state, token_ids)
             ranked = self.width if shape is None else 1 + max(rank for _, rank in shape[level])
-            ids, log_probs = _best(logits.float() * self._sharpness[level], ranked)
+            ids, log_probs = self._best(logits.float() * self._sharpness[level], ranked)
             every = (scores[..., None] + log_probs).flatten(1)  # [rows, paths * ranked]
             if shape is None:
                 scores, place = every.topk(self.width)
@@ -69,7 +70,7 @@ class Drafter(ABC):
             token_ids = ids.expand(-1, every.shape[1] // ranked, -1).flatten(1).gather(1, place)
             state = self._follow(state, parent)
             levels.append((token_ids, parent, scores))
-        width = max(len(level[0][0]) for level in levels)
+        width = max(self.width, *(len(level[0][0]) for level in levels))
         return (
             torch.stack([_padded(ids, width, 0) for ids, _, _ in levels], dim=1),
             torch.stack([_padded(parent, width, 0) for _, parent, _ in levels], dim=1),
@@ -86,12 +87,19 @@ class Drafter(ABC):
             token_ids: `[rows, paths]` their last tokens.
 
         Returns:
-            What is known of the paths now, and logits `[rows, paths or 1, vocabulary]`.
+            What is known of the paths now, and logits `[rows, paths or 1, logits]`.
         """
 
     @abstractmethod
     def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
         """What is known of the paths that lead to guesses `[rows, width]`, given their parents."""
+
+    def _best(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens behind paths, and their log-probabilities: `[rows, paths, count]`."""
+        best = logits.log_softmax(dim=-1, dtype=torch.float32)[..., : self.heads.guessable].topk(count)
+        tokens = self.heads.draft_token_ids
+        # Rounding must not lift a path above the path that it goes on from.
+        return best.indices if tokens is None else tokens[best.indices], best.values.clamp(max=0)
 
     def _inverse_temperatures(self) -> Tensor:
         """Of every head, `[heads]`."""
@@ -144,7 +152,7 @@ class SequentialDrafter(Drafter):
 
     def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
         state = self.heads.advance(state, token_ids, self.embeddings)
-        return state, self.lm_head(state).to(self.heads.device)
+        return state, self.heads.project(state, self.lm_head)
 
     def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
         return state.gather(1, parent[..., None].expand(-1, -1, state.shape[-1]))
@@ -156,13 +164,6 @@ def new_drafter(heads: DraftHeads, embeddings: nn.Module, lm_head: nn.Module) ->
         return SequentialDrafter(heads, embeddings, lm_head)
     assert isinstance(heads, MedusaHeads)
     return ParallelDrafter(heads, lm_head)
-
-
-def _best(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The likeliest tokens behind paths, and their log-probabilities: `[rows, paths, count]`."""
-    best = logits.topk(count)
-    # Rounding must not lift a path above the path that it goes on from.
-    return best.indices, (best.values - logits.logsumexp(dim=-1, keepdim=True)).clamp(max=0)
 
 
 def _padded(level: Tensor, width: int, value: float) -> Tensor:

@@ -18,9 +18,6 @@ class FixedTree(FixedBudget):
     Args:
         choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
 
-    Attributes:
-        shape: the tree, level by level.
-
     Raises:
         ValueError: for no path at all, or one whose parent is missing.
     """
@@ -37,9 +34,12 @@ class FixedTree(FixedBudget):
             )
         levels = [[path for path in paths if len(path) == length] for length in range(len(paths[-1]) + 1)]
         levels[0] = [()]
-        self.shape: TreeShape = tuple(
+        self._shape: TreeShape = tuple(
             tuple((above.index(path[:-1]), path[-1]) for path in level) for above, level in pairwise(levels)
         )
+
+    def shape(self, threads: int) -> TreeShape:
+        return self._shape
 
 
 def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:

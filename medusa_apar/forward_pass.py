@@ -19,7 +19,7 @@ class PassInputs:
         input_ids, position_ids: `[1, nodes]` int64.
         masks: additive, `[1, 1, nodes, extent]`; a mask per layer type where layers have different windows.
         slots: `[nodes]` int64, where keys and values go, counted through all pools.
-        pool_nodes, node_places: as `slot_attention` takes them.
+        pool_nodes, node_places, attended_pools: as `slot_attention` takes them.
     """
 
     input_ids: Tensor
@@ -28,6 +28,7 @@ class PassInputs:
     slots: Tensor
     pool_nodes: Tensor | None = None
     node_places: Tensor | None = None
+    attended_pools: Tensor | None = None
 
     @property
     def extent(self) -> int:
@@ -38,8 +39,8 @@ class PassInputs:
     def tensors(self) -> list[Tensor]:
         """All of them, in one order."""
         masks = [self.masks] if isinstance(self.masks, Tensor) else list(self.masks.values())
-        by_pool = [tensor for tensor in (self.pool_nodes, self.node_places) if tensor is not None]
-        return [self.input_ids, self.position_ids, *masks, self.slots, *by_pool]
+        by_pool = (self.pool_nodes, self.node_places, self.attended_pools)
+        return [self.input_ids, self.position_ids, *masks, self.slots, *(part for part in by_pool if part is not None)]
 
     def clone(self) -> PassInputs:
         """Copies of them."""
@@ -50,6 +51,7 @@ class PassInputs:
             self.slots.clone(),
             None if self.pool_nodes is None else self.pool_nodes.clone(),
             None if self.node_places is None else self.node_places.clone(),
+            None if self.attended_pools is None else self.attended_pools.clone(),
         )
 
 
@@ -72,8 +74,8 @@ class ForwardPass:
         return SlotCache(layers, pools, capacity)
 
     def fit(self, placement: Placement) -> Placement:
-        """Nodes and extent that this way can take: the given ones, and padding."""
-        return placement
+        """What this way can take: the given nodes and extent, or padded ones, and pools that attention looks at."""
+        return placement.narrowed()
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         """Run it; what comes back may be overwritten by the next call."""
@@ -92,4 +94,4 @@ class CompiledPass(ForwardPass):
 
     def fit(self, placement: Placement) -> Placement:
         nodes, most = max(self.LEAST, len(placement)), max(self.LEAST, placement.most)
-        return placement.padded(nodes, placement.extent, most)
+        return placement.narrowed().padded(nodes, placement.extent, most)

@@ -23,9 +23,10 @@ from .budget import FixedBudget, MeasuredBudget, NodeBudget
 from .capacity import slots_that_fit
 from .choosing import TokenChooser
 from .control_tokens import ControlTokens
-from .decoder import Decoder, Request
+from .decoder import Decoder
 from .drafting import Drafter
 from .fixed_tree import FixedTree
+from .live import Request
 from .output import DecodingStats, MedusaAparOutput
 from .paragraph_tree import ParagraphTree, Thread
 from .randomness import root_key

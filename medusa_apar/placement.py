@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ class Placement:
         positions: `[nodes]` path depths.
         mask: `[nodes, extent]`; true where a node may attend to a slot of its own pool.
         most: places for nodes of one pool, in `groups`.
+        attended: `[attended]` the pools whose keys and values attention looks at; None: all.
     """
 
     members: Sequence[tuple[SlotPool, Ints]]
@@ -32,17 +33,20 @@ class Placement:
     positions: Ints
     mask: Flags
     most: int
+    attended: Ints | None = None
 
     @staticmethod
-    def acquire(members: Sequence[tuple[SlotPool, Ints]], rows: Ints, positions: Ints, ancestors: Flags) -> Placement:
+    def acquire(pools: Sequence[SlotPool], pool_of: Ints, rows: Ints, positions: Ints, ancestors: Flags) -> Placement:
         """Take slots for nodes.
 
         Args:
-            members: the pools, each with the indices of its nodes; a pool has room for them.
+            pools: all pools of the cache.
+            pool_of: `[nodes]` the index of each node's pool, which has room for its nodes.
             rows: `[nodes]`, the row of each node's thread in its pool.
             positions: `[nodes]` path depths.
             ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or stands above i.
         """
+        members = [(pool, nodes) for pool in pools if len(nodes := np.flatnonzero(pool_of == pool.index))]
         slots = np.empty(len(rows), dtype=np.int64)
         for pool, nodes in members:
             slots[nodes] = pool.acquire(len(nodes))
@@ -80,7 +84,19 @@ class Placement:
         mask = np.pad(self.mask, ((0, more), (0, extent - self.extent)))
         mask[len(self) :, 0] = True
         slots, positions = np.pad(self.slots, (0, more)), np.pad(self.positions, (0, more))
-        return Placement(self.members, slots, positions, mask, most)
+        return replace(self, slots=slots, positions=positions, mask=mask, most=most)
+
+    def narrowed(self) -> Placement:
+        """The same nodes; attention looks at their pools alone, where these are at most half of all.
+
+        The keys and values of such pools are copied; more of them would cost more than looking at idle pools does.
+        """
+        attended = [pool.index for pool, _ in self.members]
+        if len(attended) == 1:  # compiled graphs would take a single pool for a case of its own
+            attended.append(0 if attended[0] else 1)
+        if 2 * len(attended) > self.cache.pools:
+            return self
+        return replace(self, attended=np.array(attended))
 
     def give_back(self, nodes: Flags) -> None:
         """Free the slots of the flagged nodes, which no row came to see."""
@@ -108,12 +124,14 @@ class Placement:
         """The nodes by pool.
 
         Returns:
-            `[pools, most]` the nodes of each pool of the cache, node 0 in excess places; `[nodes]` where each node
-            stands in it, counted through; padding nodes at 0.
+            `[attended, most]` the nodes of each pool that is looked at, node 0 in excess places; `[nodes]` where each
+            node stands in it, counted through; padding nodes at 0.
         """
-        pool_nodes = np.zeros((self.cache.pools, self.most), dtype=np.int64)
+        pools = np.arange(self.cache.pools) if self.attended is None else self.attended
+        at = {index: place for place, index in enumerate(pools.tolist())}
+        pool_nodes = np.zeros((len(pools), self.most), dtype=np.int64)
         places = np.zeros(len(self), dtype=np.int64)
         for pool, nodes in self.members:
-            pool_nodes[pool.index, : len(nodes)] = nodes
-            places[nodes] = pool.index * self.most + np.arange(len(nodes))
+            pool_nodes[at[pool.index], : len(nodes)] = nodes
+            places[nodes] = at[pool.index] * self.most + np.arange(len(nodes))
         return pool_nodes, places

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
-from .budget import CostCurve, StepCost
+from .budget import CHAIN, CostCurve, StepCost
 from .cost_cache import cached_cost
-from .drafting import Drafter
+from .drafting import Drafter, TreeShape
 from .placement import Placement
 
 CONTEXT = 256
@@ -32,28 +32,32 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     context = min(CONTEXT, backbone.context_length // 2)
     (pool,) = backbone.new_pools(1, 1023)
     row = pool.open_row()
-    prompt = Placement.acquire(
-        [(pool, np.arange(context))], np.full(context, row), np.arange(context), np.tri(context, dtype=np.bool_)
-    )
-    backbone.forward(prompt, np.zeros(context, dtype=np.int64), last_only=True)
+    depths, zeros = np.arange(context), np.zeros(context, dtype=np.int64)
+    prompt = Placement.acquire([pool], zeros, np.full(context, row), depths, np.tri(context, dtype=np.bool_))
+    backbone.prefill(prompt, zeros, depths[-1:])
     pool.show(row, prompt.slots)
     hidden: Tensor | None = None
 
     def forward(nodes: int) -> None:
         nonlocal hidden
+        zeros = np.zeros(nodes, dtype=np.int64)
         placement = Placement.acquire(
-            [(pool, np.arange(nodes))], np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
+            [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
-        logits, hidden = backbone.forward(placement, np.zeros(nodes, dtype=np.int64))
+        logits, hidden = backbone.forward(placement, zeros)
         logits.argmax(dim=-1).tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
-    def heads(rows: int) -> None:
+    def guess(rows: int, shape: TreeShape | None = None) -> None:
         assert hidden is not None
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
-        drafter.guess(hidden[zeros], zeros)[0].tolist()
+        drafter.guess(hidden[zeros], zeros, shape)[0].tolist()
 
-    return StepCost(CostCurve.measure(forward), CostCurve.measure(heads, MEASURED_ROWS))
+    return StepCost(
+        forward=CostCurve.measure(forward),
+        heads=CostCurve.measure(guess, MEASURED_ROWS),
+        chains=CostCurve.measure(partial(guess, shape=CHAIN), MEASURED_ROWS),
+    )
 
 
 def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
@@ -66,13 +67,21 @@ def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -
     return heads.eval()
 
 
-def random_sequential_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> SequentialHeads:
+def random_sequential_heads(
+    backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3, draft_token_ids: Tensor | None = None
+) -> SequentialHeads:
     """Sequential heads that guess at random, but often the same as the backbone."""
     torch.manual_seed(seed)
-    heads = SequentialHeads.for_backbone(backbone, num_heads=num_heads)
+    heads = SequentialHeads.for_backbone(backbone, num_heads=num_heads, draft_token_ids=draft_token_ids)
     with torch.no_grad():
         heads.head.down.weight.normal_(std=0.1)
     return heads.eval()
+
+
+def random_draft_vocabulary_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> SequentialHeads:
+    """The same, which guess among the control tokens, EOS and every other token."""
+    every_other = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)}))
+    return random_sequential_heads(backbone, seed, num_heads, draft_token_ids=every_other)
 
 
 @pytest.fixture(params=sorted(CONFIGS))

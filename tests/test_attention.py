@@ -40,13 +40,35 @@ def test_attention_is_that_of_every_node_alone(kv_heads: int, sizes: tuple[int, 
     pools = [SlotPool(cache, index) for index in range(len(sizes))]
     of_node = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
     rows = np.array([pool.open_row() for pool in pools])[of_node]
-    members = [(pool, np.flatnonzero(of_node == pool.index)) for pool in pools]
     nodes = len(of_node)
-    placement = Placement.acquire(members, rows, np.arange(nodes), np.tri(nodes, dtype=np.bool_))
+    placement = Placement.acquire(pools, of_node, rows, np.arange(nodes), np.tri(nodes, dtype=np.bool_))
     query = torch.randn(1, HEADS, nodes, HEAD_DIM, dtype=torch.float64)
     key, value = torch.randn(2, len(sizes), kv_heads, placement.extent, HEAD_DIM, dtype=torch.float64)
     mask = torch.where(torch.from_numpy(placement.mask), 0.0, -torch.inf)[None, None].double()
     groups = [torch.from_numpy(group) for group in placement.groups()] if len(sizes) > 1 else [None, None]
+    output, _ = slot_attention(nn.Identity(), query, key, value, mask, HEAD_DIM**-0.5, *groups)
+    assert torch.allclose(output, attended_alone(query, key, value, mask, of_node.tolist()))
+
+
+@pytest.mark.parametrize(("pools", "used"), [(5, (3, 1)), (4, (2,)), (4, (0,)), (5, (0, 1, 4)), (3, (2,)), (1, (0,))])
+def test_pools_without_nodes_are_left_out_where_they_are_the_most(pools: int, used: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    cache = SlotCache(layers=1, pools=pools, capacity=63)
+    every = [SlotPool(cache, index) for index in range(pools)]
+    of_node = np.repeat(used, 3)
+    rows = np.array([pool.open_row() for pool in every])[of_node]
+    placement = Placement.acquire(every, of_node, rows, np.arange(len(rows)), np.tri(len(rows), dtype=np.bool_))
+    narrowed = placement.narrowed()
+    if 2 * max(2, len(used)) > pools:
+        assert narrowed is placement
+        return
+    assert narrowed.attended is not None
+    assert set(used) <= set(narrowed.attended.tolist())
+    assert len(narrowed.attended) == max(2, len(used))
+    query = torch.randn(1, HEADS, len(rows), HEAD_DIM, dtype=torch.float64)
+    key, value = torch.randn(2, pools, 2, placement.extent, HEAD_DIM, dtype=torch.float64)
+    mask = torch.where(torch.from_numpy(placement.mask), 0.0, -torch.inf)[None, None].double()
+    groups = [torch.from_numpy(group) for group in (*narrowed.groups(), narrowed.attended)]
     output, _ = slot_attention(nn.Identity(), query, key, value, mask, HEAD_DIM**-0.5, *groups)
     assert torch.allclose(output, attended_alone(query, key, value, mask, of_node.tolist()))
 

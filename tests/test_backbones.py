@@ -117,9 +117,8 @@ def test_chunks_in_scattered_slots_give_the_plain_logits(name: str, attention: s
     with torch.inference_mode(), wrapped.active():
         for start in range(0, 30, 10):
             gap = pool.acquire(3)
-            placement = Placement.acquire(
-                [(pool, np.arange(10))], np.full(10, row), np.arange(start, start + 10), np.tri(10, dtype=np.bool_)
-            )
+            positions, alone = np.arange(start, start + 10), np.zeros(10, dtype=np.int64)
+            placement = Placement.acquire([pool], alone, np.full(10, row), positions, np.tri(10, dtype=np.bool_))
             logits.append(wrapped.forward(placement, tokens[0, start : start + 10].numpy())[0])
             pool.show(row, placement.slots)
             pool.give_back(gap)

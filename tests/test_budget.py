@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medusa_apar import budget as budget_module
-from medusa_apar.budget import MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
+from medusa_apar.budget import CHAIN, MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
 from medusa_apar.cost_cache import cached_cost
 
 
@@ -37,7 +37,8 @@ def test_a_slow_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), CostCurve.through((1, 64), (heads, heads))))
+    guesses = CostCurve.through((1, 64), (heads, heads))
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), guesses, guesses))
 
 
 def test_a_budget_carries_at_least_one_node() -> None:
@@ -62,12 +63,34 @@ def test_the_price_of_the_heads_is_part_of_the_step() -> None:
 
 def test_guessing_rests_where_it_does_not_pay_and_is_tried_again() -> None:
     idle = budget((1, 64), (1.0, 1.0), heads=0.5)
-    assert idle.pays(1, accepted=1.0)
-    asked = [idle.pays(1, accepted=0.0) for _ in range(3 * MeasuredBudget.REST)]
+    assert idle.pays(1, np.array([1.0]))
+    asked = [idle.pays(1, np.array([0.0])) for _ in range(3 * MeasuredBudget.REST)]
     assert 1 <= sum(asked) <= 3
-    late = [idle.pays(1, accepted=0.0) for _ in range(10 * MeasuredBudget.LONGEST_REST)]
+    late = [idle.pays(1, np.array([0.0])) for _ in range(10 * MeasuredBudget.LONGEST_REST)]
     assert 8 <= sum(late) <= 12, "the longer it is in vain, the more rarely it is tried"
-    assert all(idle.pays(1, accepted=1.0) for _ in range(10))
+    assert all(idle.pays(1, np.array([1.0])) for _ in range(10))
+
+
+def test_behind_many_threads_the_heads_guess_single_paths() -> None:
+    """Where whole trees would take too much of the step beyond that."""
+    forward = CostCurve.through((1, 64), (1.0, 1.0))
+    trees, chains = CostCurve.through((1, 9), (0.1, 0.9)), CostCurve.through((1, 9), (0.1, 0.1))
+    mixed = MeasuredBudget(StepCost(forward, trees, chains))
+    assert mixed.shape(2) is None, "0.1 of 1.2"
+    assert mixed.shape(4) == CHAIN, "0.3 of 1.4"
+    assert mixed.pays(9, np.array([0.15])), "0.1 is paid and not 0.9"
+    for _ in range(90):
+        mixed.record(threads=1, nodes=2, forward=1.0, heads=0.1, rest=2.0, guessed=True)
+    assert mixed.shape(4) is None, "0.3 of 3.4"
+
+
+def test_guessing_pays_by_as_many_guesses_as_fit() -> None:
+    """What is hoped for with the nodes that these threads can afford, not with those of the steps before."""
+    rising = budget((1, 9, 64), (1.0, 1.1, 9.0), heads=0.5)
+    hope = np.array([0.4, 0.3, 0.2, 0.1])
+    assert rising.pays(1, hope)
+    assert not rising.pays(1, hope[:1])
+    assert not rising.pays(9, hope)
 
 
 def test_what_steps_take_beyond_the_measured_costs_is_learnt() -> None:
@@ -94,20 +117,20 @@ def test_guessing_rests_where_steps_with_guesses_are_slower_than_the_measured_co
     slow = budget((1, 64), (1.0, 1.0))
     for guessed in [True, False] * 60:
         slow.record(threads=8, nodes=8 + guessed, forward=1.0, heads=0.0, rest=0.0, guessed=guessed)
-    assert slow.pays(8, accepted=0.1), "one token in ten for nothing"
+    assert slow.pays(8, np.array([0.1])), "one token in ten for nothing"
     for guessed in [True, False] * 60:
         slow.record(
             threads=8, nodes=8 + guessed, forward=1.0, heads=0.0, rest=0.5 * guessed,
             guessed=guessed,
         )  # fmt: skip
-    assert not slow.pays(8, accepted=0.1)
+    assert not slow.pays(8, np.array([0.1]))
 
 
 def test_measured_costs_are_kept_and_broken_files_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
-    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)))
+    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)), CostCurve((0.0, 1.5)))
     calls = []
 
     def measure() -> StepCost:
@@ -131,6 +154,6 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(blocked / "below"))
-    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)))
+    cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)), CostCurve((0.0, 1.5)))
     assert cached_cost({}, lambda: cost) == cost
     assert "will be measured again" in caplog.text

@@ -36,7 +36,8 @@ def choose(drafts: list[Draft], nodes: int, context_length: int = 1000) -> Chose
 
 
 def measured(nodes: tuple[int, ...], seconds: tuple[float, ...]) -> MeasuredBudget:
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), CostCurve.through((1, 64), (0.0, 0.0))))
+    free = CostCurve.through((1, 64), (0.0, 0.0))
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), free, free))
 
 
 class Chosen:

@@ -15,7 +15,7 @@ from medusa_apar.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_bucket, no
 from medusa_apar.forward_pass import PassInputs
 from medusa_apar.placement import Placement
 
-from .conftest import CONFIGS, VOCABULARY, forking_backbone, random_heads, random_sequential_heads
+from .conftest import CONFIGS, VOCABULARY, forking_backbone, random_draft_vocabulary_heads, random_heads
 from .test_backbones import backbone as backbone_of_family
 from .test_lossless import batch, decode
 
@@ -33,7 +33,7 @@ class CountingBackend:
         return graph.forward
 
 
-HEADS = {"medusa": random_heads, "sequential": random_sequential_heads}
+HEADS = {"medusa": random_heads, "sequential": random_draft_vocabulary_heads}
 
 
 def model(family: str = "llama", seed: int = 3, heads: str = "medusa") -> MedusaAparModel:
@@ -57,8 +57,9 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     assert backend.graphs == 2, "one for the backbone and one for the heads"
     _, ids, mask = batch(2)
     decode(compiled, ids, mask, nodes_per_step=5)
-    decode(compiled, ids[:2], mask[:2])
     assert backend.graphs == 3, "one more for several pools"
+    decode(compiled, ids[:2], mask[:2])
+    assert backend.graphs == 4, "one more for heads that guess single paths behind many threads"
 
 
 def test_a_full_pool_is_no_case_of_its_own() -> None:
@@ -69,6 +70,17 @@ def test_a_full_pool_is_no_case_of_its_own() -> None:
         full = placed(pool, pool.open_row(), start=0, nodes=127)
         assert full.extent == 128
         assert full.extent < full.cache.stride
+
+
+def test_pools_that_fall_idle_are_one_case_more() -> None:
+    """A batch goes on with fewer and fewer pools; from half of them on attention copies them, whatever their number."""
+    compiled, backend = model(), CountingBackend()
+    _, ids, mask = batch(lengths=(5, 9, 3, 4, 7, 2, 6))
+    options: dict[str, Any] = {"nodes_per_step": 9, "max_new_tokens": 60}
+    plain = decode(compiled, ids, mask, **options).sequences
+    compiled.compile(backend=backend)
+    assert torch.equal(decode(compiled, ids, mask, **options).sequences, plain)
+    assert backend.graphs == 3, "all pools, some of them, and the heads"
 
 
 def test_models_of_one_shape_do_not_share_graphs() -> None:
@@ -107,7 +119,7 @@ def test_inductor_gives_the_plain_logits(dtype: torch.dtype) -> None:
         (pool,) = wrapped.new_pools(1, 255)
         row = pool.open_row()
         prompt = placed(pool, row, start=0, nodes=70)
-        wrapped.forward(prompt, tokens(70), last_only=True)
+        wrapped.prefill(prompt, tokens(70), np.array([69]))
         pool.show(row, prompt.slots)
         for nodes in (16, 1, 3, 40):
             placement = placed(pool, row, start=70, nodes=nodes)
@@ -129,7 +141,8 @@ def tokens(count: int) -> Any:
 def placed(pool: Any, row: int, start: int, nodes: int) -> Placement:
     """A chain of nodes behind what a row sees."""
     return Placement.acquire(
-        [(pool, np.arange(nodes))],
+        [pool],
+        np.zeros(nodes, dtype=np.int64),
         rows=np.full(nodes, row),
         positions=np.arange(start, start + nodes),
         ancestors=np.tri(nodes, dtype=np.bool_),

@@ -13,14 +13,21 @@ from medusa_apar.drafting import Drafter, new_drafter
 from medusa_apar.fixed_tree import FixedTree
 from medusa_apar.heads import DraftHeads, SequentialHeads
 
-from .conftest import forking_backbone, random_heads, random_sequential_heads
+from .conftest import VOCABULARY, forking_backbone, random_draft_vocabulary_heads, random_heads, random_sequential_heads
 
 HEADS = 3
 ROWS = 4
 Path = tuple[int, ...]
 
 
-@pytest.fixture(params=[random_heads, random_sequential_heads], ids=["medusa", "sequential"])
+KINDS = {
+    "medusa": random_heads,
+    "sequential": random_sequential_heads,
+    "draft vocabulary": random_draft_vocabulary_heads,
+}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
 def heads(request: pytest.FixtureRequest) -> DraftHeads:
     heads: DraftHeads = request.param(forking_backbone(dtype=torch.float32), num_heads=HEADS)
     heads.config.calibration_temperature = [0.5, 1.0, 2.0]
@@ -36,7 +43,11 @@ def log_probs_along(heads: DraftHeads, backbone: PreTrainedModel, hidden: Tensor
     ends = backbone.get_output_embeddings(), backbone.get_input_embeddings()
     padded = torch.tensor([*path, *[0] * (HEADS - len(path))])
     logits = heads(hidden, *ends, padded) / torch.tensor(heads.config.calibration_temperature)[:, None]
-    return logits.log_softmax(dim=-1)
+    if heads.draft_token_ids is None:
+        return logits.log_softmax(dim=-1)
+    log_probs = torch.full((HEADS, VOCABULARY), -torch.inf)
+    log_probs[:, heads.draft_token_ids] = logits.log_softmax(dim=-1)[:, :-1]
+    return log_probs
 
 
 def paths_of(token_ids: Tensor, parents: Tensor, log_probs: Tensor) -> list[dict[Path, float]]:
@@ -75,7 +86,8 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     choices = [(0,), (1,), (0, 0), (0, 2), (1, 1), (0, 2, 3)]
-    token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, pending, FixedTree(choices).shape)
+    shape = FixedTree(choices).shape(threads=1)
+    token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, pending, shape)
     for row in range(ROWS):
         wanted: list[dict[Path, float]] = [{}, {}, {}]
         tokens: dict[Path, Path] = {(): ()}
@@ -94,10 +106,13 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
 
 @torch.inference_mode()
 def test_a_fixed_tree_that_is_deeper_than_the_heads_ends_with_them(heads: DraftHeads) -> None:
+    """And one that is narrower than other trees of the drafter is padded, so that a step can carry both."""
     backbone = forking_backbone(dtype=torch.float32)
-    shape = FixedTree([(0,) * depth for depth in range(1, 6)]).shape
-    token_ids, _, _ = drafter_of(heads, backbone).guess(torch.randn(1, 32), torch.tensor([5]), shape)
-    assert token_ids.shape == (1, HEADS, 1)
+    shape = FixedTree([(0,) * depth for depth in range(1, 6)]).shape(threads=1)
+    drafter = drafter_of(heads, backbone)
+    token_ids, _, log_probs = drafter.guess(torch.randn(1, 32), torch.tensor([5]), shape)
+    assert token_ids.shape == (1, HEADS, drafter.width)
+    assert (log_probs > -torch.inf).tolist() == [[[True] + [False] * (drafter.width - 1)] * HEADS]
 
 
 @torch.inference_mode()

@@ -16,7 +16,17 @@ from medusa_apar import MedusaAparModel, MedusaAparOutput
 from medusa_apar.budget import CostCurve, StepCost
 from medusa_apar.heads import DraftHeads
 
-from .conftest import CHILD, CONTROL, EOS, FORK, VOCABULARY, forking_backbone, random_heads, random_sequential_heads
+from .conftest import (
+    CHILD,
+    CONTROL,
+    EOS,
+    FORK,
+    VOCABULARY,
+    forking_backbone,
+    random_draft_vocabulary_heads,
+    random_heads,
+    random_sequential_heads,
+)
 from .oracle import Oracle
 
 MAX_DEPTH = 3
@@ -47,7 +57,7 @@ def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **op
     return output
 
 
-@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads])
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads])
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
 def test_every_thread_is_the_backbones_own_continuation(
     backbone: PreTrainedModel, schedule: dict[str, Any], make_heads: Callable[..., DraftHeads]
@@ -152,10 +162,11 @@ def test_a_step_is_one_forward_pass_under_one_mask() -> None:
     with patch.object(backbone, "forward", counted):
         output = decode(model, ids, mask, nodes_per_step=16)
     assert output.stats is not None
-    prefills = ids.shape[0]
-    assert len(calls) == prefills + output.stats.steps
+    prefill, *steps = calls
+    assert len(steps) == output.stats.steps
     assert all(shape[:2] == (1, 1) for shape in calls)
-    assert sum(shape[2] for shape in calls[prefills:]) == output.stats.forward_nodes
+    assert prefill[2] == mask.sum()
+    assert sum(shape[2] for shape in steps) == output.stats.forward_nodes
 
 
 def test_what_forks_inside_a_step_save_is_counted() -> None:
@@ -179,7 +190,8 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
     flat, steep = CostCurve.through((1, 64), (1.0, 1.0)), CostCurve.through((1, 64), (1.0, 64.0))
     outputs = []
     for curve in (flat, steep):
-        cost = StepCost(curve, CostCurve.through((1, 64), (0.0, 0.0)))
+        free = CostCurve.through((1, 64), (0.0, 0.0))
+        cost = StepCost(curve, free, free)
         with patch("medusa_apar.generation.step_cost", lambda *_, cost=cost: cost):
             outputs.append(decode(model, ids, mask))
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
+from medusa_apar.backbone import Backbone
+from medusa_apar.placement import Ints, Placement
 
 from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
 from .test_lossless import batch
@@ -90,11 +93,28 @@ def test_a_prefill_is_no_step(model: MedusaAparModel) -> None:
     assert (output.stats.steps, output.stats.answer_tokens) == (0, 1)
 
 
-def test_a_long_prompt_is_prefilled_in_chunks(model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, ids, _ = batch(lengths=(23,))
-    whole = model.generate(ids, max_new_tokens=20)
-    monkeypatch.setattr("medusa_apar.decoder.PREFILL_CHUNK", 7)
-    assert torch.equal(whole, model.generate(ids, max_new_tokens=20))  # type: ignore[arg-type]
+@pytest.mark.parametrize("chunk", [7, 12, 100])
+def test_prompts_are_prefilled_together_in_chunks(
+    model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    prompts, ids, mask = batch(lengths=(23, 4, 2, 11))
+    each = [model.generate(torch.tensor([prompt]), max_new_tokens=20) for prompt in prompts]
+    monkeypatch.setattr("medusa_apar.decoder.PREFILL_CHUNK", chunk)
+    sizes = []
+    prefill = Backbone.prefill
+
+    def spy(self: Backbone, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
+        sizes.append(len(placement))
+        return prefill(self, placement, token_ids, kept)
+
+    monkeypatch.setattr(Backbone, "prefill", spy)
+    together = model.generate(ids, attention_mask=mask, max_new_tokens=20)
+    assert isinstance(together, Tensor)
+    assert sizes == [*[chunk] * (40 // chunk), *([40 % chunk] if 40 % chunk else [])]
+    for row, prompt, alone in zip(together, prompts, each, strict=True):
+        assert isinstance(alone, Tensor)
+        answer = alone[0, len(prompt) :]
+        assert torch.equal(row[23 : 23 + len(answer)], answer)
 
 
 def test_padding_is_inferred_as_generate_does(model: MedusaAparModel) -> None:

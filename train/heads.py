@@ -8,7 +8,8 @@ the token k + 1 successors on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ from .command import InputError, run
 from .own_answers import own_answers
 from .provenance import write_provenance
 from .responses import BadRows, read_responses
-from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, pack
+from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
 
@@ -96,14 +97,28 @@ class HeadsArguments:
     intermediate_size: int | None = field(
         default=None, metadata={"help": "inner width of sequential heads (default: four times the hidden size)"}
     )
+    draft_vocab_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "sequential heads guess among the commonest tokens, so many less one, which stands for all others "
+            "(default: among all)"
+        },
+    )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
 
-    def untrained(self, backbone: PreTrainedModel) -> DraftHeads:
-        """Heads of this kind and shape for a backbone."""
+    def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
+        """Heads of this kind and shape for a backbone and what is to be guessed."""
         if self.kind == "sequential":
+            size = self.draft_vocab_size
             return SequentialHeads.for_backbone(
-                backbone, num_heads=self.num_heads, intermediate_size=self.intermediate_size
+                backbone,
+                num_heads=self.num_heads,
+                intermediate_size=self.intermediate_size,
+                draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
             )
+        for name in ("intermediate_size", "draft_vocab_size"):
+            if getattr(self, name) is not None:
+                raise InputError(f"--{name} {getattr(self, name)} is for --kind sequential; leave it out")
         return MedusaHeads.for_backbone(
             backbone,
             num_heads=self.num_heads,
@@ -126,6 +141,12 @@ class HeadsTrainingArguments(TrainingArguments):
     report_to: str = "none"
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
     label_names: list[str] | None = field(default_factory=lambda: ["head_labels"])
+
+
+def commonest_tokens(rows: Iterable[TreeRow], count: int) -> Tensor:
+    """The tokens that come most often where something is to be guessed, rising: `[count]`, or as many as there are."""
+    counts = Counter(label for row in rows for label in next_token_labels(row) if label != IGNORE_INDEX)
+    return torch.tensor(sorted(token for token, _ in counts.most_common(count)))
 
 
 def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
@@ -170,10 +191,16 @@ class Places:
         return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:], sources)
 
     def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
-        """Of all heads, `[heads, places, vocab_size]`."""
+        """Of all heads, `[heads, places, logits]`."""
         lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
         logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
         return logits
+
+
+def labels_of(heads: DraftHeads, places: Places) -> Tensor:
+    """Labels of all heads as places among their logits, `[heads, places]`, or `IGNORE_INDEX`."""
+    known = places.labels != IGNORE_INDEX
+    return heads.places_of(places.labels.clamp(min=0)).where(known, IGNORE_INDEX)
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -183,10 +210,9 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy per label against the backbone's distribution, whose logits are `[places, vocab_size]`; or 0."""
+    """Cross-entropy per label against the backbone's probabilities `[places, logits]`; or 0."""
     known = labels != IGNORE_INDEX
-    probabilities = teacher[known].float().softmax(dim=-1)
-    total = nn.functional.cross_entropy(logits[known].float(), probabilities, reduction="sum")
+    total = nn.functional.cross_entropy(logits[known].float(), teacher[known], reduction="sum")
     return total / known.sum().clamp(min=1)
 
 
@@ -198,6 +224,7 @@ class HeadsTrainer(TreeTrainer):
     ) -> None:
         super().__init__(heads, *args, **kwargs)
         self.backbone = backbone.requires_grad_(False).eval().to(self.args.device)
+        self.heads = heads
         self.decay = decay
         self.distil = distil
 
@@ -213,9 +240,12 @@ class HeadsTrainer(TreeTrainer):
         if self.distil:
             with torch.no_grad():
                 teacher = self.backbone.get_output_embeddings()(places.sources)
-            losses = [distilled_loss(*each) for each in zip(logits, places.labels, teacher, strict=True)]
+            losses = [
+                distilled_loss(head_logits, labels, self.heads.as_guessed(chosen.float().softmax(dim=-1)))
+                for head_logits, labels, chosen in zip(logits, places.labels, teacher, strict=True)
+            ]
         else:
-            losses = [mean_loss(*each) for each in zip(logits, places.labels, strict=True)]
+            losses = [mean_loss(*each) for each in zip(logits, labels_of(self.heads, places), strict=True)]
         loss = torch.stack([self.decay ** (k + 1) * head_loss for k, head_loss in enumerate(losses)]).sum()
         return (loss, {}) if return_outputs else loss
 
@@ -236,10 +266,10 @@ def measure(
     for batch in tqdm(batches, desc="held-out accuracy"):
         places = Places.of_batch(backbone, batch)
         logits = places.logits(heads, backbone).float()
-        for k, (head_logits, head_labels) in enumerate(zip(logits, places.labels, strict=True)):
+        for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
             known = head_labels != IGNORE_INDEX
             head_logits, head_labels = head_logits[known], head_labels[known]
-            hit = head_logits.topk(TOP).indices == head_labels[:, None]
+            hit = head_logits[:, : heads.guessable].topk(TOP).indices == head_labels[:, None]
             hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
             tokens[k] += len(head_labels)
             losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
@@ -261,8 +291,9 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         raise InputError(f"--model {data.model}: {error}") from error
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
-    heads = shape.untrained(backbone)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    rows = data.rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl")
+    heads = shape.untrained(backbone, rows.rows)
     trainer = HeadsTrainer(
         backbone,
         heads,
@@ -273,7 +304,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             label_heads=shape.num_heads,
         ),
-        train_dataset=data.rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl"),
+        train_dataset=rows,
         eval_dataset=data.rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
         if data.eval_data
         else None,

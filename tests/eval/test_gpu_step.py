@@ -63,10 +63,9 @@ def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch
     calls: list[Placement] = []
     forward = Backbone.forward
 
-    def spy(self: Backbone, placement: Placement, token_ids: Any, *, last_only: bool = False) -> Any:
-        if not last_only:
-            calls.append(placement)
-        return forward(self, placement, token_ids, last_only=last_only)
+    def spy(self: Backbone, placement: Placement, token_ids: Any) -> Any:
+        calls.append(placement)
+        return forward(self, placement, token_ids)
 
     monkeypatch.setattr(Backbone, "forward", spy)
     tiny = random_backbone("tiny", CPU)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
@@ -42,9 +43,8 @@ def test_every_head_moves_the_state_on_by_a_token(backbone, sequential, hidden_s
     logits = sequential(hidden_states, backbone.lm_head, embeddings, path)
     state, head = hidden_states, sequential.head
     for level in range(3):
-        embedding = embeddings.weight[path[..., level]]
-        unit = embedding / embedding.pow(2).mean(dim=-1, keepdim=True).add(1e-6).sqrt()
-        inner = torch.cat([state, unit], dim=-1) @ head.up.weight.T + head.up.bias
+        embedding = embeddings.weight[path[..., level]] / embeddings.weight.pow(2).mean().sqrt()
+        inner = torch.cat([state, embedding], dim=-1) @ head.up.weight.T + head.up.bias
         state = state + torch.nn.functional.silu(inner) @ head.down.weight.T + head.down.bias
         torch.testing.assert_close(logits[level], state @ backbone.lm_head.weight.T)
 
@@ -62,13 +62,18 @@ def test_a_head_sees_the_tokens_before_its_guess_and_no_later_ones(backbone, seq
     assert not torch.allclose(before[2], after[2])
 
 
-def test_the_scale_of_a_backbones_embeddings_does_not_matter(backbone, sequential, hidden_states, path):
-    embeddings = backbone.get_input_embeddings()
-    before = sequential(hidden_states, backbone.lm_head, embeddings, path)
+def test_the_scale_of_a_backbones_embeddings_does_not_matter(backbone, hidden_states, path):
+    def logits() -> Tensor:
+        heads = SequentialHeads.for_backbone(backbone, num_heads=3)
+        for parameter in heads.parameters():
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(0))
+        found: Tensor = heads(hidden_states, backbone.lm_head, backbone.get_input_embeddings(), path)
+        return found
+
+    before = logits()
     with torch.no_grad():
-        embeddings.weight *= 50
-    after = sequential(hidden_states, backbone.lm_head, embeddings, path)
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+        backbone.get_input_embeddings().weight *= 50
+    torch.testing.assert_close(logits(), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -83,6 +88,56 @@ def test_heads_in_half_precision_take_the_backbones_hidden_states(backbone, sequ
 def test_without_a_path_there_is_nothing_to_guess_behind(backbone, sequential, hidden_states):
     with pytest.raises(ValueError, match="sequential heads guess behind known tokens; pass embeddings and path"):
         sequential(hidden_states, backbone.lm_head)
+
+
+class TestDraftVocabulary:
+    """Heads that guess among some tokens, and know one logit for all others."""
+
+    TOKENS = torch.tensor([2, 3, 11, 30])
+
+    @pytest.fixture
+    def heads(self, backbone: LlamaForCausalLM) -> SequentialHeads:
+        return SequentialHeads.for_backbone(backbone, num_heads=3, draft_token_ids=self.TOKENS)
+
+    def test_untrained_they_repeat_the_backbones_logits_of_these_tokens(self, backbone, heads, hidden_states, path):
+        logits = heads(hidden_states, backbone.lm_head, backbone.get_input_embeddings(), path)
+        expected = backbone.lm_head(hidden_states)[..., self.TOKENS].expand(3, -1, -1, -1)
+        torch.testing.assert_close(logits[..., :-1], expected)
+        assert not logits[..., -1].any()
+        assert heads.guessable == 4
+
+    def test_the_last_logit_stands_for_all_other_tokens(self, heads):
+        assert heads.places_of(torch.tensor([[3, 30], [0, 2]])).tolist() == [[1, 3], [4, 0]]
+        probabilities = torch.zeros(VOCABULARY)
+        probabilities[[2, 11, 12, 13]] = torch.tensor([0.5, 0.25, 0.125, 0.125])
+        assert heads.as_guessed(probabilities).tolist() == [0.5, 0, 0.25, 0, 0.25]
+
+    def test_all_tokens_are_guessed_among_without_one(self, sequential):
+        assert sequential.guessable == VOCABULARY
+        probabilities, tokens = torch.rand(VOCABULARY), torch.tensor([4, 0])
+        assert sequential.as_guessed(probabilities) is probabilities
+        assert sequential.places_of(tokens) is tokens
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_it_is_saved_and_loaded_with_the_heads(self, backbone, heads, tmp_path: Path, dtype):
+        heads.to(dtype).save_pretrained(tmp_path)
+        for loaded in (SequentialHeads.from_pretrained(tmp_path, dtype=dtype), load_heads(tmp_path, dtype=dtype)):
+            assert loaded.draft_token_ids.tolist() == self.TOKENS.tolist()
+            assert loaded.draft_token_ids.dtype is torch.int64
+            assert loaded.projection.weight.dtype is dtype
+            assert torch.equal(loaded.projection.weight, heads.projection.weight)
+
+    def test_tokens_that_the_backbone_does_not_have_are_refused(self, backbone, heads):
+        heads.draft_token_ids[3] = VOCABULARY
+        with pytest.raises(ValueError, match="draft_token_ids of these heads lie outside a vocabulary of 31 tokens"):
+            heads.check_fits(backbone)
+
+    def test_they_are_whole_numbers(self, heads, tmp_path: Path):
+        heads.save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+        save_file(state | {"draft_token_ids": self.TOKENS.float()}, tmp_path / "model.safetensors")
+        with pytest.raises(ValueError, match=r"`draft_token_ids` is torch.float32, not torch.int64"):
+            load_heads(tmp_path)
 
 
 def test_they_are_saved_and_loaded_with_what_was_measured(backbone, sequential, tmp_path: Path):

@@ -19,7 +19,7 @@ from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import backbone, heads, provenance
-from medusa_apar.train.tree_data import IGNORE_INDEX, TreeCollator, decoded_row
+from medusa_apar.train.tree_data import IGNORE_INDEX, NO_SUCCESSOR, TreeCollator, TreeRow, decoded_row
 
 Save = Callable[..., Path]
 Train = Callable[[list[str]], None]
@@ -230,6 +230,20 @@ class TestSequentialHeads:
         assert isinstance(loaded, SequentialHeads)
         assert len(loaded.config.accuracy) == len(loaded.config.calibration_temperature) == 2
 
+    def test_they_guess_among_the_commonest_tokens_where_asked_to(
+        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+    ) -> None:
+        for part in ("train", "eval"):
+            shutil.copy(folder / f"own-{part}.jsonl", tmp_path)
+        more = ["--kind", "sequential", "--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
+        more += ["--draft_vocab_size", "8", "--eval_data", str(rows_file), "--muon", "--learning_rate", "1e-2"]
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+        values = losses(tmp_path)
+        assert values[-1] < values[0]
+        loaded = load_heads(tmp_path, AutoModelForCausalLM.from_pretrained(tiny_backbone_dir))
+        assert loaded.guessable == 7
+        assert len(loaded.config.accuracy) == 2
+
     def test_the_answers_are_kept_and_used_again(
         self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -264,10 +278,22 @@ def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_cho
 
 def test_distilled_loss_of_certain_labels_is_the_mean_loss() -> None:
     logits, labels = torch.randn(6, 10), torch.tensor([1, IGNORE_INDEX, 3, 4, IGNORE_INDEX, 9])
-    teacher = torch.full((6, 10), -100.0)
-    teacher[torch.arange(6), labels.clamp(min=0)] = 100.0
+    teacher = torch.nn.functional.one_hot(labels.clamp(min=0), 10).float()
     torch.testing.assert_close(heads.distilled_loss(logits, labels, teacher), heads.mean_loss(logits, labels))
     assert heads.distilled_loss(logits, torch.full((6,), IGNORE_INDEX), teacher) == 0
+
+
+def test_the_commonest_tokens_are_counted_where_something_is_guessed() -> None:
+    prompt_and_answer = TreeRow(
+        input_ids=[1, 1, 1, 5, 5, 9],
+        position_ids=list(range(6)),
+        successor=[1, 2, 3, 4, 5, NO_SUCCESSOR],
+        node=[0] * 6,
+        node_parent=[-1],
+        prompt=[True] * 3 + [False] * 3,
+    )
+    assert heads.commonest_tokens([prompt_and_answer] * 2, 1).tolist() == [5]
+    assert heads.commonest_tokens([prompt_and_answer], 7).tolist() == [5, 9]
 
 
 def test_mean_loss_is_per_label() -> None:
@@ -415,6 +441,14 @@ class TestCommandLine:
         argv = [*arguments(tiny_backbone_dir, data, tmp_path / "out"), "--structured_share", "0.5"]
         line = self.error(train, argv, capsys)
         assert "structured_share=0.5 leaves nothing of 3 structured and 0 unstructured responses" in line
+
+
+def test_a_draft_vocabulary_for_medusa_heads(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--draft_vocab_size", "8"))
+    assert "--draft_vocab_size 8 is for --kind sequential; leave it out" in capsys.readouterr().err
 
 
 def test_heads_on_a_backbone_without_control_tokens(

@@ -191,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of the backbone")
     parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=1500, help="optimizer steps of the heads, of half the rows")
-    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--head-steps", type=int, default=2000, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
@@ -231,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "--data", str(data / "prompts-train.jsonl"), "--eval_data", str(data / "prompts-heldout.jsonl"),
                 "--labels", "self", "--max_new_tokens", str(args.max_length * 3 // 4),
                 "--kind", "sequential", "--num_heads", str(args.heads), "--learning_rate", "3e-3",
+                "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2),
                 "--per_device_train_batch_size", str(max(1, args.batch // 2)),
                 "--bf16", str(default_dtype() is torch.bfloat16), "--use_cpu", str(not torch.cuda.is_available()),
             ]
