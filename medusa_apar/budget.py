@@ -93,11 +93,15 @@ class StepCost:
         forward: the backbone's forward pass by its nodes.
         heads: the heads by their rows, when they guess trees.
         chains: the same, when they guess a single path behind each row.
+        slots: that attention ran over when the forward pass was timed.
+        per_pair: seconds that each pair of a node and a further slot takes.
     """
 
     forward: CostCurve
     heads: CostCurve
     chains: CostCurve
+    slots: int = 0
+    per_pair: float = 0.0
 
 
 class NodeBudget(ABC):
@@ -129,16 +133,12 @@ class NodeBudget(ABC):
         """
         return True
 
-    def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
+    def record(self, slots: float, rest: float) -> None:
         """Take note of a step.
 
         Args:
-            threads: its pending tokens.
-            nodes: all its nodes.
-            forward: seconds of the backbone's forward pass.
-            heads: seconds of the heads, which guess for the next step.
-            rest: seconds of everything else.
-            guessed: whether there were guesses for this step.
+            slots: that attention ran over for each node, padding included.
+            rest: seconds outside the backbone and the heads.
         """
         return
 
@@ -165,10 +165,9 @@ class FixedBudget(NodeBudget):
 class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
-    What steps take beyond the measured costs is learnt while decoding: on the host, for long contexts, and, apart for
-    steps with guesses and without, whatever else there is. Behind many threads, where trees would take long, the heads
-    guess single paths. Guessing rests where, as far as the last steps tell, it does not pay. Now and then a step tries
-    it again, ever more rarely while that is in vain.
+    To the measured costs come the slots that attention runs over now, and what the host takes, as the last steps tell.
+    Behind many threads, where trees would take long, the heads guess single paths. Guessing rests where it is not
+    expected to pay. Now and then a step tries it again, ever more rarely while that is in vain.
 
     Args:
         cost: what steps cost.
@@ -180,14 +179,13 @@ class MeasuredBudget(NodeBudget):
     """The same, after many tries in vain."""
     DEAR = 0.15
     """Share of a step that trees may take beyond what single paths take."""
-    MEMORY = 0.95
-    """Weight of the past in the running means."""
+    MEMORY = 0.9
+    """Weight of the past in running means."""
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._per_node = 0.0  # seconds of a node beyond the measured cost, running mean: attention over long contexts
+        self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
-        self._slower = {False: 1.0, True: 1.0}  # steps without and with guesses against what is expected, running means
         self._rested = 0
         self._patience = self.REST
 
@@ -204,9 +202,9 @@ class MeasuredBudget(NodeBudget):
         return CHAIN if self._guesses_chains(threads) else None
 
     def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
-        plain = 1 / (self._slower[False] * self._seconds(threads, threads, guessed=False))
+        plain = 1 / self._seconds(threads)
         guessing = max(
-            tokens / (self._slower[True] * self._seconds(threads, threads * (2 + carried), guessed=True))
+            tokens / (self._seconds(threads * (2 + carried)) + self._heads(threads))
             for carried, tokens in enumerate((1 + np.cumsum(hope)).tolist())
         )
         if guessing > plain:
@@ -218,10 +216,9 @@ class MeasuredBudget(NodeBudget):
         self._rested += 1
         return False
 
-    def _seconds(self, threads: int, nodes: int, *, guessed: bool) -> float:
-        """What a step is expected to take."""
-        seconds = self._cost.forward(nodes) + self._per_node * nodes + self._rest
-        return seconds + self._heads(threads) if guessed else seconds
+    def _seconds(self, nodes: int) -> float:
+        """What a step is expected to take without the heads."""
+        return self._cost.forward(nodes) + self._per_node * nodes + self._rest
 
     def _heads(self, threads: int) -> float:
         return (self._cost.chains if self._guesses_chains(threads) else self._cost.heads)(threads)
@@ -230,9 +227,6 @@ class MeasuredBudget(NodeBudget):
         trees, chains = self._cost.heads(threads), self._cost.chains(threads)
         return trees - chains > self.DEAR * (self._cost.forward(threads) + trees + self._rest)
 
-    def record(self, threads: int, nodes: int, forward: float, heads: float, rest: float, *, guessed: bool) -> None:
-        slower = (forward + heads + rest) / self._seconds(threads, nodes, guessed=heads > 0)
-        self._slower[guessed] += (1 - self.MEMORY) * (slower - self._slower[guessed])
-        beyond = max(0.0, forward - self._cost.forward(nodes)) / nodes
-        self._per_node += (1 - self.MEMORY) * (beyond - self._per_node)
+    def record(self, slots: float, rest: float) -> None:
+        self._per_node = self._cost.per_pair * max(0.0, slots - self._cost.slots)
         self._rest += (1 - self.MEMORY) * (rest - self._rest)

@@ -85,7 +85,7 @@ class CompiledStep:
         """
         function = method.__func__
         own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
-        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         if self._backend == "inductor" and self._on_cpu:
             options["cpp_wrapper"] = True  # hundreds of small kernels are called from C++ then
         compiled = torch.compile(

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from platformdirs import user_cache_path
 
 from .budget import CostCurve, StepCost
 
-CURVES = tuple(field.name for field in fields(StepCost))
+CURVES = ("forward", "heads", "chains")
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +52,11 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
 def _read(path: Path) -> StepCost | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        curves = [CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in CURVES]
+        curves = {name: CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in CURVES}
+        cost = StepCost(**curves, slots=int(kept["slots"]), per_pair=float(kept["per_pair"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("step costs in %s cannot be read (%s); they are measured again", path, error)
         return None
-    return StepCost(*curves) if all(len(curve.seconds) > 1 for curve in curves) else None
+    return cost if all(len(curve.seconds) > 1 for curve in curves.values()) else None

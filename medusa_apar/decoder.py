@@ -239,8 +239,7 @@ class Decoder:
         self._commit(scheduled, nodes, placement, verdict)
         forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
         rest = perf_counter() - start - forward - heads
-        guessed = any(draft.guesses is not None for draft in drafts)
-        self.budget.record(len(scheduled), len(nodes), forward, heads, rest, guessed=guessed)
+        self.budget.record(placement.narrowed().slots_per_node, rest)
 
     def _verify(
         self,

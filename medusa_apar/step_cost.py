@@ -19,6 +19,8 @@ from .placement import Placement
 
 CONTEXT = 256
 """Slots behind which a step is timed."""
+FAR, FAR_NODES = 640, 32
+"""Further slots behind which so many nodes are timed."""
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
 
 
@@ -53,10 +55,19 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         drafter.guess(hidden[zeros], zeros, shape)[0].tolist()
 
+    def reach(further: int) -> None:
+        slots = pool.acquire(further)
+        forward(FAR_NODES)
+        pool.give_back(slots)
+
+    curve, slots = CostCurve.measure(forward), pool.extent
+    by_reach = CostCurve.measure(reach, (1, FAR))
     return StepCost(
-        forward=CostCurve.measure(forward),
+        forward=curve,
         heads=CostCurve.measure(guess, MEASURED_ROWS),
         chains=CostCurve.measure(partial(guess, shape=CHAIN), MEASURED_ROWS),
+        slots=slots,
+        per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
     )
 
 
