@@ -41,21 +41,35 @@ class CostCurve:
         return np.array(self.seconds)
 
     @staticmethod
-    def measure(run: Callable[[int], None], counts: Sequence[int] = MEASURED_NODES, repeats: int = 9) -> CostCurve:
+    def measure(
+        run: Callable[[int], None],
+        counts: Sequence[int] = MEASURED_NODES,
+        *,
+        between: Callable[[], None] = lambda: None,
+        repeats: int = 9,
+    ) -> CostCurve:
         """Time `run(count)` at a few counts and join them by straight lines.
 
         A first round warms up, and so does a call before each timed one, as decoding keeps to one size for a while.
         The fastest time counts: whatever else the machine does only ever adds to it. What is slow is timed fewer times.
+
+        Args:
+            run: what to time.
+            counts: at which.
+            between: what decoding does in between, which takes the processor's caches; it is not timed.
+            repeats: rounds.
         """
-        begin = perf_counter()
         times: dict[int, list[float]] = {count: [] for count in counts}
-        for count in counts:
+        for count in counts:  # the first of them may compile
             run(count)
+            between()
+        begin = perf_counter()
         for done in tqdm(range(repeats), desc="measuring step times", leave=False, delay=1.0):
             if done and perf_counter() - begin > ENOUGH_SECONDS:
                 break
             for count in counts:
                 run(count)
+                between()
                 start = perf_counter()
                 run(count)
                 times[count].append(perf_counter() - start)

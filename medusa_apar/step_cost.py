@@ -60,12 +60,14 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         forward(FAR_NODES)
         pool.give_back(slots)
 
-    curve, slots = CostCurve.measure(forward), pool.extent
+    forward(FAR_NODES)
+    curve, slots = CostCurve.measure(forward, between=partial(guess, 1)), pool.extent
     by_reach = CostCurve.measure(reach, (1, FAR))
+    step = partial(forward, MEASURED_ROWS[-1])
     return StepCost(
         forward=curve,
-        heads=CostCurve.measure(guess, MEASURED_ROWS),
-        chains=CostCurve.measure(partial(guess, shape=CHAIN), MEASURED_ROWS),
+        heads=CostCurve.measure(guess, MEASURED_ROWS, between=step),
+        chains=CostCurve.measure(partial(guess, shape=CHAIN), MEASURED_ROWS, between=step),
         slots=slots,
         per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
     )
