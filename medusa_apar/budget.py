@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .drafting import TreeShape
+from .drafting import TreeShape, chain
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-CHAIN: TreeShape = (((0, 0),),) * 16
-"""A single path, longer than heads guess."""
 ENOUGH_SECONDS = 3.0
 """Time after which measuring the cost curve ends with the round that it is in."""
 
@@ -185,6 +183,7 @@ class MeasuredBudget(NodeBudget):
 
     Args:
         cost: what steps cost.
+        levels: how many tokens ahead the heads guess.
     """
 
     REST = 12
@@ -196,8 +195,9 @@ class MeasuredBudget(NodeBudget):
     MEMORY = 0.9
     """Weight of the past in running means."""
 
-    def __init__(self, cost: StepCost) -> None:
+    def __init__(self, cost: StepCost, levels: int) -> None:
         self._cost = cost
+        self._chain = chain(levels)
         self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
         self._rested = 0
@@ -213,15 +213,14 @@ class MeasuredBudget(NodeBudget):
         return int((tokens / (forward + self._heads(threads) + self._rest)).argmax())
 
     def shape(self, threads: int) -> TreeShape | None:
-        return CHAIN if self._guesses_chains(threads) else None
+        return self._chain if self._guesses_chains(threads) else None
 
     def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
-        plain = 1 / self._seconds(threads)
-        guessing = max(
-            tokens / (self._seconds(threads * (2 + carried)) + self._heads(threads))
-            for carried, tokens in enumerate((1 + np.cumsum(hope)).tolist())
-        )
-        if guessing > plain:
+        tokens = 1 + np.cumsum(hope)  # of a thread that carries its best guess, its two best ones, and so on
+        nodes = threads * np.arange(2, 2 + len(hope))
+        forward = self._cost.forward.stretch(nodes[0], nodes[-1] - nodes[0] + 1)[::threads] + self._per_node * nodes
+        plain = self._cost.forward(threads) + self._per_node * threads + self._rest
+        if (tokens / (forward + self._heads(threads) + self._rest)).max() > 1 / plain:
             self._rested, self._patience = 0, self.REST
             return True
         if self._rested >= self._patience:
@@ -229,10 +228,6 @@ class MeasuredBudget(NodeBudget):
             return True
         self._rested += 1
         return False
-
-    def _seconds(self, nodes: int) -> float:
-        """What a step is expected to take without the heads."""
-        return self._cost.forward(nodes) + self._per_node * nodes + self._rest
 
     def _heads(self, threads: int) -> float:
         return (self._cost.chains if self._guesses_chains(threads) else self._cost.heads)(threads)

@@ -14,6 +14,11 @@ TreeShape = tuple[tuple[tuple[int, int], ...], ...]
 """A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank behind it."""
 
 
+def chain(levels: int) -> TreeShape:
+    """The fixed tree of a single path."""
+    return (((0, 0),),) * levels
+
+
 class Drafter(ABC):
     """Turns hidden states into trees of guesses.
 
@@ -48,9 +53,9 @@ class Drafter(ABC):
             shape: of a fixed tree, in place of the likeliest paths.
 
         Returns:
-            `[rows, heads, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
+            `[rows, levels, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
             place in the level above; the log-probability of the path, float32, -inf where there is no guess. `width` is
-            that of the drafter, or of a wider fixed tree.
+            that of the drafter, or of a wider fixed tree; there are as many levels as heads, or fewer in a fixed tree.
         """
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
         scores = torch.zeros_like(token_ids, dtype=torch.float32)

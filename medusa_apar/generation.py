@@ -257,7 +257,7 @@ class Generation:
             return FixedTree(self.options.medusa_choices)
         if self.options.nodes_per_step is not None:
             return FixedBudget(self.options.nodes_per_step)
-        return MeasuredBudget(step_cost(self.backbone, drafter))
+        return MeasuredBudget(step_cost(self.backbone, drafter), drafter.heads.config.num_heads)
 
     def _pools(self, requests: Sequence[Request]) -> tuple[int, int]:
         """How many KV pools, and the slots of all of them: enough for the longest path of any row, and its step."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .backbone import Backbone
-from .budget import CHAIN, CostCurve, StepCost
+from .budget import CostCurve, StepCost
 from .cost_cache import cached_cost
-from .drafting import Drafter, TreeShape
+from .drafting import Drafter, TreeShape, chain
 from .placement import Placement
 
 CONTEXT = 256
@@ -63,11 +63,11 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     forward(FAR_NODES)
     curve, slots = CostCurve.measure(forward, between=partial(guess, 1)), pool.extent
     by_reach = CostCurve.measure(reach, (1, FAR))
-    step = partial(forward, MEASURED_ROWS[-1])
+    step, path = partial(forward, MEASURED_ROWS[-1]), chain(drafter.heads.config.num_heads)
     return StepCost(
         forward=curve,
         heads=CostCurve.measure(guess, MEASURED_ROWS, between=step),
-        chains=CostCurve.measure(partial(guess, shape=CHAIN), MEASURED_ROWS, between=step),
+        chains=CostCurve.measure(partial(guess, shape=path), MEASURED_ROWS, between=step),
         slots=slots,
         per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
     )

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from medusa_apar import budget as budget_module
-from medusa_apar.budget import CHAIN, MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
+from medusa_apar.budget import MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
 from medusa_apar.cost_cache import cached_cost
+from medusa_apar.drafting import chain
 
 
 def test_the_curve_never_falls_and_joins_its_points_by_lines() -> None:
@@ -38,7 +39,7 @@ def test_a_slow_model_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:
     guesses = CostCurve.through((1, 64), (heads, heads))
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), guesses, guesses))
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), guesses, guesses), levels=4)
 
 
 def test_a_budget_carries_at_least_one_node() -> None:
@@ -75,9 +76,9 @@ def test_behind_many_threads_the_heads_guess_single_paths() -> None:
     """Where whole trees would take too much of the step beyond that."""
     forward = CostCurve.through((1, 64), (1.0, 1.0))
     trees, chains = CostCurve.through((1, 9), (0.1, 0.9)), CostCurve.through((1, 9), (0.1, 0.1))
-    mixed = MeasuredBudget(StepCost(forward, trees, chains))
+    mixed = MeasuredBudget(StepCost(forward, trees, chains), levels=4)
     assert mixed.shape(2) is None, "0.1 of 1.2"
-    assert mixed.shape(4) == CHAIN, "0.3 of 1.4"
+    assert mixed.shape(4) == chain(4), "0.3 of 1.4"
     assert mixed.pays(9, np.array([0.15])), "0.1 is paid and not 0.9"
     for _ in range(90):
         mixed.record(slots=256, rest=2.0)
@@ -106,7 +107,7 @@ def test_time_on_the_host_is_learnt() -> None:
 def test_attention_over_many_slots_is_paid_by_every_node() -> None:
     """And so speaks against guessing, be the slots a long context or padding for a pool with more nodes."""
     flat, free = CostCurve.through((1, 64), (1.0, 1.0)), CostCurve.through((1, 64), (0.0, 0.0))
-    long = MeasuredBudget(StepCost(flat, free, free, slots=320, per_pair=0.001))
+    long = MeasuredBudget(StepCost(flat, free, free, slots=320, per_pair=0.001), levels=4)
     assert long.cut(1, np.array([0.4, 0.3, 0.2])) == 3
     assert long.pays(1, np.array([0.4]))
     long.record(slots=320, rest=0.0)

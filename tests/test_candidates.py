@@ -37,7 +37,7 @@ def choose(drafts: list[Draft], nodes: int, context_length: int = 1000) -> Chose
 
 def measured(nodes: tuple[int, ...], seconds: tuple[float, ...]) -> MeasuredBudget:
     free = CostCurve.through((1, 64), (0.0, 0.0))
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), free, free))
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), free, free), levels=4)
 
 
 class Chosen:

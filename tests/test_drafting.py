@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medusa_apar.drafting import Drafter, new_drafter
+from medusa_apar.drafting import Drafter, chain, new_drafter
 from medusa_apar.fixed_tree import FixedTree
 from medusa_apar.heads import DraftHeads, SequentialHeads
 
@@ -113,6 +113,18 @@ def test_a_fixed_tree_that_is_deeper_than_the_heads_ends_with_them(heads: DraftH
     token_ids, _, log_probs = drafter.guess(torch.randn(1, 32), torch.tensor([5]), shape)
     assert token_ids.shape == (1, HEADS, drafter.width)
     assert (log_probs > -torch.inf).tolist() == [[[True] + [False] * (drafter.width - 1)] * HEADS]
+
+
+@pytest.mark.parametrize("num_heads", [1, 20])
+@torch.inference_mode()
+def test_a_step_can_carry_trees_and_single_paths_of_any_number_of_heads(num_heads: int) -> None:
+    backbone = forking_backbone(dtype=torch.float32)
+    drafter = drafter_of(random_sequential_heads(backbone, num_heads=num_heads), backbone)
+    hidden, pending = torch.randn(2, 32), torch.tensor([5, 9])
+    trees, paths = drafter.guess(hidden, pending), drafter.guess(hidden, pending, chain(num_heads))
+    for ours, theirs in zip(trees, paths, strict=True):
+        assert ours.shape == theirs.shape == (2, num_heads, drafter.width)
+    assert torch.equal(trees[0][:, 0, 0], paths[0][:, 0, 0])
 
 
 @torch.inference_mode()
