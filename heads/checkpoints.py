@@ -15,12 +15,9 @@ from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_saf
 from .config import HeadsConfig
 from .draft_heads import DraftHeads
 from .formats import CONFIG, SAFETENSORS, SAFETENSORS_INDEX, WEIGHT_FILES, CheckpointFormat, detect_format, locate
+from .kinds import KINDS
 from .medusa import MedusaHeads
 from .medusa_llm import medusa_llm_config, medusa_llm_name, read_medusa_llm_weights
-from .sequential import SequentialHeads
-
-KINDS: dict[str, type[DraftHeads]] = {kind.config_class.model_type: kind for kind in (MedusaHeads, SequentialHeads)}
-"""Kinds of heads by the `model_type` of their configs."""
 
 
 def load_heads(
@@ -77,6 +74,10 @@ def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
     kind = KINDS[values["model_type"]]
     if kind is MedusaHeads:
         natural(values, "num_layers", path, least=0)
+    else:
+        natural(values, "intermediate_size", path)
+        if values.get("draft_vocab_size") is not None:
+            natural(values, "draft_vocab_size", path, least=2)
     try:
         config = cast(type[HeadsConfig], kind.config_class).from_dict(values)
     except Exception as error:  # transformers lets each bad field raise in its own way

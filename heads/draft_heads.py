@@ -28,6 +28,9 @@ class DraftHeads(PreTrainedModel):
         super().__init__(config)
         self.register_buffer("draft_token_ids", None)
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave them: every module of a set of heads comes initialised from its constructor."""
+
     @abstractmethod
     def forward(
         self,

@@ -9,15 +9,13 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from .checkpoint_files import first_line, read_json
-from .config import MedusaHeadsConfig, SequentialHeadsConfig
+from .kinds import KINDS
 
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MEDUSA_LLM_PT = "medusa_lm_head.pt"
 MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
-MODEL_TYPES = (MedusaHeadsConfig.model_type, SequentialHeadsConfig.model_type)
-"""Of the configs of our own format."""
 
 
 class CheckpointFormat(StrEnum):
@@ -50,12 +48,12 @@ def detect_format(source: str | Path) -> CheckpointFormat:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
     values = read_json(path)
-    if values.get("model_type") in MODEL_TYPES:
+    if values.get("model_type") in KINDS:
         return CheckpointFormat.MEDUSA_APAR
     if "medusa_num_heads" in values:
         return CheckpointFormat.MEDUSA_LLM
     raise ValueError(
-        f"{path} is no config of Medusa heads: it has neither model_type={' or '.join(map(repr, MODEL_TYPES))} nor "
+        f"{path} is no config of Medusa heads: it has neither model_type={' or '.join(map(repr, KINDS))} nor "
         f"medusa_num_heads; pass a folder that holds a checkpoint of heads{_hint(folder)}"
     )
 

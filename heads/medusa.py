@@ -57,13 +57,6 @@ class MedusaHeads(DraftHeads):
         self.heads = nn.ModuleList(MedusaHead(config) for _ in range(config.num_heads))
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, ResidualBlock):
-            nn.init.zeros_(module.linear.weight)
-            nn.init.zeros_(module.linear.bias)
-        elif isinstance(module, MedusaHead) and not self.config.shared_projection:
-            nn.init.normal_(module.projection.weight, std=self.config.hidden_size**-0.5)
-
     @classmethod
     def for_backbone(
         cls, backbone: PreTrainedModel, *, num_heads: int = 5, num_layers: int = 1, shared_projection: bool = False

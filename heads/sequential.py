@@ -49,12 +49,6 @@ class SequentialHeads(DraftHeads):
             self.register_buffer("draft_token_ids", torch.arange(config.draft_vocab_size - 1))
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, SequentialHead):
-            module.up.reset_parameters()
-            nn.init.zeros_(module.down.weight)
-            nn.init.zeros_(module.down.bias)
-
     @classmethod
     def for_backbone(
         cls,

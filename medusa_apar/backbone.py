@@ -95,7 +95,7 @@ class Backbone:
         Returns:
             Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
         """
-        inputs = self._inputs(placement.narrowed(), token_ids)
+        inputs = self._inputs(placement, token_ids)
         with attending_slots(self.model.config):
             return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,7 +64,8 @@ class GraphedPass(ForwardPass):
 
     def fit(self, placement: Placement) -> Placement:
         extent = min(extent_bucket(placement.extent), placement.cache.capacity + 1)
-        return placement.padded(node_bucket(len(placement)), extent, node_bucket(placement.most))
+        every_pool = replace(placement, attended=None)  # or there were graphs for every number of pools
+        return every_pool.padded(node_bucket(len(placement)), extent, node_bucket(placement.most))
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         addresses = cache.addresses()

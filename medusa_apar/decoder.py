@@ -239,7 +239,7 @@ class Decoder:
         self._commit(scheduled, nodes, placement, verdict)
         forward, heads = stats.backbone_seconds - forward, stats.head_seconds - heads
         rest = perf_counter() - start - forward - heads
-        self.budget.record(placement.narrowed().slots_per_node, rest)
+        self.budget.record(placement.slots_per_node, rest)
 
     def _verify(
         self,
@@ -409,7 +409,8 @@ class Decoder:
         """Guesses behind pending tokens, where guessing pays in a step of these threads."""
         if self.drafter is None:
             return ()
-        hopes = [hope for live in scheduled if (hope := live.request.hope) is not None]
+        requests = {live.request.row: live.request for live in scheduled}.values()
+        hopes = [hope for request in requests if (hope := request.hope) is not None]
         # A batch ends with its slowest row.
         if hopes and not self.budget.pays(len(scheduled), min(hopes, key=np.sum)):
             return ()

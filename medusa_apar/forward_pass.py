@@ -74,8 +74,8 @@ class ForwardPass:
         return SlotCache(layers, pools, capacity)
 
     def fit(self, placement: Placement) -> Placement:
-        """What this way can take: the given nodes and extent, or padded ones, and pools that attention looks at."""
-        return placement.narrowed()
+        """Nodes, extent and pools that this way can take: the given ones, and padding."""
+        return placement
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         """Run it; what comes back may be overwritten by the next call."""
@@ -94,4 +94,4 @@ class CompiledPass(ForwardPass):
 
     def fit(self, placement: Placement) -> Placement:
         nodes, most = max(self.LEAST, len(placement)), max(self.LEAST, placement.most)
-        return placement.narrowed().padded(nodes, placement.extent, most)
+        return placement.padded(nodes, placement.extent, most)

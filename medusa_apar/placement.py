@@ -25,7 +25,7 @@ class Placement:
         positions: `[nodes]` path depths.
         mask: `[nodes, extent]`; true where a node may attend to a slot of its own pool.
         most: places for nodes of one pool, in `groups`.
-        attended: `[attended]` the pools whose keys and values attention looks at; None: all.
+        attended: `[attended]` the pools whose keys and values attention looks at, if not at all.
     """
 
     members: Sequence[tuple[SlotPool, Ints]]
@@ -33,7 +33,7 @@ class Placement:
     positions: Ints
     mask: Flags
     most: int
-    attended: Ints | None = None
+    attended: Ints | None
 
     @staticmethod
     def acquire(pools: Sequence[SlotPool], pool_of: Ints, rows: Ints, positions: Ints, ancestors: Flags) -> Placement:
@@ -58,7 +58,8 @@ class Placement:
             for pool, nodes in members:
                 own = pool.mask(rows[nodes], slots[nodes], ancestors[np.ix_(nodes, nodes)])
                 mask[nodes, : own.shape[1]] = own
-        return Placement(members, slots, positions, mask, max(len(nodes) for _, nodes in members))
+        most = max(len(nodes) for _, nodes in members)
+        return Placement(members, slots, positions, mask, most, _attended([pool for pool, _ in members]))
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -91,18 +92,6 @@ class Placement:
         mask[len(self) :, 0] = True
         slots, positions = np.pad(self.slots, (0, more)), np.pad(self.positions, (0, more))
         return replace(self, slots=slots, positions=positions, mask=mask, most=most)
-
-    def narrowed(self) -> Placement:
-        """The same nodes; attention looks at their pools alone, where these are at most half of all.
-
-        The keys and values of such pools are copied; more of them would cost more than looking at idle pools does.
-        """
-        attended = [pool.index for pool, _ in self.members]
-        if len(attended) == 1:  # compiled graphs would take a single pool for a case of its own
-            attended.append(0 if attended[0] else 1)
-        if 2 * len(attended) > self.cache.pools:
-            return self
-        return replace(self, attended=np.array(attended))
 
     def give_back(self, nodes: Flags) -> None:
         """Free the slots of the flagged nodes, which no row came to see."""
@@ -141,3 +130,14 @@ class Placement:
             pool_nodes[at[pool.index], : len(nodes)] = nodes
             places[nodes] = at[pool.index] * self.most + np.arange(len(nodes))
         return pool_nodes, places
+
+
+def _attended(pools: Sequence[SlotPool]) -> Ints | None:
+    """The pools that have nodes, and no others, where they are at most half of all; else None.
+
+    Their keys and values are copied; more of them would cost more than looking at idle pools does.
+    """
+    indices = [pool.index for pool in pools]
+    if len(indices) == 1:  # compiled graphs would take a single pool for a case of its own
+        indices.append(0 if indices[0] else 1)
+    return np.array(indices) if 2 * len(indices) <= pools[0].cache.pools else None

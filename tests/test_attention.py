@@ -58,17 +58,16 @@ def test_pools_without_nodes_are_left_out_where_they_are_the_most(pools: int, us
     of_node = np.repeat(used, 3)
     rows = np.array([pool.open_row() for pool in every])[of_node]
     placement = Placement.acquire(every, of_node, rows, np.arange(len(rows)), np.tri(len(rows), dtype=np.bool_))
-    narrowed = placement.narrowed()
     if 2 * max(2, len(used)) > pools:
-        assert narrowed is placement
+        assert placement.attended is None
         return
-    assert narrowed.attended is not None
-    assert set(used) <= set(narrowed.attended.tolist())
-    assert len(narrowed.attended) == max(2, len(used))
+    assert placement.attended is not None
+    assert set(used) <= set(placement.attended.tolist())
+    assert len(placement.attended) == max(2, len(used))
     query = torch.randn(1, HEADS, len(rows), HEAD_DIM, dtype=torch.float64)
     key, value = torch.randn(2, pools, 2, placement.extent, HEAD_DIM, dtype=torch.float64)
     mask = torch.where(torch.from_numpy(placement.mask), 0.0, -torch.inf)[None, None].double()
-    groups = [torch.from_numpy(group) for group in (*narrowed.groups(), narrowed.attended)]
+    groups = [torch.from_numpy(group) for group in (*placement.groups(), placement.attended)]
     output, _ = slot_attention(nn.Identity(), query, key, value, mask, HEAD_DIM**-0.5, *groups)
     assert torch.allclose(output, attended_alone(query, key, value, mask, of_node.tolist()))
 

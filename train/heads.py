@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
-from medusa_apar.model import MedusaAparModel
-from medusa_apar.precision import default_dtype
 
 from .backbone import DataArguments, TreeTrainer, last_checkpoint, load_backbone, load_dataset
 from .command import InputError, run
@@ -68,8 +65,7 @@ class HeadsDataArguments(DataArguments):
             return load_dataset(files, tokenizer, self.max_length, self.structured_share)
         bad_rows = BadRows()
         prompts = list(dict.fromkeys(row.prompt for file in files for row in read_responses(file, bad_rows)))
-        serving = MedusaAparModel(deepcopy(backbone).to(default_dtype()))  # type: ignore[arg-type]
-        answers = own_answers(serving, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
+        answers = own_answers(backbone, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
@@ -108,6 +104,12 @@ class HeadsArguments:
 
     def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
         """Heads of this kind and shape for a backbone and what is to be guessed."""
+        for name, least in (("intermediate_size", 1), ("draft_vocab_size", 2)):
+            given = getattr(self, name)
+            if given is not None and self.kind != "sequential":
+                raise InputError(f"--{name} {given} is for --kind sequential; leave it out")
+            if given is not None and given < least:
+                raise InputError(f"--{name} {given} is too small; give a whole number from {least}")
         if self.kind == "sequential":
             size = self.draft_vocab_size
             return SequentialHeads.for_backbone(
@@ -116,9 +118,6 @@ class HeadsArguments:
                 intermediate_size=self.intermediate_size,
                 draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
             )
-        for name in ("intermediate_size", "draft_vocab_size"):
-            if getattr(self, name) is not None:
-                raise InputError(f"--{name} {getattr(self, name)} is for --kind sequential; leave it out")
         return MedusaHeads.for_backbone(
             backbone,
             num_heads=self.num_heads,

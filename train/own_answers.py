@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.precision import default_dtype
 
+from .command import InputError
 from .tree_data import TreeRow, decoded_row
 
 WAYS: tuple[dict[str, Any], ...] = (
@@ -28,7 +31,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 
 def own_answers(
-    model: MedusaAparModel,
+    backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     path: Path,
@@ -36,10 +39,10 @@ def own_answers(
     max_new_tokens: int,
     batch: int = 32,
 ) -> list[TreeRow]:
-    """Let a backbone answer prompts.
+    """Let a backbone answer prompts, in the precision in which it serves.
 
     Args:
-        model: the backbone, without heads.
+        backbone: an APAR-tuned causal LM.
         tokenizer: with a chat template.
         prompts: what to answer, each once, in one of `WAYS`.
         path: JSON lines that keep the answers, a batch in each; what is there already is not made again.
@@ -48,33 +51,48 @@ def own_answers(
 
     Returns:
         A row for each prompt.
+
+    Raises:
+        InputError: `path` keeps answers to something else.
     """
-    batches = [prompts[start : start + batch] for start in range(0, len(prompts), batch)]
-    made = _kept(path)
-    with path.open("a", encoding="utf-8") as file:
-        todo = range(len(made), len(batches))
-        for number in tqdm(todo, desc="own answers", initial=len(made), total=len(batches)):
-            way = WAYS[number % len(WAYS)]
-            made.append(_answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way))
-            file.write(json.dumps([asdict(row) for row in made[-1]]) + "\n")
-            file.flush()
-    return [row for rows in made for row in rows]
+    batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
+    questions = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
+    kept = _kept(path)
+    for number, (answered, question) in enumerate(zip(kept, questions, strict=False), start=1):
+        if {name: answered.get(name) for name in question} != question:
+            raise InputError(
+                f"{path}: line {number} answers other prompts, or --max_new_tokens {answered.get('max_new_tokens')}; "
+                "remove the file, or choose another --output_dir"
+            )
+    rows = [TreeRow(**row) for answered in kept[: len(batches)] for row in answered["rows"]]
+    if len(kept) < len(batches):
+        model = MedusaAparModel(deepcopy(backbone).to(default_dtype()))  # type: ignore[arg-type]
+        with path.open("a", encoding="utf-8") as file:
+            todo = range(len(kept), len(batches))
+            for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):
+                way = WAYS[number % len(WAYS)]
+                made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
+                file.write(json.dumps({**questions[number], "rows": [asdict(row) for row in made]}) + "\n")
+                file.flush()
+                rows += made
+    return rows
 
 
-def _kept(path: Path) -> list[list[TreeRow]]:
+def _kept(path: Path) -> list[dict[str, Any]]:
     """The batches that a file holds; one that an interruption cut off is removed."""
     if not path.exists():
         return []
-    made, size = [], 0
+    kept, size = [], 0
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            made.append([TreeRow(**row) for row in json.loads(line)])
+            answered = json.loads(line)
+            kept.append(answered if isinstance(answered, dict) else {})
             size += len(line)
     with path.open("r+b") as file:
         file.truncate(size)
-    return made
+    return kept
 
 
 def _answers(

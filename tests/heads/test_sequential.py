@@ -159,6 +159,17 @@ def test_weights_that_contradict_their_config_are_refused(sequential, tmp_path: 
         load_heads(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("draft_vocab_size", 1, 2), ("draft_vocab_size", "8", 2), ("intermediate_size", 0, 1)]
+)
+def test_a_config_with_bad_sizes_is_refused(sequential, tmp_path: Path, name: str, value: object, least: int):
+    sequential.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {name: value}))
+    with pytest.raises(ValueError, match=f"{name}={value!r}, which must be a whole number from {least}"):
+        load_heads(tmp_path)
+
+
 def test_medusa_llms_format_has_no_place_for_them(sequential, tmp_path: Path):
     with pytest.raises(ValueError, match="no place for sequential heads; export Medusa heads"):
         save_medusa_llm(sequential, tmp_path, "some/backbone")

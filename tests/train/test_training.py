@@ -451,6 +451,16 @@ def test_a_draft_vocabulary_for_medusa_heads(
     assert "--draft_vocab_size 8 is for --kind sequential; leave it out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("option", "value", "least"), [("draft_vocab_size", "1", 2), ("intermediate_size", "0", 1)])
+def test_sequential_heads_that_are_too_small(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    option: str, value: str, least: int,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--kind", "sequential", f"--{option}", value))
+    assert f"--{option} {value} is too small; give a whole number from {least}" in capsys.readouterr().err
+
+
 def test_heads_on_a_backbone_without_control_tokens(
     plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -1,0 +1,8 @@
+"""The kinds of heads."""
+
+from .draft_heads import DraftHeads
+from .medusa import MedusaHeads
+from .sequential import SequentialHeads
+
+KINDS: dict[str, type[DraftHeads]] = {kind.config_class.model_type: kind for kind in (MedusaHeads, SequentialHeads)}
+"""By the `model_type` of their configs."""
