@@ -31,7 +31,7 @@ from ..backbone import main as train_backbone
 from ..heads import main as train_heads
 from ..provenance import FILE_NAME as TRAINING_RECORD
 from ..responses import BadRows, Response, read_responses
-from ..structure import extract_ordered_list, is_splittable
+from ..structure import Rule, Rules, extract
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,12 @@ CHAT_TEMPLATE = """\
 """
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", FORK, CHILD)
 SHARD_SIZE = "14MB"
+LISTS = Rules(frozenset({Rule.ORDERED}), max_depth=2, min_items=3)
 
 
 def is_list_answer(response: Response) -> bool:
     """Whether the rule for ordered lists makes a tree of the answer."""
-    return is_splittable(response.response) and extract_ordered_list(response.response) is not None
+    return extract(response.response, LISTS) is not None
 
 
 def narrow_domain(responses: Iterable[Response], prompts: int, max_characters: int) -> list[Response]:

@@ -1,0 +1,74 @@
+"""Paragraph trees from text: what the rules find, chained as siblings and nested."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from medusa_apar.paragraph_tree import ParagraphNode
+
+from .headings import sections
+from .lists import list_items
+from .markup import is_splittable
+from .paragraphs import paragraph_parts
+from .parts import Part
+from .rules import RULES, Rule, Rules
+
+
+def extract(text: str, rules: Rules = RULES) -> ParagraphNode | None:
+    """Return the paragraph tree of a response, or None where it is unstructured.
+
+    Every character of the text, whitespace included, belongs to exactly one node: `flatten(extract(text)) == text`.
+    """
+    return _tree(text, 0, len(text), rules) if is_splittable(text) else None
+
+
+def flatten(node: ParagraphNode) -> str:
+    """Return the text of a paragraph tree in reading order."""
+    return "".join(piece.text for piece in node.reading_order())
+
+
+def find_parts(text: str, start: int, end: int, rules: Rules) -> list[Part]:
+    """The outermost parts of a text: its sections, or else the items of its lists and the paragraphs around them."""
+    if Rule.HEADINGS in rules.rules and (found := sections(text, start, end, rules.min_items)):
+        return found
+    items = list(list_items(text, start, end, rules.rules))
+    if len(items) < rules.min_items:
+        return _paragraphs(text, start, end, rules)
+    parts: list[Part] = []
+    for item in items:
+        # The paragraph right before a list introduces it.
+        parts += [part for part in _paragraphs(text, start, item.start, rules) if text[part.end : item.start].strip()]
+        parts.append(item)
+        start = item.end
+    return [*parts, *_paragraphs(text, start, end, rules)]
+
+
+def _paragraphs(text: str, start: int, end: int, rules: Rules) -> list[Part]:
+    return list(paragraph_parts(text, start, end)) if Rule.PARAGRAPHS in rules.rules and start < end else []
+
+
+def _tree(text: str, start: int, end: int, rules: Rules) -> ParagraphNode | None:
+    """Chain a text as siblings that fork at its parts' details; what is between them is their roots.
+
+    Blank details do not fork, and details with only blanks after them are part of a leaf.
+    """
+    if rules.max_depth < 2:
+        return None
+    parts = find_parts(text, start, end, rules)
+    spans = [(part.root_end, part.root_end + len(text[part.root_end : part.end].rstrip())) for part in parts]
+    spans = [(first, last) for first, last in spans if first < last]
+    if len(spans) < rules.min_items:
+        return None
+    if not text[spans[-1][1] : end].strip():
+        spans.pop()
+    return _chain(text, start, end, spans, replace(rules, max_depth=rules.max_depth - 1))
+
+
+def _chain(text: str, start: int, end: int, spans: Sequence[tuple[int, int]], deeper: Rules) -> ParagraphNode:
+    starts = [start, *(last for _, last in spans)]
+    node = ParagraphNode(text[starts[-1] : end])
+    for root_start, (first, last) in reversed(list(zip(starts, spans, strict=False))):
+        details = _tree(text, first, last, deeper) or ParagraphNode(text[first:last])
+        node = ParagraphNode(text[root_start:first], details, node)
+    return node
