@@ -17,7 +17,7 @@ help: ## list the targets
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,medusa-llm]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,train,medusa-llm]"
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints.txt
@@ -25,7 +25,7 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt
 	sed -nE 's/^ *"(torch|transformers)>=(.*)",$$/\1==\2/p' pyproject.toml > $(OLDEST)/constraints.txt
 	grep -vE '^(huggingface_hub|tokenizers|torch|transformers)==' constraints.txt >> $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
-		--editable ".[dev,medusa-llm,torchao]"
+		--editable ".[dev,train,medusa-llm,torchao]"
 	touch $@
 
 install: $(INSTALLED) ## make .venv with everything in the tested versions

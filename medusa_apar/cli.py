@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -99,15 +100,17 @@ def generate(argv: Sequence[str]) -> None:
 
 
 def train(argv: Sequence[str]) -> None:
-    """Train a backbone or heads."""
-    parser = argparse.ArgumentParser(prog="medusa-apar train", description="Train a backbone to fork, or Medusa heads.")
-    parser.add_argument("what", choices=("backbone", "heads"), help="add --help behind it for its arguments")
+    """Prepare data, train a backbone or heads."""
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar train", description="Prepare data, train a backbone to fork, or heads to guess."
+    )
+    parser.add_argument("what", choices=("data", "backbone", "heads"), help="add --help behind it for its arguments")
     what = parser.parse_args(argv[:1]).what
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if what == "backbone":
-        from .train.backbone import main
-    else:
-        from .train.heads import main
+    try:
+        main: Callable[[Sequence[str]], None] = import_module(f".train.{what}", __package__).main
+    except ModuleNotFoundError as error:
+        raise ValueError(f"training needs {error.name}; pip install 'medusa-apar[train]'") from error
     main(argv[1:])
 
 

@@ -5,46 +5,74 @@ Source: APAR (Liu et al. 2024, arXiv 2401.06761), section 4.1; its settings are 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch.optim import Optimizer
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
+from torch.utils.data import Dataset
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.control_tokens import ControlTokens
 
 from .command import InputError, run
-from .optimizer import MuonAdamW, muon_parameter_groups
 from .provenance import write_provenance
-from .responses import BadRows, read_responses
-from .tree_data import TreeCollator, TreeDataset
+from .row_arguments import RowArguments, add_control_tokens
+from .trainer import BackboneTrainer, last_checkpoint
+from .tree_data import TreeCollator, TreeRow
 
-logger = logging.getLogger(__name__)
+ADAPTER = "adapter"
+"""Folder of the LoRA weights beside the merged model."""
 
 
-@dataclass
-class DataArguments:
+@dataclass(kw_only=True)
+class DataArguments(RowArguments):
     """What to train, and on what."""
 
-    model: str = field(metadata={"help": "folder or hub id of the backbone"})
-    data: list[str] = field(metadata={"help": "JSON lines of {prompt, response}; .xz and .gz are read as they are"})
-    eval_data: list[str] | None = field(default=None, metadata={"help": "held-out rows in the same format"})
-    max_length: int = field(default=2048, metadata={"help": "tokens in a tree-packed row"})
-    structured_share: float = field(
+    data: list[str] = field(
+        metadata={"help": "conversations as JSON lines, a JSON array or a saved dataset; or what `train data` has made"}
+    )
+    eval_data: list[str] | None = field(default=None, metadata={"help": "held-out conversations"})
+    structured_share: float | None = field(
         default=0.5, metadata={"help": "share of responses with a paragraph tree; the rest teach not to fork"}
     )
+
+
+@dataclass(kw_only=True)
+class LoraArguments:
+    """Training few weights in place of all; the output folder holds the merged model, and the adapter beside it."""
+
+    lora_rank: int | None = field(
+        default=None, metadata={"help": "rank of LoRA's matrices (default: train all weights)"}
+    )
+    lora_alpha: float | None = field(default=None, metadata={"help": "scale of LoRA (default: twice the rank)"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "dropout of LoRA's inputs"})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["all-linear"], metadata={"help": "names of the modules that LoRA adapts"}
+    )
+
+    def wrap(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
+        """The model with LoRA's matrices, and with embeddings that can learn the control tokens; or as it is."""
+        if self.lora_rank is None:
+            return model
+        if self.lora_rank < 1:
+            raise InputError(f"--lora_rank {self.lora_rank} is below 1; give a positive number, or leave it out")
+        targets = self.lora_targets[0] if self.lora_targets == ["all-linear"] else self.lora_targets
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=self.lora_rank,
+            lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            modules_to_save=_names_of(model, model.get_input_embeddings(), model.get_output_embeddings()),
+        )
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise InputError(f"--lora_targets {' '.join(self.lora_targets)}: {error}") from error
 
 
 @dataclass
@@ -61,32 +89,18 @@ class BackboneTrainingArguments(TrainingArguments):
     prediction_loss_only: bool = True
     remove_unused_columns: bool = False
     report_to: str = "none"
+    metric_for_best_model: str = "structured_loss"
+    greater_is_better: bool = False
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
 
 
-class TreeTrainer(Trainer):
-    """A `Trainer` over tree-packed rows that knows `--muon`."""
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> Optimizer:
-        if self.optimizer is None and getattr(self.args, "muon", False):
-            assert self.model is not None
-            self.optimizer = MuonAdamW(
-                muon_parameter_groups(self.model), lr=self.args.learning_rate, weight_decay=self.args.weight_decay
-            )
-        return super().create_optimizer(model) if self.optimizer is None else self.optimizer
-
-
-def add_control_tokens(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> ControlTokens:
+def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> ControlTokens:
     """Give tokenizer and model `[Fork]` and `[Child]` where they are missing, and record the ids in the config.
 
     New embeddings start at the mean of the old ones, also where the model has spare rows for them.
     """
     old_size = len(tokenizer)
-    try:
-        control = ControlTokens.of_tokenizer(tokenizer)
-    except ValueError:
-        tokenizer.add_special_tokens({"extra_special_tokens": [FORK, CHILD]}, replace_extra_special_tokens=False)
-        control = ControlTokens.of_tokenizer(tokenizer)
+    control = add_control_tokens(tokenizer)
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
@@ -104,79 +118,78 @@ def load_backbone(data: DataArguments) -> tuple[PreTrainedModel, PreTrainedToken
     """
     for name, files in (("data", data.data), ("eval_data", data.eval_data or [])):
         for file in files:
-            if not Path(file).is_file():
-                raise InputError(f"--{name} {file}: no such file; give JSON lines of {{prompt, response}}")
-    folder = Path(data.model)
-    is_path = data.model.startswith(".") or len(folder.parts) > 2 or (len(folder.parts) == 2 and folder.parent.is_dir())
-    if is_path and not folder.is_dir():
-        raise InputError(
-            f"--model {data.model}: no such folder; give one with a causal LM and its tokenizer, or a hub id"
-        )
+            if not Path(file).exists():
+                raise InputError(f"--{name} {file}: no such file; give one with conversations")
+    tokenizer = data.tokenizer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(data.model)
         model = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"--model {data.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
         ) from error
-    for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
-        if value is None:
-            raise InputError(f"--model {data.model}: its tokenizer has no {name}; set one and save the tokenizer again")
     context = getattr(model.config, "max_position_embeddings", data.max_length)
     if data.max_length > context:
         raise InputError(f"--max_length {data.max_length}: the model's context has {context} tokens; give at most that")
     return model, tokenizer
 
 
-def load_dataset(
-    files: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, structured_share: float | None
-) -> TreeDataset:
-    """Read response files into tree-packed rows and log what came of them."""
-    bad_rows = BadRows()
-    responses = (response for file in files for response in read_responses(file, bad_rows))
-    dataset = TreeDataset(
-        responses, tokenizer, max_length=max_length, structured_share=structured_share, bad_rows=bad_rows
-    )
-    logger.info(
-        "%s: %d structured and %d unstructured responses in %d rows of up to %d tokens",
-        ", ".join(files), dataset.structured, dataset.unstructured, len(dataset), max_length,
-    )  # fmt: skip
-    return dataset
+def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset[TreeRow]] | None:
+    """Held-out rows, structured and unstructured ones apart, as far as there are any."""
+    if not data.eval_data:
+        return None
+    found: dict[str, Dataset[TreeRow]] = {}
+    errors = []
+    for name, share in (("structured", 1.0), ("unstructured", 0.0)):
+        try:
+            found[name] = data.rows(data.eval_data, tokenizer, share)
+        except InputError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
 
-def last_checkpoint(output_dir: str | None) -> str | None:
-    """The checkpoint from which an interrupted run goes on: the last one that was written to its end."""
-    states = Path(output_dir or ".").glob(f"checkpoint-*/{TRAINER_STATE_NAME}")
-    checkpoints = [state.parent for state in states if state.parent.name.removeprefix("checkpoint-").isdigit()]
-    last = max(checkpoints, key=lambda folder: int(folder.name.removeprefix("checkpoint-")), default=None)
-    return None if last is None else str(last)
-
-
-def train_backbone(data: DataArguments, args: BackboneTrainingArguments) -> Path:
+def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrainingArguments) -> Path:
     """Train a backbone and save it with its tokenizer in `args.output_dir`; goes on from the last checkpoint."""
     model, tokenizer = load_backbone(data)
-    add_control_tokens(tokenizer, model)
+    control = prepare_for_forks(tokenizer, model)
     assert args.output_dir is not None
-    trainer = TreeTrainer(
-        model,
+    folder = Path(args.output_dir)
+    trainer = BackboneTrainer(
+        lora.wrap(model),
         args,
         data_collator=TreeCollator(
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
             length=data.max_length if args.torch_compile else None,
         ),
-        train_dataset=load_dataset(data.data, tokenizer, data.max_length, data.structured_share),
-        eval_dataset=load_dataset(data.eval_data, tokenizer, data.max_length, None) if data.eval_data else None,
+        train_dataset=data.rows(data.data, tokenizer, data.structured_share),
+        eval_dataset=held_out_rows(data, tokenizer),
         processing_class=tokenizer,
     )
+    trainer.fork_token_id = control.fork_token_id
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
-    trainer.save_model()
-    trainer.save_state()
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())
+    trainer.save_state()
+    if lora.lora_rank is None:
+        trainer.save_model()
+    elif trainer.is_world_process_zero():
+        adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
+        adapted.save_pretrained(folder / ADAPTER)
+        adapted.merge_and_unload().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     write_provenance(args.output_dir, trainer.state)
-    return Path(args.output_dir)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return folder
+
+
+def _names_of(model: PreTrainedModel, *modules: torch.nn.Module) -> list[str]:
+    """Last parts of the names of some modules of a model, each once."""
+    return sorted({name.rpartition(".")[2] for name, module in model.named_modules() if module in modules})
 
 
 def main(argv: Sequence[str]) -> None:
     """Run `medusa-apar train backbone` with these arguments."""
-    run(train_backbone, (DataArguments, BackboneTrainingArguments), "medusa-apar train backbone", argv)
+    kinds = (DataArguments, LoraArguments, BackboneTrainingArguments)
+    run(train_backbone, kinds, "medusa-apar train backbone", argv)

@@ -17,13 +17,24 @@ class _Parser(HfArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the arguments)\n")
 
 
-def run(train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Sequence[str]) -> None:
+def run(
+    train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Sequence[str], *, files: str | None = None
+) -> None:
     """Call `train` with one dataclass of each kind, filled from the command line.
+
+    Args:
+        train: what to call.
+        kinds: dataclasses.
+        prog: the command.
+        argv: its arguments.
+        files: what the files hold that stand before all options and are handed on first; None: there are none.
 
     Raises:
         SystemExit: with status 2, after one line on stderr, where the arguments or what they name are unusable.
     """
     parser = _Parser(tuple(kinds), prog=prog)  # type: ignore[arg-type]
+    if files is not None:
+        parser.add_argument("files", nargs="+", metavar="FILE", help=files)
     try:
         *arguments, unknown = parser.parse_args_into_dataclasses(
             list(argv), return_remaining_strings=True, look_for_args_file=False
@@ -32,6 +43,8 @@ def run(train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Se
         parser.error(_one_line(error))
     if unknown:
         parser.error(f"unknown argument {' '.join(unknown)}")
+    if files is not None:  # argparse's namespace of what belongs to no dataclass
+        arguments = [arguments[-1].files, *arguments[:-1]]
     try:
         train(*arguments)
     except InputError as error:

@@ -7,6 +7,7 @@ the token k + 1 successors on.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,18 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 
-from .backbone import DataArguments, TreeTrainer, last_checkpoint, load_backbone, load_dataset
+from .backbone import DataArguments, load_backbone
 from .command import InputError, run
 from .own_answers import own_answers
 from .provenance import write_provenance
 from .responses import BadRows, read_responses
+from .trainer import TreeTrainer, last_checkpoint
 from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
@@ -39,11 +41,11 @@ CALIBRATED = 256
 """Tokens of each batch on which the temperatures are fitted."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class HeadsDataArguments(DataArguments):
     """What to train, and on what; heads are to see what the backbone writes, so nothing is thinned by default."""
 
-    structured_share: float | None = field(  # type: ignore[assignment]
+    structured_share: float | None = field(
         default=None,
         metadata={"help": "share of responses with a paragraph tree (default: all responses, as they are)"},
     )
@@ -57,15 +59,16 @@ class HeadsDataArguments(DataArguments):
 
     max_new_tokens: int = field(default=512, metadata={"help": "of the backbone's own answers"})
 
-    def rows(
+    def labelled_rows(
         self, files: list[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Path
-    ) -> PackedRows:
-        """Training rows from response files; answers of the backbone itself are kept in the file `own`."""
+    ) -> Dataset[TreeRow]:
+        """Rows of conversations; answers of the backbone itself are kept in the file `own`."""
         if self.labels == "data":
-            return load_dataset(files, tokenizer, self.max_length, self.structured_share)
+            return self.rows(files, tokenizer, self.structured_share)
         bad_rows = BadRows()
-        prompts = list(dict.fromkeys(row.prompt for file in files for row in read_responses(file, bad_rows)))
-        answers = own_answers(backbone, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
+        questions = [row.question for file in files for row in read_responses(file, bad_rows)]
+        questions = list({json.dumps(question): question for question in questions}.values())
+        answers = own_answers(backbone, tokenizer, questions, own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
@@ -291,8 +294,8 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    rows = data.rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl")
-    heads = shape.untrained(backbone, rows.rows)
+    rows = data.labelled_rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl")
+    heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
         heads,
@@ -304,7 +307,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
             label_heads=shape.num_heads,
         ),
         train_dataset=rows,
-        eval_dataset=data.rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
+        eval_dataset=data.labelled_rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
         if data.eval_data
         else None,
     )

@@ -20,6 +20,7 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import default_dtype
 
 from .command import InputError
+from .responses import Message
 from .tree_data import TreeRow, decoded_row
 
 WAYS: tuple[dict[str, Any], ...] = (
@@ -33,7 +34,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 def own_answers(
     backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    questions: Sequence[list[Message]],
     path: Path,
     *,
     max_new_tokens: int,
@@ -44,24 +45,24 @@ def own_answers(
     Args:
         backbone: an APAR-tuned causal LM.
         tokenizer: with a chat template.
-        prompts: what to answer, each once, in one of `WAYS`.
+        questions: what to answer, each once, in one of `WAYS`.
         path: JSON lines that keep the answers, a batch in each; what is there already is not made again.
         max_new_tokens: of an answer.
-        batch: prompts that are answered together.
+        batch: questions that are answered together.
 
     Returns:
-        A row for each prompt.
+        A row for each question.
 
     Raises:
         InputError: `path` keeps answers to something else.
     """
-    batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
-    questions = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
+    batches = [list(questions[start : start + batch]) for start in range(0, len(questions), batch)]
+    asked = [{"questions": each, "max_new_tokens": max_new_tokens} for each in batches]
     kept = _kept(path)
-    for number, (answered, question) in enumerate(zip(kept, questions, strict=False), start=1):
-        if {name: answered.get(name) for name in question} != question:
+    for number, (answered, each) in enumerate(zip(kept, asked, strict=False), start=1):
+        if {name: answered.get(name) for name in each} != each:
             raise InputError(
-                f"{path}: line {number} answers other prompts, or --max_new_tokens {answered.get('max_new_tokens')}; "
+                f"{path}: line {number} answers other questions, or --max_new_tokens {answered.get('max_new_tokens')}; "
                 "remove the file, or choose another --output_dir"
             )
     rows = [TreeRow(**row) for answered in kept[: len(batches)] for row in answered["rows"]]
@@ -72,7 +73,7 @@ def own_answers(
             for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):
                 way = WAYS[number % len(WAYS)]
                 made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
-                file.write(json.dumps({**questions[number], "rows": [asdict(row) for row in made]}) + "\n")
+                file.write(json.dumps({**asked[number], "rows": [asdict(row) for row in made]}) + "\n")
                 file.flush()
                 rows += made
     return rows
@@ -98,12 +99,12 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 def _answers(
     model: MedusaAparModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
+    questions: Sequence[list[Message]],
     max_new_tokens: int,
     **ways: Any,
 ) -> list[TreeRow]:
     inputs: Any = tokenizer.apply_chat_template(
-        [[{"role": "user", "content": prompt}] for prompt in prompts],
+        list(questions),
         add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
     )  # fmt: skip
     output: Any = model.generate(

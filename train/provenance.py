@@ -29,7 +29,9 @@ def commit() -> str | None:
 
 def write_provenance(folder: str | Path, state: TrainerState) -> None:
     """Write `training.json` into a checkpoint folder."""
-    last = {kind: entry for entry in state.log_history for kind in ("loss", "eval_loss", "train_loss") if kind in entry}
+    figures: dict[str, float] = {}
+    for entry in state.log_history:
+        figures |= entry
     record = {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(),
@@ -37,6 +39,7 @@ def write_provenance(folder: str | Path, state: TrainerState) -> None:
         "python": platform.python_version(),
         "steps": state.global_step,
         "epochs": state.epoch,
-        "log": list(last.values()),
+        "best": {"figure": state.best_metric, "checkpoint": state.best_model_checkpoint},
+        "figures": {name: value for name, value in figures.items() if name not in ("step", "epoch")},
     }
     (Path(folder) / FILE_NAME).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ row is, token for token, the loss of its linear paths (design invariant: trainin
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -24,9 +23,7 @@ from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
 from .command import InputError
 from .responses import BadRows, Response
-from .structure import extract
-
-logger = logging.getLogger(__name__)
+from .structure import RULES, Rules, extract
 
 IGNORE_INDEX = -100
 """Label of a position without loss, as in transformers."""
@@ -197,12 +194,15 @@ class TreeDataset(PackedRows):
         responses: prompts and answers.
         tokenizer: has a chat template, an EOS and the control tokens.
         max_length: tokens in a row; longer trees are left out and counted.
+        rules: how responses are split.
         structured_share: share of structured trees among all; the larger class is thinned to reach it.
             None keeps everything.
         seed: of the thinning.
+        bad_rows: what was left out before.
 
     Attributes:
         bad_rows: what was left out, by reason.
+        found: what there was of each kind.
         structured, unstructured: how many trees of each kind went in.
     """
 
@@ -212,6 +212,7 @@ class TreeDataset(PackedRows):
         tokenizer: PreTrainedTokenizerBase,
         *,
         max_length: int,
+        rules: Rules = RULES,
         structured_share: float | None = None,
         seed: int = 0,
         bad_rows: BadRows | None = None,
@@ -221,27 +222,20 @@ class TreeDataset(PackedRows):
         structured: list[TreeRow] = []
         unstructured: list[TreeRow] = []
         for number, response in enumerate(responses, start=1):
-            tree = extract(response.response)
+            tree = extract(response.response, rules)
             prompt_ids: Any = tokenizer.apply_chat_template(
-                [{"role": "user", "content": response.prompt}], add_generation_prompt=True, return_dict=False
+                response.question, add_generation_prompt=True, return_dict=False
             )
             row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
             if len(row) > max_length:
                 self.bad_rows.add(f"longer than {max_length} tokens", f"response {number}")
             else:
                 (structured if tree else unstructured).append(row)
-        found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
+        self.found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
         if structured_share is not None:
             structured, unstructured = _thin(structured, unstructured, structured_share, Random(seed))
         self.structured, self.unstructured = len(structured), len(unstructured)
-        if not structured and not unstructured:
-            raise InputError(
-                f"structured_share={structured_share} leaves nothing of {found}; give data of both kinds, or a share "
-                f"of 1 or 0 for data of one kind (left out before: {self.bad_rows})"
-            )
         super().__init__(pack([*structured, *unstructured], max_length))
-        if self.bad_rows.counts:
-            logger.warning("left out: %s", self.bad_rows)
 
 
 def _thin(

@@ -14,11 +14,13 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.paragraph_tree import ParagraphTree
 from medusa_apar.train.command import InputError
 from medusa_apar.train.own_answers import WAYS, own_answers
+from medusa_apar.train.responses import Response
 from medusa_apar.train.tree_data import IGNORE_INDEX, NO_SUCCESSOR, TreeRow, decoded_row, next_token_labels, path_mask
 
 from .conftest import tiny_llama
 
 PROMPTS = [f"Name {n} colours" for n in range(7)]
+QUESTIONS = [Response(prompt, "").question for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_successors_of_a_decoded_row_are_the_next_tokens_of_its_threads(
 
 
 def ask(model: MedusaAparModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> list[TreeRow]:
-    return own_answers(model.backbone, tokenizer, PROMPTS, path, max_new_tokens=20, batch=2)
+    return own_answers(model.backbone, tokenizer, QUESTIONS, path, max_new_tokens=20, batch=2)
 
 
 def test_every_prompt_is_answered_in_one_of_the_ways(
@@ -105,14 +107,14 @@ def test_an_interrupted_run_goes_on_behind_its_last_whole_batch(
     assert path.read_bytes() == whole
 
 
-def test_answers_to_other_prompts_are_not_taken_for_these(
+def test_answers_to_other_questions_are_not_taken_for_these(
     model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     path = tmp_path / "own.jsonl"
     ask(model, tiny_tokenizer, path)
     whole = path.read_bytes()
-    with pytest.raises(InputError, match=r"own\.jsonl: line 1 answers other prompts.*; remove the file"):
-        own_answers(model.backbone, tiny_tokenizer, PROMPTS[1:], path, max_new_tokens=20, batch=2)
+    with pytest.raises(InputError, match=r"own\.jsonl: line 1 answers other questions.*; remove the file"):
+        own_answers(model.backbone, tiny_tokenizer, QUESTIONS[1:], path, max_new_tokens=20, batch=2)
     with pytest.raises(InputError, match=r"line 1 answers .*--max_new_tokens 20; remove the file"):
-        own_answers(model.backbone, tiny_tokenizer, PROMPTS, path, max_new_tokens=30, batch=2)
+        own_answers(model.backbone, tiny_tokenizer, QUESTIONS, path, max_new_tokens=30, batch=2)
     assert path.read_bytes() == whole

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,8 +19,16 @@ from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train import backbone, heads, provenance
-from medusa_apar.train.tree_data import IGNORE_INDEX, NO_SUCCESSOR, TreeCollator, TreeRow, decoded_row
+from medusa_apar.train import backbone, heads, provenance, trainer
+from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.tree_data import (
+    IGNORE_INDEX,
+    NO_SUCCESSOR,
+    TreeCollator,
+    TreeDataset,
+    TreeRow,
+    decoded_row,
+)
 
 Save = Callable[..., Path]
 Train = Callable[[list[str]], None]
@@ -94,7 +103,44 @@ class TestBackbone:
         assert made["steps"] == STEPS
         assert set(made["versions"]) >= {"medusa-apar", "torch", "transformers"}
         assert made["command"]
-        assert {key for entry in made["log"] for key in entry} >= {"loss", "train_loss", "eval_loss"}
+        assert {"loss", "train_loss", "eval_structured_loss", "eval_unstructured_loss"} <= set(made["figures"])
+
+    def test_evaluations_tell_how_well_it_forks(self, trained_backbone: Path) -> None:
+        figures = json.loads((trained_backbone / provenance.FILE_NAME).read_text())["figures"]
+        for kind in ("first", "later"):
+            assert 0 <= figures[f"eval_structured_{kind}_fork_recall"] <= 1
+        assert "eval_unstructured_first_fork_recall" not in figures, "there are no forks to be missed"
+
+    def test_the_best_checkpoint_is_kept(self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+        more = ["--eval_data", str(rows_file), "--eval_strategy", "steps", "--eval_steps", "2"]
+        more += ["--load_best_model_at_end", "True", "--save_total_limit", "1"]
+        backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+        best = json.loads((tmp_path / provenance.FILE_NAME).read_text())["best"]
+        losses = [
+            entry["eval_structured_loss"]
+            for entry in record(tmp_path)["log_history"]
+            if "eval_structured_loss" in entry
+        ]
+        assert best["figure"] == min(losses)
+        kept = load_file(Path(best["checkpoint"]) / "model.safetensors")
+        assert all(torch.equal(kept[name], each) for name, each in load_file(tmp_path / "model.safetensors").items())
+
+    def test_gradient_checkpointing_changes_no_loss(
+        self, tiny_backbone_dir: Path, rows_file: Path, trained_backbone: Path, tmp_path: Path
+    ) -> None:
+        backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--gradient_checkpointing", "True"))
+        assert losses(tmp_path) == pytest.approx(losses(trained_backbone), rel=1e-3)
+
+    def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch(
+        self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--learning_rate", "1e30"))
+        line = capsys.readouterr().err
+        assert re.search(
+            r"the loss of step [2-6] is (nan|inf), on the batch of rows that begin with the tokens \[\[", line
+        )
+        assert not (tmp_path / "model.safetensors").exists()
 
     def test_muon_trains_too(self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
         backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--muon"))
@@ -104,9 +150,60 @@ class TestBackbone:
     def test_bad_rows_are_reported_and_not_fatal(
         self, tiny_tokenizer: PreTrainedTokenizerFast, rows_file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        data = backbone.load_dataset([str(rows_file)], tiny_tokenizer, 128, 0.5)
-        assert data.bad_rows.counts == {"not JSON": 1, "no text under `prompt` and `response`": 1}
+        data = RowArguments(model="", max_length=128).rows([str(rows_file)], tiny_tokenizer, 0.5)
+        assert isinstance(data, TreeDataset)
+        assert data.bad_rows.counts == {"not JSON": 1, "no text in `response`": 1}
         assert "1 x not JSON (first: rows.jsonl:9)" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def adapted(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    backbone.main(arguments(tiny_backbone_dir, rows_file, folder, "--lora_rank", "4"))
+    return folder
+
+
+class TestLora:
+    def test_the_loss_goes_down(self, adapted: Path) -> None:
+        values = losses(adapted)
+        assert values[-1] < values[0] - 0.2
+
+    def test_the_result_is_a_plain_model_with_the_adapter_beside_it(
+        self, adapted: Path, tiny_backbone_dir: Path
+    ) -> None:
+        merged = AutoModelForCausalLM.from_pretrained(adapted)
+        assert ControlTokens.of_config(merged.config) is not None
+        base = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+        beside = PeftModel.from_pretrained(base, adapted / backbone.ADAPTER)
+        token_ids = torch.arange(5, 40)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-4, rtol=1e-4)
+
+    def test_checkpoints_hold_the_adapter_alone(self, adapted: Path) -> None:
+        for folder in adapted.glob("checkpoint-*"):
+            assert (folder / "adapter_model.safetensors").exists()
+            assert not (folder / "model.safetensors").exists()
+
+    def test_an_interrupted_run_goes_on(self, adapted: Path, tiny_backbone_dir: Path, rows_file: Path) -> None:
+        backbone.main(
+            arguments(tiny_backbone_dir, rows_file, adapted, "--lora_rank", "4", "--max_steps", str(STEPS + 2))
+        )
+        assert len(losses(adapted)) == STEPS + 2
+
+    @pytest.mark.parametrize(
+        ("more", "error"),
+        [
+            (["--lora_rank", "0"], "--lora_rank 0 is below 1"),
+            (["--lora_rank", "2", "--lora_targets", "nowhere"], "nowhere"),
+        ],
+    )
+    def test_bad_arguments(
+        self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        more: list[str], error: str,
+    ) -> None:  # fmt: skip
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+        assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spare_rows", [0, 10], ids=["no spare rows", "spare rows"])
@@ -117,7 +214,7 @@ def test_missing_control_tokens_are_added_with_the_mean_embedding(
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     size, special = len(tokenizer), set(tokenizer.all_special_tokens)
     before = [model.get_input_embeddings().weight.clone(), model.get_output_embeddings().weight.clone()]
-    control = backbone.add_control_tokens(tokenizer, model)
+    control = backbone.prepare_for_forks(tokenizer, model)
     assert control == ControlTokens(size, size + 1) == ControlTokens.of_config(model.config)
     assert set(tokenizer.all_special_tokens) == special | {FORK, CHILD}, "the old ones stay special"
     for old, embeddings in zip(before, (model.get_input_embeddings(), model.get_output_embeddings()), strict=True):
@@ -131,7 +228,7 @@ def test_control_tokens_that_are_there_are_kept_as_trained(tiny_backbone_dir: Pa
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
     model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
     before = model.get_input_embeddings().weight.clone()
-    backbone.add_control_tokens(tokenizer, model)
+    backbone.prepare_for_forks(tokenizer, model)
     assert torch.equal(model.get_input_embeddings().weight, before)
 
 
@@ -188,7 +285,8 @@ class TestHeads:
         model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
         weights = {name: p.clone() for name, p in model.state_dict().items()}
         untrained = MedusaHeads.for_backbone(model, num_heads=2, shared_projection=True)
-        data = backbone.load_dataset([str(rows_file)], AutoTokenizer.from_pretrained(tiny_backbone_dir), 128, 0.5)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
+        data = RowArguments(model="", max_length=128).rows([str(rows_file)], tokenizer, 0.5)
         args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True)
         collator = heads.TreeCollator(pad_token_id=0, label_heads=2)
         trainer = heads.HeadsTrainer(
@@ -321,15 +419,15 @@ class TestInterruption:
         whole, cut = tmp_path / "whole", tmp_path / "cut"
         train(arguments(tiny_backbone_dir, rows_file, whole, *more))
         taken: list[int] = []
-        training_step = backbone.TreeTrainer.training_step
+        training_step = trainer.TreeTrainer.training_step
 
-        def interrupted(self: backbone.TreeTrainer, *args: object, **kwargs: object) -> object:
+        def interrupted(self: trainer.TreeTrainer, *args: object, **kwargs: object) -> object:
             taken.append(self.state.global_step)
             if len(taken) == 6:
                 raise KeyboardInterrupt
             return training_step(self, *args, **kwargs)
 
-        monkeypatch.setattr(backbone.TreeTrainer, "training_step", interrupted)
+        monkeypatch.setattr(trainer.TreeTrainer, "training_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(arguments(tiny_backbone_dir, rows_file, cut, *more))
         assert not (cut / "model.safetensors").exists()
@@ -391,7 +489,7 @@ class TestCommandLine:
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
         argv = [*arguments(tiny_backbone_dir, rows_file, tmp_path), name, "nowhere.jsonl"]
-        assert f"{name} nowhere.jsonl: no such file; give JSON lines of" in self.error(train, argv, capsys)
+        assert f"{name} nowhere.jsonl: no such file; give one with conversations" in self.error(train, argv, capsys)
 
     @pytest.mark.parametrize("name", ["runs/nowhere", "/no/model", "./model", "no/such/model"])
     def test_a_missing_model_folder_is_not_sought_on_the_hub(

@@ -1,0 +1,146 @@
+"""`medusa-apar train data`: conversations to rows on disk, with a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from medusa_apar.train import backbone, data
+from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.shards import ShardedRows
+from medusa_apar.train.tree_data import TreeRow
+
+LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
+RESPONSES = [LISTED if n % 2 else f"Answer {n}." for n in range(20)]
+
+
+@pytest.fixture
+def conversations(tmp_path: Path) -> Path:
+    path = tmp_path / "conversations.jsonl"
+    rows = [{"prompt": f"Colours {n}?", "response": response} for n, response in enumerate(RESPONSES)]
+    path.write_text("\n".join([*map(json.dumps, rows), "{", json.dumps({"prompt": "long", "response": "x" * 900})]))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "RESPONSES", 8)
+
+
+def prepare(model: Path, conversations: Path, folder: Path, *more: str) -> None:
+    data.main([str(conversations), "--model", str(model), "--output_dir", str(folder), "--max_length", "256", *more])
+
+
+def test_rows_hold_every_response_once(
+    tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, conversations: Path, tmp_path: Path
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    rows = ShardedRows(tmp_path / "rows", tiny_tokenizer, 256)
+    at_once = RowArguments(model="", max_length=256).rows([str(conversations)], tiny_tokenizer, None)
+    assert all(isinstance(rows[at], TreeRow) for at in range(len(rows)))
+
+    def tokens(dataset: Any) -> list[int]:
+        return sorted(token for at in range(len(dataset)) for token in dataset[at].input_ids)
+
+    assert tokens(rows) == tokens(at_once)
+
+
+def test_the_report_tells_what_became_of_all(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    report = json.loads((tmp_path / "rows" / "report.json").read_text())
+    assert (report["responses"], report["structured"], report["unstructured"]) == (21, 10, 10)
+    assert report["left out"] == "1 x not JSON; 1 x longer than 256 tokens"
+    assert report["rules"]["ordered"]["forkable"] == 10
+    assert report["rules"]["bullets"]["forkable"] == 0
+    assert "| ordered | 47.6% | 3.0 |" in capsys.readouterr().out
+    assert "| ordered | 47.6% | 3.0 |" in (tmp_path / "rows" / "report.md").read_text()
+    assert (tmp_path / "rows" / "structure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_interrupted_run_goes_on_behind_its_last_whole_shard(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "whole")
+    add, added = data.Shards.add, []
+
+    def killed(self: Any, *arguments: Any) -> None:
+        if len(added) == 2:
+            raise KeyboardInterrupt
+        added.append(arguments)
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Shards, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tiny_backbone_dir, conversations, tmp_path / "cut")
+    prepare(tiny_backbone_dir, conversations, tmp_path / "cut")
+    for name in ("report.json", "rows-00000.json", "rows-00001.json", "rows-00002.json"):
+        assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_full_disk_loses_nothing(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    write = data.Shards.add
+
+    def full(self: Any, *arguments: Any) -> None:
+        if self.figures:
+            raise OSError(28, "No space left on device")
+        write(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.Shards, "add", full)
+        with pytest.raises(SystemExit):
+            prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    assert "No space left on device; mend it and run again, whole shards are kept" in capsys.readouterr().err
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    assert json.loads((tmp_path / "rows" / "report.json").read_text())["responses"] == 21
+
+
+def test_rows_of_other_settings_are_not_mixed(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    with pytest.raises(SystemExit):
+        prepare(tiny_backbone_dir, conversations, tmp_path / "rows", "--max_depth", "2")
+    assert "its rows were made with max_depth=3, not 2; remove the folder" in capsys.readouterr().err
+
+
+def test_a_backbone_trains_on_prepared_rows(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    argv = ["--model", str(tiny_backbone_dir), "--data", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "out")]
+    argv += ["--max_length", "256", "--max_steps", "2", "--gradient_accumulation_steps", "1", "--use_cpu", "True"]
+    backbone.main(argv)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_rows_of_another_tokenizer_or_length_are_refused(
+    tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, plain_tokenizer: PreTrainedTokenizerFast,
+    conversations: Path, tmp_path: Path, save_backbone: Callable[..., Path],
+) -> None:  # fmt: skip
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    with pytest.raises(data.InputError, match=r"made with the tokenizer of .*, another one"):
+        ShardedRows(tmp_path / "rows", plain_tokenizer, 256)
+    with pytest.raises(data.InputError, match="up to 256 tokens, more than --max_length 128"):
+        ShardedRows(tmp_path / "rows", tiny_tokenizer, 128)
+
+
+def test_control_tokens_need_not_be_there_yet(
+    plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Callable[..., Path], conversations: Path, tmp_path: Path
+) -> None:
+    """They get the ids that training gives them."""
+    model = save_backbone(plain_tokenizer)
+    prepare(model, conversations, tmp_path / "rows")
+    argv = ["--model", str(model), "--data", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "out")]
+    backbone.main(
+        [*argv, "--max_length", "256", "--max_steps", "1", "--gradient_accumulation_steps", "1", "--use_cpu", "True"]
+    )
+    assert (tmp_path / "out" / "model.safetensors").exists()

@@ -1,0 +1,120 @@
+"""`medusa-apar train data`: conversations to tree-packed rows, with a report on their structure.
+
+Responses are read, split and written a shard at a time, so that a corpus of any size fits; an interrupted run goes on
+behind its last whole shard.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .command import InputError, run
+from .responses import BadRows, Response, read_responses
+from .row_arguments import RowArguments, add_control_tokens
+from .shards import Shards, digest
+from .structure_report import StructureFigures, write_report
+from .tree_data import TreeDataset
+
+RESPONSES = 1024
+"""In a shard."""
+
+
+def make_rows(
+    files: Sequence[str], tokenizer: PreTrainedTokenizerBase, shards: Shards, arguments: RowArguments
+) -> BadRows:
+    """Write the rows of all responses of some files.
+
+    Args:
+        files: conversations, in any format of `read_responses`.
+        tokenizer: has a chat template, an EOS and the control tokens.
+        shards: where the rows go; what is there already is not made again.
+        arguments: how responses become rows; `structured_share` is that of each shard.
+
+    Returns:
+        What could not be read.
+    """
+    unreadable = BadRows()
+    responses = (response for file in files for response in read_responses(file, unreadable))
+    done = sum(figures["responses"] for figures in shards.figures)
+    for _ in tqdm(islice(responses, done), desc="responses that are done", total=done, disable=not done):
+        pass
+    with tqdm(desc="responses", initial=done) as bar:
+        for batch in _batches(responses, RESPONSES):
+            dataset = TreeDataset(
+                batch, tokenizer,
+                max_length=arguments.max_length, rules=arguments.structure,
+                structured_share=arguments.structured_share, seed=len(shards.figures),
+            )  # fmt: skip
+            shards.add(
+                dataset.rows,
+                {
+                    "responses": len(batch),
+                    "structured": dataset.structured,
+                    "unstructured": dataset.unstructured,
+                    "rows": len(dataset),
+                    "tokens": sum(map(len, dataset.rows)),
+                    "left_out": dataset.bad_rows.counts,
+                    "structure": StructureFigures.of(batch, tokenizer, arguments.structure).to_dict(),
+                },
+            )
+            bar.update(len(batch))
+    return unreadable
+
+
+def _batches(responses: Iterable[Response], size: int) -> Iterator[list[Response]]:
+    responses = iter(responses)
+    while batch := list(islice(responses, size)):
+        yield batch
+
+
+def report(shards: Shards, unreadable: BadRows) -> str:
+    """Write the report on all shards, and return its table."""
+    figures = StructureFigures.total(StructureFigures.from_dict(each["structure"]) for each in shards.figures)
+    left_out = Counter(unreadable.counts)
+    for each in shards.figures:
+        left_out.update(each["left_out"])
+    names = ("responses", "structured", "unstructured", "rows", "tokens")
+    corpus: dict[str, Any] = {name: sum(each[name] for each in shards.figures) for name in names}
+    corpus["left out"] = "; ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "nothing"
+    write_report(shards.folder, figures, corpus)
+    return figures.table()
+
+
+@dataclass(kw_only=True)
+class PreparationArguments(RowArguments):
+    """How responses become rows, and where these go."""
+
+    output_dir: str = field(metadata={"help": "where rows and report go; what is done is kept"})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the rows depend on."""
+        return {name: value for name, value in asdict(self).items() if name != "output_dir"}
+
+
+def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
+    """Make rows and a report of conversations; goes on behind the last whole shard."""
+    tokenizer = arguments.tokenizer()
+    add_control_tokens(tokenizer)
+    folder = Path(arguments.output_dir)
+    settings = {**arguments.settings, "files": list(files), "tokenizer": digest(tokenizer)}
+    try:
+        shards = Shards(folder, settings)
+        unreadable = make_rows(files, tokenizer, shards, arguments)
+        print(report(shards, unreadable))
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: {error}; mend it and run again, whole shards are kept") from error
+    return folder
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run `medusa-apar train data` with these arguments."""
+    run(prepare_data, (PreparationArguments,), "medusa-apar train data", argv, files="conversations")

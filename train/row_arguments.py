@@ -1,0 +1,115 @@
+"""Arguments that say how responses become tree-packed rows, and what they give."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+
+from .command import InputError
+from .responses import BadRows, read_responses
+from .shards import ShardedRows, is_shards
+from .structure import RULES, Rule, Rules
+from .tree_data import TreeDataset, TreeRow
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class RowArguments:
+    """How responses become rows."""
+
+    model: str = field(metadata={"help": "folder or hub id of the backbone"})
+    max_length: int = field(default=2048, metadata={"help": "tokens in a tree-packed row"})
+    rules: list[str] = field(
+        default_factory=lambda: sorted(RULES.rules), metadata={"choices": sorted(Rule), "help": "what makes forks"}
+    )
+    max_depth: int = field(default=RULES.max_depth, metadata={"help": "of threads; the main one has depth 1"})
+    min_items: int = field(default=RULES.min_items, metadata={"help": "parts that a structure has at least"})
+    structured_share: float | None = field(
+        default=None,
+        metadata={"help": "share of responses with a paragraph tree (default: all responses, as they are)"},
+    )
+
+    @property
+    def structure(self) -> Rules:
+        """The rules that the arguments name."""
+        for name in ("max_depth", "min_items"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"--{name} {value} is below 1; give a positive number")
+        return Rules(frozenset(map(Rule, self.rules)), self.max_depth, self.min_items)
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The backbone's tokenizer.
+
+        Raises:
+            InputError: if files are missing, or the tokenizer lacks what conversations need.
+        """
+        path = Path(self.model)
+        is_path = self.model.startswith(".") or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+        if is_path and not path.is_dir():
+            raise InputError(
+                f"--model {self.model}: no such folder; give one with a causal LM and its tokenizer, or a hub id"
+            )
+        try:
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.model)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--model {self.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
+            ) from error
+        for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
+            if value is None:
+                raise InputError(
+                    f"--model {self.model}: its tokenizer has no {name}; set one and save the tokenizer again"
+                )
+        return tokenizer
+
+    def rows(self, files: Sequence[str], tokenizer: PreTrainedTokenizerBase, share: float | None) -> Dataset[TreeRow]:
+        """Rows of conversations, or those that `medusa-apar train data` has made.
+
+        Args:
+            files: conversations, or one folder of prepared rows.
+            tokenizer: with the control tokens.
+            share: of structured responses; None keeps all. Prepared rows are taken as they are.
+
+        Raises:
+            InputError: nothing is left, or prepared rows do not fit the tokenizer or the length.
+        """
+        prepared = [file for file in files if is_shards(Path(file))]
+        if prepared:
+            if len(files) > 1:
+                raise InputError(f"--data {prepared[0]}: prepared rows stand alone; give no other files beside them")
+            return ShardedRows(Path(prepared[0]), tokenizer, self.max_length)
+        bad_rows = BadRows()
+        responses = (response for file in files for response in read_responses(file, bad_rows))
+        dataset = TreeDataset(
+            responses, tokenizer,
+            max_length=self.max_length, rules=self.structure, structured_share=share, bad_rows=bad_rows,
+        )  # fmt: skip
+        if not len(dataset):
+            raise InputError(
+                f"structured_share={share} leaves nothing of {dataset.found}; give data of both kinds, or a share "
+                f"of 1 or 0 for data of one kind (left out before: {bad_rows})"
+            )
+        if bad_rows.counts:
+            logger.warning("left out: %s", bad_rows)
+        logger.info(
+            "%s: %d structured and %d unstructured responses in %d rows of up to %d tokens",
+            ", ".join(files), dataset.structured, dataset.unstructured, len(dataset), self.max_length,
+        )  # fmt: skip
+        return dataset
+
+
+def add_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
+    """Give a tokenizer `[Fork]` and `[Child]` where they are missing."""
+    try:
+        return ControlTokens.of_tokenizer(tokenizer)
+    except ValueError:
+        tokenizer.add_special_tokens({"extra_special_tokens": [FORK, CHILD]}, replace_extra_special_tokens=False)
+        return ControlTokens.of_tokenizer(tokenizer)
