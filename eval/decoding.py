@@ -24,7 +24,7 @@ class Limits:
 
     max_new_tokens: int = 512
     max_threads: int = 8
-    max_depth: int = 2
+    max_depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

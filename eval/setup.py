@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--dtype", choices=("auto", *_DTYPES), default="auto", help="of the weights")
     parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
-    parser.add_argument("--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end")
+    parser.add_argument(
+        "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"
+    )
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument(
         "--baseline",

@@ -18,6 +18,7 @@ from .formats import CONFIG, SAFETENSORS, SAFETENSORS_INDEX, WEIGHT_FILES, Check
 from .kinds import KINDS
 from .medusa import MedusaHeads
 from .medusa_llm import medusa_llm_config, medusa_llm_name, read_medusa_llm_weights
+from .vllm import read_vllm, vllm_name
 
 
 def load_heads(
@@ -27,7 +28,7 @@ def load_heads(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> DraftHeads:
-    """Load heads from a checkpoint of either format.
+    """Load heads from a checkpoint of any format.
 
     medusa-llm's number of heads is that of its tensors where these hold more than its `config.json` says: published
     checkpoints say 2 and hold 5.
@@ -44,8 +45,8 @@ def load_heads(
     Raises:
         FileNotFoundError: a folder or file is missing.
         OSError: a file is truncated or corrupt.
-        ValueError: the checkpoint has neither format, holds pickled code (never executed), contradicts itself, or does
-            not fit the backbone.
+        ValueError: the checkpoint has none of the formats, holds pickled code (never executed), contradicts itself, or
+            does not fit the backbone.
     """
     checkpoint_format = detect_format(source)
     folder = locate(source, [CONFIG, *WEIGHT_FILES[checkpoint_format]])
@@ -56,6 +57,9 @@ def load_heads(
         path, state = read_medusa_llm_weights(folder)
         config = medusa = medusa_llm_config(values, state, path)
         rename = medusa_llm_name(medusa.num_layers)
+    elif checkpoint_format is CheckpointFormat.VLLM:
+        config, path, state = read_vllm(values, folder)
+        rename = vllm_name
     else:
         path, state = _read_own_weights(folder)
         config = _own_config(values, folder / CONFIG)

@@ -16,6 +16,7 @@ from .formats import CheckpointFormat, detect_format
 from .medusa import MedusaHeads
 from .medusa_llm import save_medusa_llm
 from .sequential import SequentialHeads
+from .vllm import save_vllm
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.command == "inspect":
         inspect(arguments.path)
     else:
-        export(arguments.path, arguments.output, arguments.backbone)
+        export(arguments.path, arguments.output, CheckpointFormat(arguments.format), arguments.backbone)
 
 
 def inspect(source: str) -> None:
@@ -45,12 +46,18 @@ def inspect(source: str) -> None:
     console.print(_quality(heads))
 
 
-def export(source: str, output: str, backbone: str | None = None) -> None:
-    """Write a checkpoint in medusa-llm's format.
+def export(
+    source: str,
+    output: str,
+    checkpoint_format: CheckpointFormat = CheckpointFormat.MEDUSA_LLM,
+    backbone: str | None = None,
+) -> None:
+    """Write a checkpoint in another format.
 
     Args:
         source: folder or hub id of the heads.
         output: folder to write.
+        checkpoint_format: medusa-llm's or vLLM's.
         backbone: folder or hub id of the heads' backbone; by default the folder around `source`, if that is a model.
 
     Raises:
@@ -64,12 +71,17 @@ def export(source: str, output: str, backbone: str | None = None) -> None:
     model: PreTrainedModel | None = None
     if local or (isinstance(heads, MedusaHeads) and heads.config.shared_projection):
         model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
-    save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
+    if checkpoint_format is CheckpointFormat.VLLM:
+        save_vllm(heads, output, model)
+    else:
+        save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
     Console().print(f"wrote {heads.config.num_heads} heads to {output}", soft_wrap=True, highlight=False)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="medusa-apar heads", description="Look into Medusa heads, and convert them.")
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar heads", description="Look into Medusa heads, convert and verify them."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     inspecting = commands.add_parser("inspect", help="print what a checkpoint holds")
@@ -77,11 +89,14 @@ def _parser() -> argparse.ArgumentParser:
 
     exporting = commands.add_parser("export", help="write a checkpoint in another format")
     exporting.add_argument("path", metavar="PATH", help="folder or hub id of the heads")
-    exporting.add_argument("--format", required=True, choices=[CheckpointFormat.MEDUSA_LLM.value])
+    exporting.add_argument(
+        "--format", required=True, choices=[CheckpointFormat.MEDUSA_LLM.value, CheckpointFormat.VLLM.value]
+    )
     exporting.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     exporting.add_argument(
         "--backbone", metavar="DIR", help="folder or hub id of the backbone (default: the folder around PATH)"
     )
+    commands.add_parser("verify", help="decode with a checkpoint, and compare with its training", add_help=False)
     return parser
 
 
@@ -111,10 +126,15 @@ def _sizes(heads: DraftHeads, checkpoint_format: CheckpointFormat) -> Table:
 def _quality(heads: DraftHeads) -> Table:
     config = heads.config
     ranks = max((len(accuracy) for accuracy in config.accuracy), default=0)
-    table = Table("head", "calibration", *(f"top-{rank}" for rank in range(1, ranks + 1)))
-    if not ranks:
-        table.caption = "accuracy not recorded"
+    table = Table("head", "calibration", *(f"top-{rank}" for rank in range(1, ranks + 1)), "accepted")
+    table.caption = (
+        "accuracy not recorded"
+        if config.tokens_per_step is None
+        else f"{config.tokens_per_step:.2f} tokens per step with the best guesses alone"
+    )
     for head, temperature in enumerate(config.calibration_temperature):
         accuracy = config.accuracy[head] if head < len(config.accuracy) else []
-        table.add_row(str(head + 1), f"{temperature:.3f}", *(f"{value:.3f}" for value in accuracy))
+        cells = [f"{value:.3f}" for value in accuracy] or [""] * ranks
+        accepted = [f"{config.acceptance[head]:.3f}"] if head < len(config.acceptance) else []
+        table.add_row(str(head + 1), f"{temperature:.3f}", *cells, *accepted)
     return table

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError
 
 from .checkpoint_files import first_line, read_json
 from .kinds import KINDS
@@ -16,6 +21,7 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 MEDUSA_LLM_PT = "medusa_lm_head.pt"
 MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
+VLLM_MODEL_TYPE = "medusa"
 
 
 class CheckpointFormat(StrEnum):
@@ -24,15 +30,18 @@ class CheckpointFormat(StrEnum):
     Attributes:
         MEDUSA_APAR: what `save_pretrained` writes.
         MEDUSA_LLM: what medusa-llm's training writes: `medusa_lm_head.pt`, or `.safetensors` since its version 1.0.
+        VLLM: what vLLM reads for `method="medusa"`.
     """
 
     MEDUSA_APAR = "medusa-apar"
     MEDUSA_LLM = "medusa-llm"
+    VLLM = "vllm"
 
 
 WEIGHT_FILES = {
     CheckpointFormat.MEDUSA_APAR: ["model*.safetensors", SAFETENSORS_INDEX],
     CheckpointFormat.MEDUSA_LLM: [MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS],
+    CheckpointFormat.VLLM: [SAFETENSORS],
 }
 
 
@@ -50,12 +59,37 @@ def detect_format(source: str | Path) -> CheckpointFormat:
     values = read_json(path)
     if values.get("model_type") in KINDS:
         return CheckpointFormat.MEDUSA_APAR
+    if values.get("model_type") == VLLM_MODEL_TYPE:
+        return CheckpointFormat.VLLM
     if "medusa_num_heads" in values:
         return CheckpointFormat.MEDUSA_LLM
+    known = " or ".join(map(repr, (*KINDS, VLLM_MODEL_TYPE)))
     raise ValueError(
-        f"{path} is no config of Medusa heads: it has neither model_type={' or '.join(map(repr, KINDS))} nor "
+        f"{path} is no config of Medusa heads: it has neither model_type={known} nor "
         f"medusa_num_heads; pass a folder that holds a checkpoint of heads{_hint(folder)}"
     )
+
+
+@contextmanager
+def writing(folder: Path, checkpoint_format: CheckpointFormat) -> Iterator[Path]:
+    """Give a folder for the files of a checkpoint, which take their places once all are written.
+
+    Raises:
+        ValueError: the folder holds the `config.json` of something else.
+        OSError: the folder cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; name a folder to write to")
+    if (folder / CONFIG).exists() and detect_format(folder) is not checkpoint_format:
+        raise ValueError(f"{folder / CONFIG} belongs to another checkpoint, which would be lost; name an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
+        try:
+            yield Path(partial)
+        except (RuntimeError, SafetensorError) as error:  # torch's and safetensors' for a full disk
+            raise OSError(f"cannot write {folder}: {first_line(error)}; free some space") from error
+        for file in sorted(Path(partial).iterdir(), key=lambda file: file.name == CONFIG):
+            os.replace(file, folder / file.name)
 
 
 def locate(source: str | Path, patterns: list[str]) -> Path:

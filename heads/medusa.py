@@ -80,6 +80,21 @@ class MedusaHeads(DraftHeads):
                     head.projection.weight.copy_(weight)
         return heads
 
+    def lm_head_of(self, backbone: PreTrainedModel | None) -> Tensor:
+        """The projection that these heads share, `[vocab_size, hidden_size]`, for files that hold it beside them.
+
+        Raises:
+            ValueError: there is no backbone, or its projection is more than a matrix.
+        """
+        if backbone is None:
+            raise ValueError(
+                "these heads share the backbone's lm_head, which this format holds beside them; "
+                "give the backbone too (`--backbone`)"
+            )
+        if getattr(backbone.get_output_embeddings(), "bias", None) is not None:
+            raise ValueError("the backbone's lm_head has a bias, which this format's heads cannot express")
+        return projection_weight(backbone).to(self.dtype).cpu()
+
     def forward(
         self,
         hidden_states: Tensor,

@@ -7,9 +7,7 @@ Source of the layout: medusa-llm 0.1 (github.com/FasterDecoding/Medusa), `medusa
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .backbone_weights import projection_weight
-from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_safetensors
+from .checkpoint_files import RETRIEVE, natural, read_pt, read_safetensors
 from .config import MedusaHeadsConfig
 from .draft_heads import DraftHeads
-from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, detect_format
+from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, writing
 from .medusa import MedusaHeads
 
 
@@ -56,21 +53,9 @@ def save_medusa_llm(
         "medusa_num_heads": heads.config.num_heads,
         "medusa_num_layers": heads.config.num_layers,
     }
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file; name a folder to write to")
-    if (folder / CONFIG).exists() and detect_format(folder) is not CheckpointFormat.MEDUSA_LLM:
-        raise ValueError(f"{folder / CONFIG} belongs to another checkpoint, which would be lost; name an empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
-        weights, description = Path(partial) / MEDUSA_LLM_PT, Path(partial) / CONFIG
-        try:
-            torch.save(state, weights)
-        except RuntimeError as error:
-            raise OSError(f"cannot write {folder / MEDUSA_LLM_PT}: {first_line(error)}; free some space") from error
-        description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(weights, folder / MEDUSA_LLM_PT)
-        os.replace(description, folder / CONFIG)
+    with writing(Path(folder), CheckpointFormat.MEDUSA_LLM) as partial:
+        torch.save(state, partial / MEDUSA_LLM_PT)
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def read_medusa_llm_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -116,15 +101,7 @@ def _medusa_llm_state(heads: MedusaHeads, backbone: PreTrainedModel | None) -> d
     if backbone is not None:
         heads.check_fits(backbone)
     if config.shared_projection:
-        if backbone is None:
-            raise ValueError(
-                "these heads share the backbone's lm_head, which medusa-llm's format repeats in every head; "
-                "give the backbone too (`--backbone`)"
-            )
-        lm_head = backbone.get_output_embeddings()
-        if getattr(lm_head, "bias", None) is not None:
-            raise ValueError("the backbone's lm_head has a bias, which medusa-llm's heads cannot express")
-        weight = projection_weight(backbone).to(heads.dtype).cpu()
+        weight = heads.lm_head_of(backbone)
         state |= {f"heads.{head}.projection.weight": weight for head in range(config.num_heads)}
     for head in range(config.num_heads):
         for layer in range(1, config.num_layers):

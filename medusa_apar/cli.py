@@ -40,7 +40,7 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--compare", action="store_true", help="run all modes and print a table")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="visible tokens of the answer")
     parser.add_argument("--max-threads", type=int, default=8, help="threads in a step; more wait")
-    parser.add_argument("--max-depth", type=int, default=2, help="threads of this depth do not fork")
+    parser.add_argument("--max-depth", type=int, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     args = parser.parse_args(argv)
 
@@ -123,7 +123,13 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def heads(argv: Sequence[str]) -> None:
-    """Inspect or export Medusa heads."""
+    """Inspect, export or verify heads."""
+    if argv[:1] == ["verify"]:  # which decodes, and so is no business of the heads' own package
+        from .eval.verify_heads import main as verify
+
+        if status := verify(argv[1:]):
+            raise SystemExit(status)
+        return
     from .heads.cli import main
 
     main(argv)

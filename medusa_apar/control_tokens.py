@@ -50,6 +50,12 @@ class ControlTokens:
         config.child_token_id = self.child_token_id
 
 
+def thread_depth(config: PretrainedConfig) -> int:
+    """Depth of the deepest threads that a backbone has been trained on, as its config records it; the paper's is 2."""
+    depth: int = getattr(config, "thread_depth", 2)
+    return depth
+
+
 class ControlTokenRules(LogitsProcessor):
     """Which control tokens a thread may choose.
 

@@ -66,7 +66,8 @@ class DecodingOptions:
         medusa: let the heads guess; by default where there are heads.
         apar: let the model fork; by default where the control tokens are known.
         max_threads: threads of one row in a step; more of them wait. Does not change the answer.
-        max_depth: `[Fork]` is forbidden in threads of this depth; the root thread has depth 1.
+        max_depth: threads of this depth do not fork; the root thread has depth 1. By default `thread_depth`
+            of the backbone's config, which training records, else 2.
         max_slots: slots of the KV pool; threads for which there is no room wait. By default what the device can
             hold. Does not change the answer.
         nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.

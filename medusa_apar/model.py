@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from .backbone import Backbone
 from .compilation import CompiledStep
-from .control_tokens import ControlTokens
+from .control_tokens import ControlTokens, thread_depth
 from .drafting import new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
@@ -246,7 +246,7 @@ class MedusaAparModel:
         medusa: bool | None = None,
         apar: bool | None = None,
         max_threads: int = 8,
-        max_depth: int = 2,
+        max_depth: int | None = None,
         max_slots: int | None = None,
         nodes_per_step: int | None = None,
         medusa_choices: Sequence[Sequence[int]] | None = None,
@@ -275,7 +275,7 @@ class MedusaAparModel:
             medusa=medusa,
             apar=apar,
             max_threads=max_threads,
-            max_depth=max_depth,
+            max_depth=thread_depth(self.config) if max_depth is None else max_depth,
             max_slots=max_slots,
             nodes_per_step=nodes_per_step,
             medusa_choices=medusa_choices,

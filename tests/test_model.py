@@ -45,6 +45,21 @@ def test_no_control_tokens_in_sequences(model: MedusaAparModel) -> None:
     assert not (sequences == CHILD).any()
 
 
+@pytest.mark.parametrize("trained", [None, 1, 3])
+def test_threads_fork_as_deep_as_the_backbone_was_trained_to(model: MedusaAparModel, trained: int | None) -> None:
+    _, ids, mask = batch()
+    if trained is not None:
+        model.config.thread_depth = trained
+    try:
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=60, return_dict_in_generate=True)
+    finally:
+        if trained is not None:
+            del model.config.thread_depth
+    assert isinstance(output, MedusaAparOutput)
+    assert output.trees is not None
+    assert max(thread.depth for tree in output.trees for thread in tree.threads) == (2 if trained is None else trained)
+
+
 def test_trees_say_where_every_thread_comes_from(model: MedusaAparModel) -> None:
     prompts, ids, mask = batch()
     output = model.generate(ids, attention_mask=mask, max_new_tokens=60, max_depth=3, return_dict_in_generate=True)

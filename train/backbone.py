@@ -21,6 +21,7 @@ from medusa_apar.control_tokens import ControlTokens
 from .command import InputError, run
 from .provenance import write_provenance
 from .row_arguments import RowArguments, add_control_tokens
+from .shards import is_shards, settings_of
 from .trainer import BackboneTrainer, last_checkpoint
 from .tree_data import TreeCollator, TreeRow
 
@@ -39,6 +40,12 @@ class DataArguments(RowArguments):
     structured_share: float | None = field(
         default=0.5, metadata={"help": "share of responses with a paragraph tree; the rest teach not to fork"}
     )
+
+    @property
+    def depth(self) -> int:
+        """Of the deepest threads in the training rows."""
+        prepared = next((settings_of(Path(file)) for file in self.data if is_shards(Path(file))), None)
+        return self.max_depth if prepared is None else int(prepared["max_depth"])
 
 
 @dataclass(kw_only=True)
@@ -153,6 +160,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     """Train a backbone and save it with its tokenizer in `args.output_dir`; goes on from the last checkpoint."""
     model, tokenizer = load_backbone(data)
     control = prepare_for_forks(tokenizer, model)
+    model.config.thread_depth = data.depth
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     trainer = BackboneTrainer(

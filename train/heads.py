@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.heads.config import HeadsConfig
 
 from .backbone import DataArguments, load_backbone
 from .command import InputError, run
@@ -30,7 +31,7 @@ from .own_answers import own_answers
 from .provenance import write_provenance
 from .responses import BadRows, read_responses
 from .trainer import TreeTrainer, last_checkpoint
-from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
+from .tree_data import IGNORE_INDEX, NO_SUCCESSOR, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +165,12 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     return hidden
 
 
+def guessed_places(batch: dict[str, Any]) -> Tensor:
+    """Where something is guessed in a batch, `[batch, length]`: behind a chosen token, and before another one."""
+    known: Tensor = (batch["labels"] != IGNORE_INDEX) & (batch["head_labels"][:, 0] != IGNORE_INDEX)
+    return known
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where a batch teaches heads to guess.
@@ -183,9 +190,8 @@ class Places:
     @staticmethod
     def of_batch(backbone: PreTrainedModel, batch: dict[str, Any]) -> Places:
         """All places of a batch from which something is to be guessed."""
+        wanted = guessed_places(batch)
         labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
-        # Where the token to come belongs to the prompt, nothing is ever guessed.
-        wanted = (labels[:2] != IGNORE_INDEX).all(dim=0)
         hidden, labels = head_inputs(backbone, batch), labels[:, wanted]
         row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
         # Behind the end of a path there is no label, and whatever is looked at there does not count.
@@ -252,22 +258,40 @@ class HeadsTrainer(TreeTrainer):
         return (loss, {}) if return_outputs else loss
 
 
-@torch.inference_mode()
-def measure(
-    backbone: PreTrainedModel, heads: DraftHeads, batches: DataLoader[dict[str, Any]]
-) -> tuple[list[list[float]], list[float]]:
-    """Held-out figures of trained heads, each behind the right tokens before its own.
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out figures of heads.
 
-    Returns:
-        Per head the top-1 to top-5 accuracy, and the temperature that calibrates its probabilities.
+    Attributes:
+        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its guess.
+        temperatures: per head what calibrates its probabilities.
+        acceptance: of `HeadsConfig`.
     """
+
+    accuracy: list[list[float]]
+    temperatures: list[float]
+    acceptance: list[float]
+
+    def record_in(self, config: HeadsConfig) -> None:
+        """Write the figures where `from_pretrained` finds them."""
+        config.accuracy = [[round(share, 4) for share in row] for row in self.accuracy]
+        config.calibration_temperature = [round(temperature, 3) for temperature in self.temperatures]
+        config.acceptance = [round(share, 4) for share in self.acceptance]
+
+
+@torch.inference_mode()
+def measure(backbone: PreTrainedModel, heads: DraftHeads, batches: Iterable[dict[str, Any]]) -> HeldOut:
+    """Measure trained heads on held-out batches of `TreeCollator`."""
     shape = (heads.config.num_heads,)
     hits, tokens = torch.zeros(*shape, TOP), torch.zeros(shape)
     temperatures = torch.linspace(0.5, 2.0, 61)
     losses = torch.zeros(*shape, len(temperatures))
+    steps: Counter[int] = Counter()
     for batch in tqdm(batches, desc="held-out accuracy"):
         places = Places.of_batch(backbone, batch)
         logits = places.logits(heads, backbone).float()
+        best = logits[..., : heads.guessable].argmax(dim=-1) == labels_of(heads, places)
+        steps.update(_steps(batch, best.cumprod(dim=0).sum(dim=0)))
         for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
             known = head_labels != IGNORE_INDEX
             head_logits, head_labels = head_logits[known], head_labels[known]
@@ -275,7 +299,31 @@ def measure(
             hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
             tokens[k] += len(head_labels)
             losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
-    return (hits / tokens.clamp(min=1)[:, None]).tolist(), temperatures[losses.argmin(dim=1)].tolist()
+    total = max(1, steps.total())
+    return HeldOut(
+        accuracy=(hits / tokens.clamp(min=1)[:, None]).tolist(),
+        temperatures=temperatures[losses.argmin(dim=1)].tolist(),
+        acceptance=[sum(n for right, n in steps.items() if right > k) / total for k in range(heads.config.num_heads)],
+    )
+
+
+def _steps(batch: dict[str, Any], right: Tensor) -> Iterator[int]:
+    """How many guesses are right in each step of a decoder that goes along the paths of a batch.
+
+    Args:
+        batch: of `TreeCollator`.
+        right: `[places]` how many guesses in a row are right at each of its `Places`.
+    """
+    wanted = guessed_places(batch)
+    at_place = torch.full(wanted.shape, -1)
+    at_place[wanted.cpu()] = right.cpu()
+    for row, successors in zip(at_place.tolist(), batch["head_places"][:, 0].tolist(), strict=True):
+        followed = {successors[at] for at, count in enumerate(row) if count >= 0}
+        for at in (start for start, count in enumerate(row) if count >= 0 and start not in followed):
+            while at != NO_SUCCESSOR and row[at] >= 0:
+                yield row[at]
+                for _ in range(1 + row[at]):
+                    at = successors[at]
 
 
 def _losses(logits: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
@@ -313,11 +361,10 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
-        accuracy, temperatures = measure(backbone, heads, trainer.get_eval_dataloader())
-        heads.config.accuracy = [[round(share, 4) for share in row] for row in accuracy]
-        heads.config.calibration_temperature = [round(t, 3) for t in temperatures]
+        measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
         for k, row in enumerate(heads.config.accuracy, start=1):
             logger.info("head %d: top-1 to top-%d accuracy %s", k, TOP, row)
+        logger.info("%.2f tokens per step with the best guesses alone", heads.config.tokens_per_step)
     heads.config.backbone = data.model
     trainer.save_model()
     trainer.save_state()

@@ -86,7 +86,7 @@ class ShardedRows(Dataset[TreeRow]):
     """
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = settings_of(folder)
         if settings["tokenizer"] != digest(tokenizer):
             raise InputError(
                 f"{folder}: its rows were made with the tokenizer of {settings['model']}, another one than that of "
@@ -112,6 +112,12 @@ class ShardedRows(Dataset[TreeRow]):
 def is_shards(path: Path) -> bool:
     """Whether a path is a folder of shards."""
     return (path / SETTINGS).is_file()
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """All that the rows of a folder depend on."""
+    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    return settings
 
 
 def digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -97,6 +97,7 @@ class TestBackbone:
         tokenizer = AutoTokenizer.from_pretrained(trained_backbone)
         assert ControlTokens.of_config(model.config) == ControlTokens.of_tokenizer(tokenizer)
         assert tokenizer.chat_template is not None
+        assert model.config.thread_depth == 3
 
     def test_provenance_is_written_beside_it(self, trained_backbone: Path) -> None:
         made = json.loads((trained_backbone / provenance.FILE_NAME).read_text())

@@ -1,0 +1,88 @@
+"""`medusa-apar heads verify`: do heads guess as well when they serve as they did in training?
+
+A file may load and still be read wrongly: shifted by a position, fed before the final norm, beside another backbone. So
+the heads decode with their best guesses alone, and what is accepted is held against the figure that training stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from medusa_apar.heads import DraftHeads
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.precision import default_dtype
+
+from .questions import load_questions
+from .setup import positive
+
+FAILED = 1
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `medusa-apar heads verify` with these arguments; 1 where the heads fall short."""
+    parser = argparse.ArgumentParser(prog="medusa-apar heads verify", description=__doc__.partition(": ")[2])
+    parser.add_argument("path", metavar="PATH", help="folder or hub id of the heads, in any format")
+    parser.add_argument("--backbone", metavar="DIR", help="folder or hub id (default: the folder around PATH)")
+    parser.add_argument(
+        "--against",
+        metavar="DIR",
+        help="heads whose figure counts, for a format that has no place for it (default: PATH)",
+    )
+    parser.add_argument("--questions", default="everyday", help="a file in FastChat's format, or a bundled set")
+    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
+    parser.add_argument(
+        "--least", type=float, default=0.5, help="share of the guesses accepted in training (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    backbone = str(Path(arguments.path).resolve().parent) if arguments.backbone is None else arguments.backbone
+    trained = load_heads(arguments.against or arguments.path).config.tokens_per_step
+    if trained is None:
+        raise ValueError(
+            f"{arguments.against or arguments.path} stores no figure of its training to compare with; "
+            "give heads that do with --against DIR (`medusa-apar train heads --eval_data` stores it)"
+        )
+    model = MedusaAparModel.from_pretrained(backbone, heads=arguments.path, dtype=default_dtype())
+    questions = [question.turns[0] for question in load_questions(arguments.questions)][: arguments.limit]
+    served = tokens_per_step(model, AutoTokenizer.from_pretrained(backbone), questions, arguments.max_new_tokens)
+    enough = served - 1 >= arguments.least * (trained - 1)
+    Console(highlight=False).print(
+        f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
+        + ("as they should be" if enough else "they fall short; is it the backbone that they were trained on?"),
+        soft_wrap=True,
+    )
+    return 0 if enough else FAILED
+
+
+def tokens_per_step(model: MedusaAparModel, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> float:
+    """Tokens that a thread gets in a step, decoded greedily with the best guess of each head alone.
+
+    Args:
+        model: with heads.
+        tokenizer: with a chat template.
+        prompts: each is answered.
+        max_new_tokens: of an answer.
+    """
+    heads = model.heads
+    assert isinstance(heads, DraftHeads)
+    best = [[0] * length for length in range(1, heads.config.num_heads + 1)]
+    accepted = steps = 0
+    for prompt in tqdm(prompts, desc="verify"):
+        inputs = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        output: Any = model.generate(
+            input_ids=inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
+            max_threads=1, medusa_choices=best, return_dict_in_generate=True,
+        )  # fmt: skip
+        accepted += output.stats.accepted_guesses
+        steps += output.stats.steps
+    return 1 + accepted / max(1, steps)

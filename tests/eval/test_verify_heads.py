@@ -1,0 +1,68 @@
+"""`medusa-apar heads verify`: heads that serve as they were trained, and heads that do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medusa_apar import EMBEDDED
+from medusa_apar.cli import main
+
+ARGUMENTS = ["--backbone", str(EMBEDDED), "--limit", "2", "--max-new-tokens", "64"]
+
+
+def verify(path: Path, *more: str) -> int:
+    try:
+        main(["heads", "verify", str(path), *ARGUMENTS, *more])
+    except SystemExit as end:
+        return int(str(end.code))
+    return 0
+
+
+@pytest.mark.parametrize("kind", ["heads", "medusa"])
+def test_the_embedded_heads_serve_as_they_were_trained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(EMBEDDED / kind) == 0
+    assert "in training 1." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("checkpoint_format", ["vllm", "medusa-llm"])
+def test_exported_heads_do_too(checkpoint_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["heads", "export", str(EMBEDDED / "medusa"), "--format", checkpoint_format, "--output", str(tmp_path)])
+    assert verify(tmp_path) == 2, "there is no figure to compare with"
+    assert "give heads that do with --against DIR" in capsys.readouterr().err
+    assert verify(tmp_path, "--against", str(EMBEDDED / "medusa")) == 0
+
+
+def test_heads_that_were_spoilt_on_the_way_fall_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "heads"
+    shutil.copytree(EMBEDDED / "medusa", folder)
+    weights = load_file(folder / "model.safetensors")
+    for name in weights:
+        if "projection" in name:
+            weights[name] = weights[name].roll(1, dims=0)  # every guess is one token id off
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert verify(folder) == 1
+    assert "they fall short" in capsys.readouterr().out
+
+
+def test_heads_without_a_figure_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "heads"
+    shutil.copytree(EMBEDDED / "heads", folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["acceptance"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert verify(folder) == 2
+    assert "stores no figure of its training" in capsys.readouterr().err
+
+
+def test_no_guess_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "heads"
+    shutil.copytree(EMBEDDED / "medusa", folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: torch.zeros_like(each) for name, each in weights.items()}, folder / "model.safetensors")
+    assert verify(folder, "--least", "0.01") == 1

@@ -1,0 +1,88 @@
+"""vLLM decodes with heads that were exported to its layout; `make test-vllm` runs this beside vLLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from medusa_apar import EMBEDDED
+from medusa_apar.cli import main
+from medusa_apar.heads import MedusaHeads
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.vllm import save_vllm
+from medusa_apar.model import MedusaAparModel
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = [{"role": "user", "content": "What are the main causes of stress?"}]
+TOKENS = 96
+
+
+def served(folder: Path, levels: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], float]:
+    """A greedy answer of vLLM with these heads, and its accepted guesses per step."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=str(EMBEDDED), dtype="float32", max_model_len=512, max_num_seqs=1, enforce_eager=True,
+        disable_log_stats=False,
+        speculative_config={"method": "medusa", "model": str(folder), "num_speculative_tokens": levels},
+    )  # fmt: skip
+    fork, child = (llm.get_tokenizer().convert_tokens_to_ids(name) for name in ("[Fork]", "[Child]"))
+    options = SamplingParams(temperature=0, max_tokens=TOKENS, bad_words=["[Fork]", "[Child]"])
+    token_ids: list[int] = list(llm.chat([PROMPT], options)[0].outputs[0].token_ids)
+    assert fork not in token_ids
+    assert child not in token_ids
+    counts = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    accepted, drafts = (counts[f"vllm:spec_decode_num_{name}"] for name in ("accepted_tokens", "drafts"))
+    return token_ids, accepted / drafts
+
+
+def ours(heads: Path | None, levels: int) -> tuple[list[int], float]:
+    model = MedusaAparModel.from_pretrained(EMBEDDED, heads=heads, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    prompt: Any = tokenizer.apply_chat_template(
+        PROMPT, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output: Any = model.generate(
+        **prompt, max_new_tokens=TOKENS, apar=False, return_dict_in_generate=True,
+        medusa_choices=[[0] * length for length in range(1, levels + 1)],
+    )  # fmt: skip
+    answer = output.sequences[0, prompt["input_ids"].shape[1] :].tolist()
+    return answer, output.stats.accepted_guesses / output.stats.steps
+
+
+def test_vllm_accepts_as_many_guesses_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+    levels = load_heads(tmp_path).config.num_heads
+    answer, accepted = served(tmp_path, levels, monkeypatch)
+    expected, due = ours(EMBEDDED / "medusa", levels)
+    assert answer == expected
+    assert accepted == pytest.approx(due, rel=0.1)
+    assert accepted > 0.5
+
+
+def test_vllm_gives_the_same_logits_also_with_a_shared_projection(tmp_path: Path) -> None:
+    """Its own module, without its engine."""
+    from vllm.model_executor.models.medusa import ResidualBlock
+
+    model = MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+    heads = MedusaHeads.for_backbone(model.backbone, num_heads=2, num_layers=2, shared_projection=True)
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    save_vllm(heads, tmp_path, model.backbone)
+    from safetensors.torch import load_file
+
+    weights, hidden = load_file(tmp_path / "model.safetensors"), torch.randn(5, heads.config.hidden_size)
+    config = type("Config", (), {"medusa_fc_bias": True})()
+    with torch.no_grad():
+        for head, due in enumerate(heads(hidden, model.backbone.get_output_embeddings())):
+            block = ResidualBlock(config, heads.config.hidden_size, num_layers=2)
+            prefix = f"blocks.{head}."
+            block.load_state_dict({name.removeprefix(prefix): each for name, each in weights.items() if prefix in name})
+            torch.testing.assert_close(block(hidden) @ weights["lm_heads.0.weight"].T, due)
