@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch.utils.data import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
 
 from .command import InputError, run
 from .provenance import write_provenance
+from .responses import BadRows, Response, read_responses
 from .row_arguments import RowArguments, add_control_tokens
 from .shards import is_shards, settings_of
-from .trainer import BackboneTrainer, last_checkpoint
-from .tree_data import TreeCollator, TreeRow
+from .structure import Rules, extract
+from .trainer import FLAT, BackboneTrainer, last_checkpoint
+from .tree_data import TreeCollator, TreeDataset
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights beside the merged model."""
@@ -140,20 +141,35 @@ def load_backbone(data: DataArguments) -> tuple[PreTrainedModel, PreTrainedToken
     return model, tokenizer
 
 
-def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset[TreeRow]] | None:
-    """Held-out rows, structured and unstructured ones apart, as far as there are any."""
-    if not data.eval_data:
-        return None
-    found: dict[str, Dataset[TreeRow]] = {}
-    errors = []
-    for name, share in (("structured", 1.0), ("unstructured", 0.0)):
-        try:
-            found[name] = data.rows(data.eval_data, tokenizer, share)
-        except InputError as error:
-            errors.append(error)
-    if not found:
-        raise errors[0]
-    return found
+def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, TreeDataset]:
+    """Held-out rows, as far as there are any.
+
+    Returns:
+        `structured` and `unstructured` responses, and the structured ones once more, `flat`: as text without forks.
+
+    Raises:
+        InputError: there are none.
+    """
+    files = data.eval_data or []
+    if any(is_shards(Path(file)) for file in files):
+        raise InputError(f"--eval_data {' '.join(files)}: rows are compared with plain text; give the conversations")
+    bad_rows = BadRows()
+    parts: dict[bool, list[Response]] = {True: [], False: []}
+    for file in files:
+        for response in read_responses(file, bad_rows):
+            parts[extract(response.response, data.structure) is not None].append(response)
+    found = {
+        name: TreeDataset(responses, tokenizer, max_length=data.max_length, rules=rules)
+        for name, responses, rules in (
+            ("structured", parts[True], data.structure),
+            ("unstructured", parts[False], data.structure),
+            (FLAT, parts[True], Rules(frozenset())),
+        )
+    }
+    kept = {name: rows for name, rows in found.items() if len(rows)}
+    if files and not kept:
+        raise InputError(f"--eval_data {' '.join(files)}: leaves nothing ({found['structured'].bad_rows}; {bad_rows})")
+    return kept
 
 
 def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrainingArguments) -> Path:
@@ -171,10 +187,10 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
             length=data.max_length if args.torch_compile else None,
         ),
         train_dataset=data.rows(data.data, tokenizer, data.structured_share),
-        eval_dataset=held_out_rows(data, tokenizer),
+        eval_dataset=held_out_rows(data, tokenizer) or None,
         processing_class=tokenizer,
+        control_tokens=control,
     )
-    trainer.fork_token_id = control.fork_token_id
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())
@@ -186,7 +202,8 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         adapted.save_pretrained(folder / ADAPTER)
         adapted.merge_and_unload().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    write_provenance(args.output_dir, trainer.state)
+    if trainer.is_world_process_zero():
+        write_provenance(args.output_dir, trainer.state)
     if args.push_to_hub:
         trainer.push_to_hub()
     return folder

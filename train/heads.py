@@ -368,7 +368,8 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     heads.config.backbone = data.model
     trainer.save_model()
     trainer.save_state()
-    write_provenance(args.output_dir, trainer.state)
+    if trainer.is_world_process_zero():
+        write_provenance(args.output_dir, trainer.state)
     return Path(args.output_dir)
 
 

@@ -12,9 +12,15 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
+from medusa_apar.control_tokens import ControlTokens
+
 from .command import InputError
 from .fork_decisions import ForkDecisions
 from .optimizer import MuonAdamW, muon_parameter_groups
+from .tree_data import IGNORE_INDEX
+
+FLAT = "flat"
+"""Name of held-out rows without forks, of responses that have some."""
 
 SHOWN = 8
 """Tokens of a row that name it."""
@@ -46,19 +52,39 @@ class TreeTrainer(Trainer):
 
 
 class BackboneTrainer(TreeTrainer):
-    """Trains a backbone; evaluations also tell how well it decides to fork."""
+    """Trains a backbone; evaluations also tell how well it decides to fork, and what the forks cost.
 
-    fork_token_id: int
-    decisions: ForkDecisions
+    Beside the loss come `text_loss`, that of all tokens but `[Fork]` and EOS, given that it is neither's turn, and
+    precision and recall of forks. Where responses were also laid out flat, `tree_cost` is how much higher the text
+    loss of their trees is: what it costs that a path does not see the details of others.
+    """
+
+    def __init__(self, *args: Any, control_tokens: ControlTokens, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        assert self.processing_class is not None
+        self.control_tokens = control_tokens
+        self.no_text = [control_tokens.fork_token_id, self.processing_class.eos_token_id]
+        self.decisions = ForkDecisions()
+        self.text = torch.zeros(2, dtype=torch.float64)  # summed loss, and tokens
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        metrics: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        tree, flat = (metrics.get(f"{metric_key_prefix}_{name}_text_loss") for name in ("structured", FLAT))
+        if tree is not None and flat is not None:
+            metrics[f"{metric_key_prefix}_tree_cost"] = tree / flat - 1
+            self.log({f"{metric_key_prefix}_tree_cost": tree / flat - 1})
+        return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        self.decisions = ForkDecisions()
+        self.decisions, self.text = ForkDecisions(), torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(*args, **kwargs)
-        counts = self.decisions.counts.to(self.args.device)
-        self.decisions.counts = self.accelerator.reduce(counts).cpu()
-        prefix = kwargs.get("metric_key_prefix", "eval")
         assert output.metrics is not None
-        output.metrics.update({f"{prefix}_{name}": value for name, value in self.decisions.metrics().items()})
+        device = self.args.device
+        self.decisions.counts = self.accelerator.reduce(self.decisions.counts.to(device)).cpu()
+        loss, tokens = self.accelerator.reduce(self.text.to(device, torch.float32)).tolist()
+        found = self.decisions.metrics() | ({"text_loss": loss / tokens} if tokens else {})
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
         return output
 
     def prediction_step(
@@ -70,7 +96,12 @@ class BackboneTrainer(TreeTrainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         loss, logits, _ = super().prediction_step(model, inputs, False, ["past_key_values"])
         assert isinstance(logits, Tensor)
-        self.decisions.note(inputs, logits.argmax(dim=-1), self.fork_token_id)
+        self.decisions.note(inputs, logits.argmax(dim=-1), self.control_tokens.fork_token_id)
+        labels = inputs["labels"]
+        is_text = (labels != IGNORE_INDEX) & ~torch.isin(labels, torch.tensor(self.no_text, device=labels.device))
+        logits = logits.index_fill(-1, torch.tensor(self.no_text, device=logits.device), -torch.inf)
+        text_loss = nn.functional.cross_entropy(logits[is_text].float(), labels[is_text], reduction="sum")
+        self.text += torch.tensor([text_loss.item(), is_text.sum().item()], dtype=torch.float64)
         return loss, None, None
 
 

@@ -1,0 +1,52 @@
+"""Training in several processes gives the losses of one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+
+LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
+STEPS = 4
+
+
+def losses(folder: Path, model: Path, data: Path, processes: int, batch: int) -> list[float]:
+    """Of each step of a training that is launched as a user would."""
+    command = [
+        # `--cpu` would need MPI; `--multi_gpu` starts torch's own launcher, and the training picks gloo for CPUs.
+        sys.executable, "-m", "accelerate.commands.launch", *["--multi_gpu"] * (processes > 1),
+        "--num_processes", str(processes),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "-m", "medusa_apar.cli", "train", "backbone", "--model", str(model), "--data", str(data),
+        "--output_dir", str(folder), "--max_length", "96", "--per_device_train_batch_size", str(batch),
+        "--gradient_accumulation_steps", "1", "--max_steps", str(STEPS), "--logging_steps", "1",
+        "--learning_rate", "1e-2",
+        "--use_cpu", "True", "--disable_tqdm", "True", *["--ddp_backend", "gloo"] * (processes > 1),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def test_two_processes_give_the_losses_of_one(tiny_backbone_dir: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"Colours {n}?", "response": LISTED if n % 2 else "Red and blue, " * n} for n in range(1, 17)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = losses(tmp_path / "one", tiny_backbone_dir, data, processes=1, batch=4)
+    two = losses(tmp_path / "two", tiny_backbone_dir, data, processes=2, batch=2)
+    assert len(one) == len(two) == STEPS
+    assert two == pytest.approx(one, rel=1e-3)
+    assert one[-1] < one[0]
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero3"])
+def test_the_configurations_are_ones_that_accelerate_knows(name: str) -> None:
+    config = load_config_from_file(str(files("medusa_apar.train.recipes") / f"{name}.yaml"))
+    assert config.num_processes == 8
+    assert config.mixed_precision == "bf16"
