@@ -190,6 +190,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         eval_dataset=held_out_rows(data, tokenizer) or None,
         processing_class=tokenizer,
         control_tokens=control,
+        eos_token_id=tokenizer.eos_token_id,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:

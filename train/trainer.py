@@ -59,16 +59,17 @@ class BackboneTrainer(TreeTrainer):
     loss of their trees is: what it costs that a path does not see the details of others.
     """
 
-    def __init__(self, *args: Any, control_tokens: ControlTokens, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, control_tokens: ControlTokens, eos_token_id: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        assert self.processing_class is not None
         self.control_tokens = control_tokens
-        self.no_text = [control_tokens.fork_token_id, self.processing_class.eos_token_id]
+        self.no_text = [control_tokens.fork_token_id, eos_token_id]
         self.decisions = ForkDecisions()
         self.text = torch.zeros(2, dtype=torch.float64)  # summed loss, and tokens
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        metrics: dict[str, float] = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         tree, flat = (metrics.get(f"{metric_key_prefix}_{name}_text_loss") for name in ("structured", FLAT))
         if tree is not None and flat is not None:
             metrics[f"{metric_key_prefix}_tree_cost"] = tree / flat - 1
