@@ -258,9 +258,15 @@ class TestHeadings:
 
     @pytest.mark.parametrize("heading", ["**{}**", "**{}:**", "{}", "{}:"])
     def test_bold_lines_and_lines_that_stand_alone_are_headings(self, heading: str) -> None:
-        first, second = heading.format("Good sides"), heading.format("Bad sides")
-        text = f"Well.\n\n{first}\n\nIt is fast.\n\n{second}\n\nIt is dear."
-        assert shape(text, Rule.HEADINGS) == [(f"Well.\n\n{first}", ["It is fast."]), f"{second}\n\nIt is dear."]
+        first, second, third = map(heading.format, ("Good sides", "Bad sides", "Verdict"))
+        text = f"Well.\n\n{first}\n\nIt is fast.\n\n{second}\n\nIt is dear.\n\n{third}\n\nTake it."
+        assert shape(text, Rule.HEADINGS) == [
+            (f"Well.\n\n{first}", ["It is fast."]), (second, ["It is dear."]), f"{third}\n\nTake it.",
+        ]  # fmt: skip
+
+    def test_a_title_and_a_conclusion_are_not_two_sections(self) -> None:
+        text = "Well.\n\nMy Trip\n\nIt was fine. Very.\n\nConclusion:\n\nGo there."
+        assert shape(text, Rule.HEADINGS) is None
 
     def test_lists_in_sections_fork_again(self) -> None:
         text = "**Eat**\n- Nuts: a\n- Fruit: b\n\n**Drink**\n- Tea: c\n- Milk: d"

@@ -17,6 +17,8 @@ _HEADING = re.compile(
 )
 _BOLD, _TITLE = 7, 8
 """Levels of bold lines and of lines that stand alone, below those of Markdown."""
+LEAST_TITLES = 3
+"""Lines that stand alone are headings from so many on: a title above and a signature below are not two sections."""
 _NEEDED_LATER = re.compile(r"\W*(?:ingredients|materials|equipment|tools|supplies|definitions|given)\b", re.IGNORECASE)
 """Headings of sections that later ones build upon."""
 
@@ -26,7 +28,7 @@ def sections(text: str, start: int, end: int, min_items: int) -> list[Part]:
     found = [(_level(heading), heading) for heading in _HEADING.finditer(text, start, end)]
     levels = [level for level, _ in found]
     for level in sorted(set(levels)):
-        if levels.count(level) < min_items:
+        if levels.count(level) < (max(min_items, LEAST_TITLES) if level == _TITLE else min_items):
             continue
         bounds = [(each, heading) for each, heading in found if each <= level]
         ends = [*(heading.start() for _, heading in bounds[1:]), end]

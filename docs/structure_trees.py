@@ -1,0 +1,83 @@
+"""Writes `docs/structure.md`: what the rules make of real answers, with ten random trees of each rule.
+
+The answers are Vicuna-7B's to MT-Bench, from github.com/FasterDecoding/Medusa (Apache-2.0); the folder that
+`MEDUSA_APAR_DATA` names holds them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+from transformers import AutoTokenizer
+
+from medusa_apar import EMBEDDED
+from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.train.responses import Response
+from medusa_apar.train.structure import RULES, Rule, Rules, extract
+from medusa_apar.train.structure_report import StructureFigures
+
+TREES = 10
+WIDTH = 76
+HERE = Path(__file__).parent
+
+
+def answers(folder: Path) -> list[tuple[str, str]]:
+    """Category and text of every turn."""
+    questions = [json.loads(line) for line in (folder / "question.jsonl").read_text(encoding="utf-8").splitlines()]
+    category = {question["question_id"]: question["category"] for question in questions}
+    lines = (folder / "answers-medusa-vicuna-7b-v1.3.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        (category[answer["question_id"]], turn)
+        for answer in map(json.loads, lines)
+        for turn in answer["choices"][0]["turns"]
+    ]
+
+
+def drawn(node: ParagraphNode | None, indent: str = "") -> Iterator[str]:
+    """Lines of a tree: a root, its details below it and further right, then its next sibling."""
+    while node is not None:
+        yield indent + shortened(node.text, WIDTH - len(indent))
+        if node.first_child is not None:
+            yield from drawn(node.first_child, indent + "    | ")
+        node = node.next_sibling
+
+
+def shortened(text: str, width: int) -> str:
+    """The beginning and the end of a text, in one line."""
+    text = " ".join(text.split())
+    half = width // 2 - 2
+    return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
+def main() -> None:
+    turns = answers(Path(os.environ["MEDUSA_APAR_DATA"]) / "mt_bench")
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    parts: dict[str, list[Response]] = defaultdict(list)
+    for category, turn in turns:
+        parts[category].append(Response("?", turn))
+    by_category = {name: StructureFigures.of(responses, tokenizer, RULES) for name, responses in parts.items()}
+    total = StructureFigures.total(by_category.values())
+    deepest = list(total.tallies)[-1]
+    text = (HERE / "structure.template.md").read_text(encoding="utf-8")
+    rows = ["| category | forkable | ideal step ratio | tokens | steps |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, figures in {**by_category, "all": total}.items():
+        tally = figures.tallies[deepest]
+        rows.append(f"| {name} | {tally.forkable_share:.0%} | {tally.ratio:.2f} | {tally.tokens:,} | {tally.steps:,} |")
+    trees = []
+    for rule in Rule:
+        alone = Rules(frozenset({rule}), RULES.max_depth, RULES.min_items)
+        found = [(category, tree) for category, turn in turns if (tree := extract(turn, alone)) is not None]
+        trees += [f"### {str(rule).capitalize()}", "", f"{len(found)} of {len(turns)} answers.", ""]
+        for category, tree in Random(0).sample(found, min(TREES, len(found))):
+            trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
+    text = text.replace("{figures}", total.table()).replace("{categories}", "\n".join(rows))
+    (HERE / "structure.md").write_text(text.replace("{trees}", "\n".join(trees).rstrip()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
