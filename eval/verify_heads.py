@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="DIR",
         help="heads whose figure counts, for a format that has no place for it (default: PATH)",
     )
-    parser.add_argument("--questions", default="everyday", help="a file in FastChat's format, or a bundled set")
+    parser.add_argument("--data", metavar="FILE", help="the held-out conversations (default: bundled questions)")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
@@ -51,8 +51,8 @@ def main(argv: Sequence[str]) -> int:
             "give heads that do with --against DIR (`medusa-apar train heads --eval_data` stores it)"
         )
     model = MedusaAparModel.from_pretrained(backbone, heads=arguments.path, dtype=default_dtype())
-    questions = [question.turns[0] for question in load_questions(arguments.questions)][: arguments.limit]
-    served = tokens_per_step(model, AutoTokenizer.from_pretrained(backbone), questions, arguments.max_new_tokens)
+    chats = _chats(arguments.data)[: arguments.limit]
+    served = tokens_per_step(model, AutoTokenizer.from_pretrained(backbone), chats, arguments.max_new_tokens)
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
         f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
@@ -62,23 +62,32 @@ def main(argv: Sequence[str]) -> int:
     return 0 if enough else FAILED
 
 
-def tokens_per_step(model: MedusaAparModel, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int) -> float:
+def _chats(file: str | None) -> list[list[dict[str, str]]]:
+    """What is asked in a file of conversations, or in the bundled questions."""
+    if file is None:
+        return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
+    from medusa_apar.train.responses import BadRows, read_responses  # needs the packages of training
+
+    return [response.question for response in read_responses(file, BadRows())]
+
+
+def tokens_per_step(
+    model: MedusaAparModel, tokenizer: Any, chats: Sequence[list[dict[str, str]]], max_new_tokens: int
+) -> float:
     """Tokens that a thread gets in a step, decoded greedily with the best guess of each head alone.
 
     Args:
         model: with heads.
         tokenizer: with a chat template.
-        prompts: each is answered.
+        chats: messages; each is answered.
         max_new_tokens: of an answer.
     """
     heads = model.heads
     assert isinstance(heads, DraftHeads)
     best = [[0] * length for length in range(1, heads.config.num_heads + 1)]
     accepted = steps = 0
-    for prompt in tqdm(prompts, desc="verify"):
-        inputs = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
+    for chat in tqdm(chats, desc="verify"):
+        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         output: Any = model.generate(
             input_ids=inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
             max_threads=1, medusa_choices=best, return_dict_in_generate=True,

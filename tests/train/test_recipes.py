@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.train.recipes import embedded, list_questions
-from medusa_apar.train.responses import Response
+from medusa_apar.train.responses import BadRows, Response, read_responses
 
 LIST = "Here are some:\n\n1. **One**: first of all.\n2. **Two**: then this.\n3. **Three**: at last that."
 PROSE = "There is nothing to list here, and so this stays one sentence."
@@ -125,3 +125,16 @@ def test_list_questions_are_prompts_mostly_answered_by_lists(data: Path, tmp_pat
     output = tmp_path / "questions.jsonl"
     list_questions.main(["--data", str(data), "--output", str(output), "--share", "0.6"])
     assert [question.turns for question in load_questions(str(output))] == [("What helps against a cold?",)]
+
+
+def test_no_benchmark_question_is_trained_on(data_folder: Path) -> None:
+    asked = {
+        " ".join(turn.lower().split())
+        for name in ("mt_bench", "vicuna_bench")
+        for question in load_questions(str(data_folder / name / "question.jsonl"))
+        for turn in question.turns
+    }
+    assert len(asked) == 240
+    for part in ("train", "heldout"):
+        for response in read_responses(data_folder / f"responses-{part}.jsonl.xz", BadRows()):
+            assert " ".join(response.prompt.lower().split()) not in asked
