@@ -78,6 +78,8 @@ def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
     kind = KINDS[values["model_type"]]
     if kind is MedusaHeads:
         natural(values, "num_layers", path, least=0)
+        if values.get("projection_rank") is not None:
+            natural(values, "projection_rank", path)
     else:
         natural(values, "intermediate_size", path)
         if values.get("draft_vocab_size") is not None:

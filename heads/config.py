@@ -56,19 +56,29 @@ class MedusaHeadsConfig(HeadsConfig):
     Args:
         num_layers: residual blocks in a head.
         shared_projection: project with the backbone's own `lm_head` rather than one matrix per head.
+        projection_rank: of each head's own projection, for small files; None: a whole matrix.
         **kwargs: of `HeadsConfig`.
     """
 
     model_type = "medusa_heads"
 
-    def __init__(self, num_layers: int = 1, shared_projection: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, num_layers: int = 1, shared_projection: bool = False, projection_rank: int | None = None, **kwargs: Any
+    ) -> None:
+        if shared_projection and projection_rank is not None:
+            raise ValueError(
+                f"projection_rank={projection_rank} is of own projections, and shared_projection=True has none; "
+                "leave one of them out"
+            )
         self.num_layers = num_layers
         self.shared_projection = shared_projection
+        self.projection_rank = projection_rank
         super().__init__(**kwargs)
 
     @property
     def shape(self) -> dict[str, int | bool]:
-        return super().shape | {"num_layers": self.num_layers, "shared_projection": self.shared_projection}
+        own = {} if self.projection_rank is None else {"projection_rank": self.projection_rank}
+        return super().shape | {"num_layers": self.num_layers, "shared_projection": self.shared_projection} | own
 
 
 class SequentialHeadsConfig(HeadsConfig):

@@ -28,16 +28,40 @@ class ResidualBlock(nn.Module):
         return x + nn.functional.silu(self.linear(x))
 
 
+class LowRankProjection(nn.Module):
+    """`U D x`: a projection to the vocabulary by two small matrices."""
+
+    def __init__(self, hidden_size: int, rank: int, vocab_size: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, rank, bias=False)
+        self.up = nn.Linear(rank, vocab_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.up(self.down(x))
+        return logits
+
+    @torch.no_grad()
+    def approximate(self, weight: Tensor) -> None:
+        """Take on the nearest product to a matrix `[vocab_size, hidden_size]`, by its singular values."""
+        rank = self.down.out_features
+        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+        root = values[:rank].sqrt()
+        self.up.weight.copy_(left[:, :rank] * root)
+        self.down.weight.copy_(root[:, None] * right[:rank])
+
+
 class MedusaHead(nn.Module):
     """One head: residual blocks, and its own projection unless the backbone's is shared."""
 
     blocks: nn.Sequential
-    projection: nn.Linear
+    projection: nn.Linear | LowRankProjection
 
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(config.hidden_size) for _ in range(config.num_layers)))
-        if not config.shared_projection:
+        if config.projection_rank is not None:
+            self.projection = LowRankProjection(config.hidden_size, config.projection_rank, config.vocab_size)
+        elif not config.shared_projection:
             self.projection = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -59,9 +83,15 @@ class MedusaHeads(DraftHeads):
 
     @classmethod
     def for_backbone(
-        cls, backbone: PreTrainedModel, *, num_heads: int = 5, num_layers: int = 1, shared_projection: bool = False
+        cls,
+        backbone: PreTrainedModel,
+        *,
+        num_heads: int = 5,
+        num_layers: int = 1,
+        shared_projection: bool = False,
+        projection_rank: int | None = None,
     ) -> MedusaHeads:
-        """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`."""
+        """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`, as far as it can."""
         sizes = backbone.config.get_text_config()
         config = MedusaHeadsConfig(
             num_heads=num_heads,
@@ -69,6 +99,7 @@ class MedusaHeads(DraftHeads):
             hidden_size=sizes.hidden_size,
             vocab_size=sizes.vocab_size,
             shared_projection=shared_projection,
+            projection_rank=projection_rank,
         )
         device = execution_device(backbone.get_output_embeddings())
         heads: MedusaHeads = cls(config).to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
@@ -77,8 +108,21 @@ class MedusaHeads(DraftHeads):
             with torch.no_grad():
                 for head in heads.heads:
                     assert isinstance(head, MedusaHead)
-                    head.projection.weight.copy_(weight)
+                    if isinstance(head.projection, LowRankProjection):
+                        head.projection.approximate(weight)
+                    else:
+                        head.projection.weight.copy_(weight)
         return heads
+
+    def whole_state(self) -> dict[str, Tensor]:
+        """The state dict on the CPU, low-rank projections multiplied out, for files that know whole ones alone."""
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        if self.config.projection_rank is not None:
+            for head in range(self.config.num_heads):
+                prefix = f"heads.{head}.projection."
+                up, down = (state.pop(f"{prefix}{name}.weight") for name in ("up", "down"))
+                state[f"{prefix}weight"] = (up.float() @ down.float()).to(up.dtype)
+        return state
 
     def lm_head_of(self, backbone: PreTrainedModel | None) -> Tensor:
         """The projection that these heads share, `[vocab_size, hidden_size]`, for files that hold it beside them.

@@ -97,7 +97,7 @@ def medusa_llm_name(num_layers: int) -> Callable[[str], str]:
 
 def _medusa_llm_state(heads: MedusaHeads, backbone: PreTrainedModel | None) -> dict[str, Tensor]:
     config = heads.config
-    state = {name: tensor.detach().cpu() for name, tensor in heads.state_dict().items()}
+    state = heads.whole_state()
     if backbone is not None:
         heads.check_fits(backbone)
     if config.shared_projection:

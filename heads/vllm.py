@@ -43,7 +43,7 @@ def save_vllm(heads: DraftHeads, folder: str | Path, backbone: PreTrainedModel |
         raise ValueError("vLLM's Medusa layout has no place for sequential heads; export Medusa heads")
     if backbone is not None:
         heads.check_fits(backbone)
-    state = {vllm_name(name): tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
+    state = {vllm_name(name): tensor for name, tensor in heads.whole_state().items()}
     shape = heads.config
     if shape.shared_projection:
         state["lm_heads.0.weight"] = heads.lm_head_of(backbone)

@@ -102,9 +102,12 @@ def generate(argv: Sequence[str]) -> None:
 def train(argv: Sequence[str]) -> None:
     """Prepare data, train a backbone or heads."""
     parser = argparse.ArgumentParser(
-        prog="medusa-apar train", description="Prepare data, train a backbone to fork, or heads to guess."
+        prog="medusa-apar train",
+        description="Prepare data, train a backbone to fork, heads to guess, or both together.",
     )
-    parser.add_argument("what", choices=("data", "backbone", "heads"), help="add --help behind it for its arguments")
+    parser.add_argument(
+        "what", choices=("data", "backbone", "heads", "joint"), help="add --help behind it for its arguments"
+    )
     what = parser.parse_args(argv[:1]).what
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

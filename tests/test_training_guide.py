@@ -17,7 +17,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
 @pytest.mark.timeout(900)
 def test_the_training_guide_runs_as_written(tmp_path: Path) -> None:
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL))
-    assert commands.count("medusa-apar ") == 10
+    assert commands.count("medusa-apar ") == 11
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],

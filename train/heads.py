@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,28 +18,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
-from medusa_apar.heads.config import HeadsConfig
 
 from .backbone import DataArguments, load_backbone
 from .command import InputError, run
+from .held_out import measure
 from .own_answers import own_answers
+from .places import Places, head_inputs, labels_of
 from .provenance import write_provenance
 from .responses import BadRows, read_responses
 from .trainer import TreeTrainer, last_checkpoint
-from .tree_data import IGNORE_INDEX, NO_SUCCESSOR, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
+from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
-
-TOP = 5
-"""Accuracies are reported for the best 1 to `TOP` guesses."""
-
-CALIBRATED = 256
-"""Tokens of each batch on which the temperatures are fitted."""
 
 
 @dataclass(kw_only=True)
@@ -94,6 +88,9 @@ class HeadsArguments:
         default=False,
         metadata={"help": "Medusa heads project with the backbone's lm_head: no matrix per head, small files"},
     )
+    projection_rank: int | None = field(
+        default=None, metadata={"help": "rank of the Medusa heads' own projections, for small files (default: whole)"}
+    )
     intermediate_size: int | None = field(
         default=None, metadata={"help": "inner width of sequential heads (default: four times the hidden size)"}
     )
@@ -108,10 +105,14 @@ class HeadsArguments:
 
     def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
         """Heads of this kind and shape for a backbone and what is to be guessed."""
-        for name, least in (("intermediate_size", 1), ("draft_vocab_size", 2)):
+        for name, least, kind in (
+            ("intermediate_size", 1, "sequential"),
+            ("draft_vocab_size", 2, "sequential"),
+            ("projection_rank", 1, "medusa"),
+        ):
             given = getattr(self, name)
-            if given is not None and self.kind != "sequential":
-                raise InputError(f"--{name} {given} is for --kind sequential; leave it out")
+            if given is not None and self.kind != kind:
+                raise InputError(f"--{name} {given} is for --kind {kind}; leave it out")
             if given is not None and given < least:
                 raise InputError(f"--{name} {given} is too small; give a whole number from {least}")
         if self.kind == "sequential":
@@ -122,11 +123,16 @@ class HeadsArguments:
                 intermediate_size=self.intermediate_size,
                 draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
             )
+        if self.shared_projection and self.projection_rank is not None:
+            raise InputError(
+                f"--projection_rank {self.projection_rank} is of own projections; leave --shared_projection out"
+            )
         return MedusaHeads.for_backbone(
             backbone,
             num_heads=self.num_heads,
             num_layers=self.num_layers,
             shared_projection=self.shared_projection,
+            projection_rank=self.projection_rank,
         )
 
 
@@ -152,65 +158,6 @@ def commonest_tokens(rows: Iterable[TreeRow], count: int) -> Tensor:
     return torch.tensor(sorted(token for token, _ in counts.most_common(count)))
 
 
-def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Hidden states `[batch, length, hidden_size]` that enter the backbone's `lm_head`, without gradient."""
-    with torch.no_grad():
-        body = backbone.base_model(
-            input_ids=batch["input_ids"],
-            position_ids=batch["position_ids"],
-            attention_mask=batch["attention_mask"],
-            use_cache=False,
-        )
-    hidden: Tensor = body.last_hidden_state
-    return hidden
-
-
-def guessed_places(batch: dict[str, Any]) -> Tensor:
-    """Where something is guessed in a batch, `[batch, length]`: behind a chosen token, and before another one."""
-    known: Tensor = (batch["labels"] != IGNORE_INDEX) & (batch["head_labels"][:, 0] != IGNORE_INDEX)
-    return known
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a batch teaches heads to guess.
-
-    Attributes:
-        hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
-        path: `[places, heads]` the tokens behind each place.
-        labels: `[heads, places]` what each head is to guess, or `IGNORE_INDEX`.
-        sources: `[heads, places, hidden_size]` what enters `lm_head` where the backbone chooses the label.
-    """
-
-    hidden: Tensor
-    path: Tensor
-    labels: Tensor
-    sources: Tensor
-
-    @staticmethod
-    def of_batch(backbone: PreTrainedModel, batch: dict[str, Any]) -> Places:
-        """All places of a batch from which something is to be guessed."""
-        wanted = guessed_places(batch)
-        labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
-        hidden, labels = head_inputs(backbone, batch), labels[:, wanted]
-        row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
-        # Behind the end of a path there is no label, and whatever is looked at there does not count.
-        sources = hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
-        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:], sources)
-
-    def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
-        """Of all heads, `[heads, places, logits]`."""
-        lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
-        logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
-        return logits
-
-
-def labels_of(heads: DraftHeads, places: Places) -> Tensor:
-    """Labels of all heads as places among their logits, `[heads, places]`, or `IGNORE_INDEX`."""
-    known = places.labels != IGNORE_INDEX
-    return heads.places_of(places.labels.clamp(min=0)).where(known, IGNORE_INDEX)
-
-
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy per label; 0 where there is none, as for a far head on short answers."""
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
@@ -222,6 +169,11 @@ def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
     known = labels != IGNORE_INDEX
     total = nn.functional.cross_entropy(logits[known].float(), teacher[known], reduction="sum")
     return total / known.sum().clamp(min=1)
+
+
+def decayed(losses: Sequence[Tensor], decay: float) -> Tensor:
+    """Sum of the heads' losses, that of head k, from 1, weighted `decay^k`."""
+    return torch.stack([decay ** (k + 1) * loss for k, loss in enumerate(losses)]).sum()
 
 
 class HeadsTrainer(TreeTrainer):
@@ -243,7 +195,8 @@ class HeadsTrainer(TreeTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        places = Places.of_batch(self.backbone, inputs)
+        with torch.no_grad():
+            places = Places.of_batch(head_inputs(self.backbone, inputs), inputs)
         logits = places.logits(model, self.backbone)
         if self.distil:
             with torch.no_grad():
@@ -254,82 +207,8 @@ class HeadsTrainer(TreeTrainer):
             ]
         else:
             losses = [mean_loss(*each) for each in zip(logits, labels_of(self.heads, places), strict=True)]
-        loss = torch.stack([self.decay ** (k + 1) * head_loss for k, head_loss in enumerate(losses)]).sum()
+        loss = decayed(losses, self.decay)
         return (loss, {}) if return_outputs else loss
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Held-out figures of heads.
-
-    Attributes:
-        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its guess.
-        temperatures: per head what calibrates its probabilities.
-        acceptance: of `HeadsConfig`.
-    """
-
-    accuracy: list[list[float]]
-    temperatures: list[float]
-    acceptance: list[float]
-
-    def record_in(self, config: HeadsConfig) -> None:
-        """Write the figures where `from_pretrained` finds them."""
-        config.accuracy = [[round(share, 4) for share in row] for row in self.accuracy]
-        config.calibration_temperature = [round(temperature, 3) for temperature in self.temperatures]
-        config.acceptance = [round(share, 4) for share in self.acceptance]
-
-
-@torch.inference_mode()
-def measure(backbone: PreTrainedModel, heads: DraftHeads, batches: Iterable[dict[str, Any]]) -> HeldOut:
-    """Measure trained heads on held-out batches of `TreeCollator`."""
-    shape = (heads.config.num_heads,)
-    hits, tokens = torch.zeros(*shape, TOP), torch.zeros(shape)
-    temperatures = torch.linspace(0.5, 2.0, 61)
-    losses = torch.zeros(*shape, len(temperatures))
-    steps: Counter[int] = Counter()
-    for batch in tqdm(batches, desc="held-out accuracy"):
-        places = Places.of_batch(backbone, batch)
-        logits = places.logits(heads, backbone).float()
-        best = logits[..., : heads.guessable].argmax(dim=-1) == labels_of(heads, places)
-        steps.update(_steps(batch, best.cumprod(dim=0).sum(dim=0)))
-        for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
-            known = head_labels != IGNORE_INDEX
-            head_logits, head_labels = head_logits[known], head_labels[known]
-            hit = head_logits[:, : heads.guessable].topk(TOP).indices == head_labels[:, None]
-            hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
-            tokens[k] += len(head_labels)
-            losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
-    total = max(1, steps.total())
-    return HeldOut(
-        accuracy=(hits / tokens.clamp(min=1)[:, None]).tolist(),
-        temperatures=temperatures[losses.argmin(dim=1)].tolist(),
-        acceptance=[sum(n for right, n in steps.items() if right > k) / total for k in range(heads.config.num_heads)],
-    )
-
-
-def _steps(batch: dict[str, Any], right: Tensor) -> Iterator[int]:
-    """How many guesses are right in each step of a decoder that goes along the paths of a batch.
-
-    Args:
-        batch: of `TreeCollator`.
-        right: `[places]` how many guesses in a row are right at each of its `Places`.
-    """
-    wanted = guessed_places(batch)
-    at_place = torch.full(wanted.shape, -1)
-    at_place[wanted.cpu()] = right.cpu()
-    for row, successors in zip(at_place.tolist(), batch["head_places"][:, 0].tolist(), strict=True):
-        followed = {successors[at] for at, count in enumerate(row) if count >= 0}
-        for at in (start for start, count in enumerate(row) if count >= 0 and start not in followed):
-            while at != NO_SUCCESSOR and row[at] >= 0:
-                yield row[at]
-                for _ in range(1 + row[at]):
-                    at = successors[at]
-
-
-def _losses(logits: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
-    """Cross-entropy at each temperature; the least calibrates (Guo et al. 2017, arXiv 1706.04599, section 4.2)."""
-    losses = [nn.functional.cross_entropy(logits / t, labels, reduction="sum") for t in temperatures.tolist()]
-    return torch.stack(losses).cpu()
 
 
 def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
@@ -362,9 +241,6 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
-        for k, row in enumerate(heads.config.accuracy, start=1):
-            logger.info("head %d: top-1 to top-%d accuracy %s", k, TOP, row)
-        logger.info("%.2f tokens per step with the best guesses alone", heads.config.tokens_per_step)
     heads.config.backbone = data.model
     trainer.save_model()
     trainer.save_state()

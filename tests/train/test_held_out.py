@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.heads import measure
+from medusa_apar.train.held_out import measure
 from medusa_apar.train.tree_data import TreeCollator, decoded_row
 
 

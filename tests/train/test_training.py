@@ -19,7 +19,7 @@ from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train import backbone, heads, provenance, trainer
+from medusa_apar.train import backbone, heads, held_out, provenance, trainer
 from medusa_apar.train.row_arguments import RowArguments
 from medusa_apar.train.tree_data import (
     IGNORE_INDEX,
@@ -265,7 +265,7 @@ class TestHeads:
         config = MedusaHeads.from_pretrained(trained_heads).config
         assert len(config.accuracy) == len(config.calibration_temperature) == 3
         for row in config.accuracy:
-            assert len(row) == heads.TOP
+            assert len(row) == held_out.TOP
             assert 0 <= row[0] <= row[-1] <= 1
             assert row == sorted(row)
         assert max(row[-1] for row in config.accuracy) > 0
@@ -311,7 +311,7 @@ class TestHeads:
         more = ["--num_heads", "5", "--structured_share", "0", "--eval_data", str(data)]
         heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", *more))
         assert all(0 < value < 1000 for value in losses(tmp_path / "out"))
-        assert MedusaHeads.from_pretrained(tmp_path / "out").config.accuracy[-1] == [0.0] * heads.TOP
+        assert MedusaHeads.from_pretrained(tmp_path / "out").config.accuracy[-1] == [0.0] * held_out.TOP
 
 
 @pytest.fixture(scope="module", name="folder")
@@ -369,7 +369,7 @@ def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_cho
     answer: Any = MedusaAparModel(model).generate(**ids, max_new_tokens=30, return_dict_in_generate=True)
     row = decoded_row(answer.trees[0])
     batch = TreeCollator(pad_token_id=0, label_heads=3)([row])
-    places = heads.Places.of_batch(model, batch)
+    places = heads.Places.of_batch(heads.head_inputs(model, batch), batch)
     known = places.labels != IGNORE_INDEX
     assert known.sum() > 20
     with torch.no_grad():
@@ -554,6 +554,29 @@ def test_a_draft_vocabulary_for_medusa_heads(
     with pytest.raises(SystemExit):
         heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--draft_vocab_size", "8"))
     assert "--draft_vocab_size 8 is for --kind sequential; leave it out" in capsys.readouterr().err
+
+
+def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--projection_rank", "4"))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert MedusaHeads.from_pretrained(tmp_path).config.projection_rank == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--projection_rank", "4", "--kind", "sequential"], "--projection_rank 4 is for --kind medusa; leave it out"),
+        (["--projection_rank", "4", "--shared_projection", "True"], "--projection_rank 4 is of own projections"),
+        (["--projection_rank", "0"], "--projection_rank 0 is too small; give a whole number from 1"),
+    ],
+)
+def test_ranks_that_do_not_fit(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    more: list[str], error: str,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+    assert error in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("option", "value", "least"), [("draft_vocab_size", "1", 2), ("intermediate_size", "0", 1)])

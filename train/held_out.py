@@ -1,0 +1,105 @@
+"""What trained heads guess on held-out text."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from medusa_apar.heads import DraftHeads
+from medusa_apar.heads.config import HeadsConfig
+
+from .places import Places, guessed_places, head_inputs, labels_of
+from .tree_data import IGNORE_INDEX, NO_SUCCESSOR
+
+logger = logging.getLogger(__name__)
+
+TOP = 5
+"""Accuracies are reported for the best 1 to `TOP` guesses."""
+
+CALIBRATED = 256
+"""Tokens of each batch on which the temperatures are fitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out figures of heads.
+
+    Attributes:
+        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its guess.
+        temperatures: per head what calibrates its probabilities.
+        acceptance: of `HeadsConfig`.
+    """
+
+    accuracy: list[list[float]]
+    temperatures: list[float]
+    acceptance: list[float]
+
+    def record_in(self, config: HeadsConfig) -> None:
+        """Write the figures where `from_pretrained` finds them."""
+        config.accuracy = [[round(share, 4) for share in row] for row in self.accuracy]
+        config.calibration_temperature = [round(temperature, 3) for temperature in self.temperatures]
+        config.acceptance = [round(share, 4) for share in self.acceptance]
+        for k, row in enumerate(config.accuracy, start=1):
+            logger.info("head %d: top-1 to top-%d accuracy %s", k, TOP, row)
+        logger.info("%.2f tokens per step with the best guesses alone", config.tokens_per_step)
+
+
+@torch.inference_mode()
+def measure(backbone: PreTrainedModel, heads: DraftHeads, batches: Iterable[dict[str, Any]]) -> HeldOut:
+    """Measure trained heads on held-out batches of `TreeCollator`."""
+    shape = (heads.config.num_heads,)
+    hits, tokens = torch.zeros(*shape, TOP), torch.zeros(shape)
+    temperatures = torch.linspace(0.5, 2.0, 61)
+    losses = torch.zeros(*shape, len(temperatures))
+    steps: Counter[int] = Counter()
+    for batch in tqdm(batches, desc="held-out accuracy"):
+        places = Places.of_batch(head_inputs(backbone, batch), batch)
+        logits = places.logits(heads, backbone).float()
+        best = logits[..., : heads.guessable].argmax(dim=-1) == labels_of(heads, places)
+        steps.update(_steps(batch, best.cumprod(dim=0).sum(dim=0)))
+        for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
+            known = head_labels != IGNORE_INDEX
+            head_logits, head_labels = head_logits[known], head_labels[known]
+            hit = head_logits[:, : heads.guessable].topk(TOP).indices == head_labels[:, None]
+            hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
+            tokens[k] += len(head_labels)
+            losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
+    total = max(1, steps.total())
+    return HeldOut(
+        accuracy=(hits / tokens.clamp(min=1)[:, None]).tolist(),
+        temperatures=temperatures[losses.argmin(dim=1)].tolist(),
+        acceptance=[sum(n for right, n in steps.items() if right > k) / total for k in range(heads.config.num_heads)],
+    )
+
+
+def _steps(batch: dict[str, Any], right: Tensor) -> Iterator[int]:
+    """How many guesses are right in each step of a decoder that goes along the paths of a batch.
+
+    Args:
+        batch: of `TreeCollator`.
+        right: `[places]` how many guesses in a row are right at each of its `Places`.
+    """
+    wanted = guessed_places(batch)
+    at_place = torch.full(wanted.shape, -1)
+    at_place[wanted.cpu()] = right.cpu()
+    for row, successors in zip(at_place.tolist(), batch["head_places"][:, 0].tolist(), strict=True):
+        followed = {successors[at] for at, count in enumerate(row) if count >= 0}
+        for at in (start for start, count in enumerate(row) if count >= 0 and start not in followed):
+            while at != NO_SUCCESSOR and row[at] >= 0:
+                yield row[at]
+                for _ in range(1 + row[at]):
+                    at = successors[at]
+
+
+def _losses(logits: Tensor, labels: Tensor, temperatures: Tensor) -> Tensor:
+    """Cross-entropy at each temperature; the least calibrates (Guo et al. 2017, arXiv 1706.04599, section 4.2)."""
+    losses = [nn.functional.cross_entropy(logits / t, labels, reduction="sum") for t in temperatures.tolist()]
+    return torch.stack(losses).cpu()

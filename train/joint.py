@@ -1,0 +1,171 @@
+"""`medusa-apar train joint`: backbone and heads together, so that the backbone becomes easier to guess.
+
+Source: Medusa-2 (Cai et al. 2024, arXiv 2401.10774), section 2.2.2: the heads' loss counts a fifth beside the
+backbone's own and rises along a sine, the heads learn faster than the backbone, and both start from Medusa-1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import pi, sin
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+
+from medusa_apar.heads import DraftHeads
+from medusa_apar.heads.checkpoints import load_heads
+
+from .backbone import load_backbone
+from .command import InputError, run
+from .heads import HeadsDataArguments, decayed, mean_loss
+from .held_out import measure
+from .places import Places, head_inputs, labels_of
+from .provenance import write_provenance
+from .trainer import TreeTrainer, last_checkpoint
+from .tree_data import TreeCollator
+
+HEADS = "heads"
+"""Folder of the heads within that of their backbone."""
+
+
+@dataclass(kw_only=True)
+class JointArguments:
+    """How backbone and heads learn together."""
+
+    heads: str | None = field(
+        default=None, metadata={"help": "folder or hub id of trained heads (default: `heads` in the backbone's folder)"}
+    )
+    medusa_heads_coefficient: float = field(default=0.2, metadata={"help": "weight of the heads' loss, at the end"})
+    medusa_lr_multiplier: float = field(default=4.0, metadata={"help": "how much faster the heads learn"})
+    decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
+
+
+@dataclass
+class JointTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments`; the learning rate is the backbone's."""
+
+    output_dir: str = field(default="runs/joint", metadata={"help": "where checkpoints and the result go"})
+    learning_rate: float = 2e-5
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.1
+    num_train_epochs: float = 1.0
+    prediction_loss_only: bool = True
+    remove_unused_columns: bool = False
+    report_to: str = "none"
+
+
+class Joint(nn.Module):
+    """A backbone with its heads."""
+
+    def __init__(self, backbone: PreTrainedModel, heads: DraftHeads, decay: float) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        self.decay = decay
+
+    def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
+        """The backbone's loss per token on a batch of `TreeCollator`, and the heads' weighted sum."""
+        hidden = head_inputs(self.backbone, batch)
+        own = mean_loss(self.backbone.get_output_embeddings()(hidden).flatten(0, 1), batch["labels"].flatten())
+        places = Places.of_batch(hidden, batch)
+        logits = places.logits(self.heads, self.backbone)
+        losses = [mean_loss(*each) for each in zip(logits, labels_of(self.heads, places), strict=True)]
+        return own, decayed(losses, self.decay)
+
+
+class JointTrainer(TreeTrainer):
+    """Trains both; a checkpoint is a folder of the backbone with its heads inside."""
+
+    def __init__(self, joint: Joint, *args: Any, joint_arguments: JointArguments, **kwargs: Any) -> None:
+        super().__init__(joint, *args, **kwargs)
+        self.joint = joint
+        self.joint_arguments = joint_arguments
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is None:
+            rate, faster = self.args.learning_rate, self.joint_arguments.medusa_lr_multiplier
+            groups = [
+                {"params": list(self.joint.backbone.parameters()), "lr": rate},
+                {"params": list(self.joint.heads.parameters()), "lr": rate * faster},
+            ]
+            self.optimizer = AdamW(groups, weight_decay=self.args.weight_decay)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        own, heads = model(**inputs)
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        loss = own + self.joint_arguments.medusa_heads_coefficient * sin(pi / 2 * progress) * heads
+        return (loss, {}) if return_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        assert self.args.output_dir is not None
+        folder = Path(output_dir or self.args.output_dir)
+        self.joint.backbone.save_pretrained(folder)
+        self.joint.heads.save_pretrained(folder / HEADS)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        backbone: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=self.joint.backbone.dtype)
+        self.joint.backbone.load_state_dict(backbone.state_dict())
+        self.joint.heads.load_state_dict(load_heads(folder / HEADS, dtype=self.joint.heads.dtype).state_dict())
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrainingArguments) -> Path:
+    """Train backbone and heads and save them in `args.output_dir`; goes on from the last checkpoint."""
+    backbone, tokenizer = load_backbone(data)
+    source = joint.heads or str(Path(data.model) / HEADS)
+    try:
+        heads = load_heads(source, backbone)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--heads {source}: {error}") from error
+    assert args.output_dir is not None
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = data.labelled_rows(data.data, backbone, tokenizer, folder / "own-train.jsonl")
+    held_out = None
+    if data.eval_data:
+        held_out = data.labelled_rows(data.eval_data, backbone, tokenizer, folder / "own-eval.jsonl")
+    joint_model = Joint(backbone, heads, joint.decay)
+    trainer = JointTrainer(
+        joint_model,
+        args,
+        joint_arguments=joint,
+        data_collator=TreeCollator(
+            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+            label_heads=heads.config.num_heads,
+        ),
+        train_dataset=rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
+    if held_out is not None:
+        joint_model.eval()
+        measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
+    heads.config.backbone = str(folder)
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        write_provenance(args.output_dir, trainer.state)
+    return folder
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run `medusa-apar train joint` with these arguments."""
+    run(train_joint, (HeadsDataArguments, JointArguments, JointTrainingArguments), "medusa-apar train joint", argv)

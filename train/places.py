@@ -1,0 +1,77 @@
+"""Where a batch of tree-packed rows teaches heads to guess, and what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from medusa_apar.heads import DraftHeads
+
+from .tree_data import IGNORE_INDEX
+
+
+def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
+    """Hidden states `[batch, length, hidden_size]` that enter the backbone's `lm_head`."""
+    body = backbone.base_model(
+        input_ids=batch["input_ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+    )
+    hidden: Tensor = body.last_hidden_state
+    return hidden
+
+
+def guessed_places(batch: dict[str, Any]) -> Tensor:
+    """Where something is guessed in a batch, `[batch, length]`: behind a chosen token, and before another one."""
+    known: Tensor = (batch["labels"] != IGNORE_INDEX) & (batch["head_labels"][:, 0] != IGNORE_INDEX)
+    return known
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a batch teaches heads to guess.
+
+    Attributes:
+        hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
+        path: `[places, heads]` the tokens behind each place.
+        labels: `[heads, places]` what each head is to guess, or `IGNORE_INDEX`.
+        sources: `[heads, places, hidden_size]` what enters `lm_head` where the backbone chooses the label.
+    """
+
+    hidden: Tensor
+    path: Tensor
+    labels: Tensor
+    sources: Tensor
+
+    @staticmethod
+    def of_batch(hidden: Tensor, batch: dict[str, Any]) -> Places:
+        """All places of a batch from which something is to be guessed.
+
+        Args:
+            hidden: `[batch, length, hidden_size]`, the `head_inputs`.
+            batch: of `TreeCollator`.
+        """
+        wanted = guessed_places(batch)
+        labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
+        labels = labels[:, wanted]
+        row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
+        # Behind the end of a path there is no label, and whatever is looked at there does not count.
+        sources = hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
+        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:], sources)
+
+    def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
+        """Of all heads, `[heads, places, logits]`."""
+        lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
+        logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
+        return logits
+
+
+def labels_of(heads: DraftHeads, places: Places) -> Tensor:
+    """Labels of all heads as places among their logits, `[heads, places]`, or `IGNORE_INDEX`."""
+    known = places.labels != IGNORE_INDEX
+    return heads.places_of(places.labels.clamp(min=0)).where(known, IGNORE_INDEX)
