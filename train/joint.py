@@ -56,6 +56,7 @@ class JointTrainingArguments(TrainingArguments):
     prediction_loss_only: bool = True
     remove_unused_columns: bool = False
     report_to: str = "none"
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
 
 class Joint(nn.Module):
@@ -78,7 +79,7 @@ class Joint(nn.Module):
 
 
 class JointTrainer(TreeTrainer):
-    """Trains both; a checkpoint is a folder of the backbone with its heads inside."""
+    """Trains both; checkpoints are folders of the backbone with its heads inside. `eval_loss` is the backbone's own."""
 
     def __init__(self, joint: Joint, *args: Any, joint_arguments: JointArguments, **kwargs: Any) -> None:
         super().__init__(joint, *args, **kwargs)
@@ -102,9 +103,10 @@ class JointTrainer(TreeTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        own, heads = model(**inputs)
-        progress = self.state.global_step / max(1, self.state.max_steps)
-        loss = own + self.joint_arguments.medusa_heads_coefficient * sin(pi / 2 * progress) * heads
+        loss, heads = model(**inputs)
+        if model.training:
+            progress = self.state.global_step / max(1, self.state.max_steps)
+            loss = loss + self.joint_arguments.medusa_heads_coefficient * sin(pi / 2 * progress) * heads
         return (loss, {}) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -156,6 +158,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if held_out is not None:
+        trainer.save_metrics("eval", trainer.evaluate())
         joint_model.eval()
         measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
     heads.config.backbone = str(folder)

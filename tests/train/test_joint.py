@@ -116,6 +116,13 @@ def test_an_interrupted_run_ends_as_a_whole_one(
             torch.testing.assert_close(resumed[key], tensor, atol=1e-5, rtol=1e-4)
 
 
+def test_the_held_out_loss_is_the_backbones_own(trained: Path, rows_file: Path) -> None:
+    history = json.loads((trained / "trainer_state.json").read_text())["log_history"]
+    (held_out,) = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    (last,) = [entry["loss"] for entry in history if entry.get("step") == STEPS and "loss" in entry]
+    assert 0 < held_out < last, "which has the heads' in it"
+
+
 def test_missing_heads_are_named(
     tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
