@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from importlib import import_module
 
-from . import batch, speed
-
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"batch": batch.main, "speed": speed.main}
+COMMANDS = ("backbone", "batch", "speed")
+"""Each is a module; what one of them needs, the others may do without."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,9 +15,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="medusa-apar eval", description=__doc__)
     parser.add_argument(
         "command",
-        choices=sorted(_COMMANDS),
-        help="speed: tokens/s and tokens per step of the modes; batch: tokens/s by batch size",
+        choices=COMMANDS,
+        help="speed: tokens/s and tokens per step of the modes; batch: tokens/s by batch size; "
+        "backbone: how well a model forks on held-out conversations",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)
-    return _COMMANDS[arguments.command](arguments.arguments)
+    run: Callable[[Sequence[str]], int] = import_module(f".{arguments.command}", __package__).main
+    return run(arguments.arguments)

@@ -182,10 +182,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     trainer = BackboneTrainer(
         lora.wrap(model),
         args,
-        data_collator=TreeCollator(
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            length=data.max_length if args.torch_compile else None,
-        ),
+        data_collator=TreeCollator.of(tokenizer, length=data.max_length if args.torch_compile else None),
         train_dataset=data.rows(data.data, tokenizer, data.structured_share),
         eval_dataset=held_out_rows(data, tokenizer) or None,
         processing_class=tokenizer,

@@ -229,10 +229,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         args,
         decay=shape.decay,
         distil=data.labels == "self",
-        data_collator=TreeCollator(
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            label_heads=shape.num_heads,
-        ),
+        data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
         train_dataset=rows,
         eval_dataset=data.labelled_rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
         if data.eval_data

@@ -148,10 +148,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         joint_model,
         args,
         joint_arguments=joint,
-        data_collator=TreeCollator(
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-            label_heads=heads.config.num_heads,
-        ),
+        data_collator=TreeCollator.of(tokenizer, label_heads=heads.config.num_heads),
         train_dataset=rows,
         eval_dataset=held_out,
         processing_class=tokenizer,

@@ -268,6 +268,12 @@ class TreeCollator:
     length: int | None = None
     label_heads: int = 0
 
+    @staticmethod
+    def of(tokenizer: PreTrainedTokenizerBase, *, length: int | None = None, label_heads: int = 0) -> TreeCollator:
+        """One that pads with a tokenizer's padding token, or with EOS where it has none."""
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        return TreeCollator(pad, length, label_heads)
+
     def __call__(self, rows: Sequence[TreeRow]) -> dict[str, Any]:
         length = self.length or max(map(len, rows))
         batch: dict[str, list[Tensor]] = {"input_ids": [], "position_ids": [], "attention_mask": [], "labels": []}

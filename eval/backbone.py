@@ -1,0 +1,78 @@
+"""`medusa-apar eval backbone`: how well a backbone forks on held-out conversations, and what forks cost it.
+
+The figures are those of evaluations during `medusa-apar train backbone`, for a model that is trained already.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from medusa_apar.train.backbone import (
+    BackboneTrainingArguments,
+    DataArguments,
+    held_out_rows,
+    load_backbone,
+    prepare_for_forks,
+)
+from medusa_apar.train.command import run
+from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.trainer import BackboneTrainer
+from medusa_apar.train.tree_data import TreeCollator
+
+TIMES = ("runtime", "per_second", "preparation_time", "epoch")
+"""Parts of the names of figures that are no property of the model."""
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments(RowArguments):
+    """What to measure, and on what rows."""
+
+    batch_size: int = field(default=8, metadata={"help": "rows in a forward pass"})
+    out: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
+
+
+def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> dict[str, float]:
+    """Measure a backbone on conversations, print the figures and return them."""
+    rows = {name: value for name, value in asdict(arguments).items() if name not in ("batch_size", "out")}
+    data = DataArguments(**rows, data=list(files), eval_data=list(files))
+    model, tokenizer = load_backbone(data)
+    control = prepare_for_forks(tokenizer, model)
+    with TemporaryDirectory() as folder:
+        trainer = BackboneTrainer(
+            model,
+            BackboneTrainingArguments(
+                output_dir=folder,
+                per_device_eval_batch_size=arguments.batch_size,
+                use_cpu=not torch.cuda.is_available(),
+            ),
+            data_collator=TreeCollator.of(tokenizer),
+            eval_dataset=held_out_rows(data, tokenizer),
+            processing_class=tokenizer,
+            control_tokens=control,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        found = trainer.evaluate()
+    figures = {
+        name.removeprefix("eval_"): value for name, value in found.items() if not any(part in name for part in TIMES)
+    }
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:.4f}")
+    Console().print(table)
+    if arguments.out is not None:
+        Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `medusa-apar eval backbone` with these arguments."""
+    run(evaluate_backbone, (EvaluationArguments,), "medusa-apar eval backbone", argv, files="held-out conversations")
+    return 0
