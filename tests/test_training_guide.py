@@ -28,7 +28,7 @@ def test_the_training_guide_runs_as_written(tmp_path: Path) -> None:
     assert done.stdout.count("as they should be") == 2
     assert "root thread" in done.stdout
     figures = json.loads((tmp_path / "backbone" / "training.json").read_text())["figures"]
-    assert {"eval_structured_loss", "eval_structured_later_fork_recall", "eval_tree_cost"} <= set(figures)
+    assert {"eval_structured_loss", "eval_later_fork_recall", "eval_tree_cost"} <= set(figures)
     assert (tmp_path / "rows" / "structure.png").exists()
     for folder in ("vllm-heads", "medusa-llm-heads"):
         assert (tmp_path / folder / "config.json").exists()

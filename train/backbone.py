@@ -23,7 +23,7 @@ from .responses import BadRows, Response, read_responses
 from .row_arguments import RowArguments, add_control_tokens
 from .shards import is_shards, settings_of
 from .structure import Rules, extract
-from .trainer import FLAT, BackboneTrainer, last_checkpoint
+from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, last_checkpoint
 from .tree_data import TreeCollator, TreeDataset
 
 ADAPTER = "adapter"
@@ -161,14 +161,14 @@ def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> di
     found = {
         name: TreeDataset(responses, tokenizer, max_length=data.max_length, rules=rules)
         for name, responses, rules in (
-            ("structured", parts[True], data.structure),
-            ("unstructured", parts[False], data.structure),
+            (STRUCTURED, parts[True], data.structure),
+            (UNSTRUCTURED, parts[False], data.structure),
             (FLAT, parts[True], Rules(frozenset())),
         )
     }
     kept = {name: rows for name, rows in found.items() if len(rows)}
     if files and not kept:
-        raise InputError(f"--eval_data {' '.join(files)}: leaves nothing ({found['structured'].bad_rows}; {bad_rows})")
+        raise InputError(f"--eval_data {' '.join(files)}: leaves nothing ({found[STRUCTURED].bad_rows}; {bad_rows})")
     return kept
 
 

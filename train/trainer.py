@@ -19,8 +19,8 @@ from .fork_decisions import ForkDecisions
 from .optimizer import MuonAdamW, muon_parameter_groups
 from .tree_data import IGNORE_INDEX
 
-FLAT = "flat"
-"""Name of held-out rows without forks, of responses that have some."""
+STRUCTURED, UNSTRUCTURED, FLAT = "structured", "unstructured", "flat"
+"""Names of held-out rows: of responses with forks, without, and of those with forks once more as text without any."""
 
 SHOWN = 8
 """Tokens of a row that name it."""
@@ -54,9 +54,10 @@ class TreeTrainer(Trainer):
 class BackboneTrainer(TreeTrainer):
     """Trains a backbone; evaluations also tell how well it decides to fork, and what the forks cost.
 
-    Beside the loss come `text_loss`, that of all tokens but `[Fork]` and EOS, given that it is neither's turn, and
-    precision and recall of forks. Where responses were also laid out flat, `tree_cost` is how much higher the text
-    loss of their trees is: what it costs that a path does not see the details of others.
+    Beside the loss comes `text_loss`, that of all tokens but `[Fork]` and EOS, given that it is neither's turn. Over
+    structured and unstructured rows together come precision and recall of forks. Where responses were also laid out
+    flat, `tree_cost` is how much higher the text loss of their trees is: what it costs that a path does not see the
+    details of others.
     """
 
     def __init__(self, *args: Any, control_tokens: ControlTokens, eos_token_id: int, **kwargs: Any) -> None:
@@ -65,15 +66,22 @@ class BackboneTrainer(TreeTrainer):
         self.no_text = [control_tokens.fork_token_id, eos_token_id]
         self.decisions = ForkDecisions()
         self.text = torch.zeros(2, dtype=torch.float64)  # summed loss, and tokens
+        self.counted: dict[str, Tensor] = {}  # counts of decisions by the prefix of an evaluation's figures
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        tree, flat = (metrics.get(f"{metric_key_prefix}_{name}_text_loss") for name in ("structured", FLAT))
+        parts = [self.counted.pop(f"{metric_key_prefix}_{name}", None) for name in (STRUCTURED, UNSTRUCTURED)]
+        counts = [part for part in parts if part is not None]
+        found = ForkDecisions(torch.stack(counts).sum(dim=0)).metrics() if counts else {}
+        tree, flat = (metrics.get(f"{metric_key_prefix}_{name}_text_loss") for name in (STRUCTURED, FLAT))
         if tree is not None and flat is not None:
-            metrics[f"{metric_key_prefix}_tree_cost"] = tree / flat - 1
-            self.log({f"{metric_key_prefix}_tree_cost": tree / flat - 1})
+            found["tree_cost"] = tree / flat - 1
+        if found:
+            figures = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+            metrics |= figures
+            self.log(figures)
         return metrics
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -81,11 +89,11 @@ class BackboneTrainer(TreeTrainer):
         output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
         device = self.args.device
-        self.decisions.counts = self.accelerator.reduce(self.decisions.counts.to(device)).cpu()
-        loss, tokens = self.accelerator.reduce(self.text.to(device, torch.float32)).tolist()
-        found = self.decisions.metrics() | ({"text_loss": loss / tokens} if tokens else {})
         prefix = kwargs.get("metric_key_prefix", "eval")
-        output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
+        self.counted[prefix] = self.accelerator.reduce(self.decisions.counts.to(device)).cpu()
+        loss, tokens = self.accelerator.reduce(self.text.to(device, torch.float32)).tolist()
+        if tokens:
+            output.metrics[f"{prefix}_text_loss"] = loss / tokens
         return output
 
     def prediction_step(

@@ -32,7 +32,7 @@ def test_the_embedded_model_forks_where_lists_do(
         main(["backbone", str(conversations), "--model", str(EMBEDDED), "--max_length", "512", "--out", str(out)]) == 0
     )
     figures = json.loads(out.read_text())
-    assert figures["structured_later_fork_recall"] > 0
+    assert figures["later_fork_recall"] > 0
     assert figures["tree_cost"] == pytest.approx(figures["structured_text_loss"] / figures["flat_text_loss"] - 1)
     assert not any("runtime" in name for name in figures)
     assert "structured_text_loss" in capsys.readouterr().out
@@ -42,3 +42,12 @@ def test_a_file_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         main(["backbone", "nowhere.jsonl", "--model", str(EMBEDDED)])
     assert "nowhere.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_forks_in_answers_that_have_none_count_against_precision(conversations: Path, tmp_path: Path) -> None:
+    """Every answer is unstructured for rules that find nothing, and the embedded model forks all the same."""
+    out = tmp_path / "figures.json"
+    main(["backbone", str(conversations), "--model", str(EMBEDDED), "--rules", "headings", "--out", str(out)])
+    figures = json.loads(out.read_text())
+    assert figures["first_fork_precision"] == 0
+    assert "first_fork_recall" not in figures
