@@ -7,21 +7,21 @@ the heads decode with their best guesses alone, and what is accepted is held aga
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
-from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.precision import default_dtype
 
 from .questions import load_questions
-from .setup import positive
+from .setup import load_model, positive
+
+logger = logging.getLogger(__name__)
 
 FAILED = 1
 
@@ -44,15 +44,17 @@ def main(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     backbone = str(Path(arguments.path).resolve().parent) if arguments.backbone is None else arguments.backbone
-    trained = load_heads(arguments.against or arguments.path).config.tokens_per_step
+    model, tokenizer = load_model(backbone, "auto", arguments.path)
+    assert model.heads is not None
+    trained_heads = model.heads if arguments.against is None else load_heads(arguments.against)
+    trained = trained_heads.config.tokens_per_step
     if trained is None:
         raise ValueError(
             f"{arguments.against or arguments.path} stores no figure of its training to compare with; "
             "give heads that do with --against DIR (`medusa-apar train heads --eval_data` stores it)"
         )
-    model = MedusaAparModel.from_pretrained(backbone, heads=arguments.path, dtype=default_dtype())
     chats = _chats(arguments.data)[: arguments.limit]
-    served = tokens_per_step(model, AutoTokenizer.from_pretrained(backbone), chats, arguments.max_new_tokens)
+    served = tokens_per_step(model, tokenizer, chats, arguments.max_new_tokens)
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
         f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
@@ -68,7 +70,11 @@ def _chats(file: str | None) -> list[list[dict[str, str]]]:
         return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
     from medusa_apar.train.responses import BadRows, read_responses  # needs the packages of training
 
-    return [response.question for response in read_responses(file, BadRows())]
+    bad_rows = BadRows()
+    chats = [response.question for response in read_responses(file, bad_rows)]
+    if bad_rows.counts:
+        logger.warning("left out: %s", bad_rows)
+    return chats
 
 
 def tokens_per_step(
@@ -82,9 +88,8 @@ def tokens_per_step(
         chats: messages; each is answered.
         max_new_tokens: of an answer.
     """
-    heads = model.heads
-    assert isinstance(heads, DraftHeads)
-    best = [[0] * length for length in range(1, heads.config.num_heads + 1)]
+    assert model.heads is not None
+    best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
     accepted = steps = 0
     for chat in tqdm(chats, desc="verify"):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)

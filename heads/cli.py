@@ -46,12 +46,7 @@ def inspect(source: str) -> None:
     console.print(_quality(heads))
 
 
-def export(
-    source: str,
-    output: str,
-    checkpoint_format: CheckpointFormat = CheckpointFormat.MEDUSA_LLM,
-    backbone: str | None = None,
-) -> None:
+def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbone: str | None = None) -> None:
     """Write a checkpoint in another format.
 
     Args:
@@ -127,11 +122,10 @@ def _quality(heads: DraftHeads) -> Table:
     config = heads.config
     ranks = max((len(accuracy) for accuracy in config.accuracy), default=0)
     table = Table("head", "calibration", *(f"top-{rank}" for rank in range(1, ranks + 1)), "accepted")
-    table.caption = (
-        "accuracy not recorded"
-        if config.tokens_per_step is None
-        else f"{config.tokens_per_step:.2f} tokens per step with the best guesses alone"
-    )
+    if not ranks:
+        table.caption = "accuracy not recorded"
+    elif config.tokens_per_step is not None:
+        table.caption = f"{config.tokens_per_step:.2f} tokens per step with the best guesses alone"
     for head, temperature in enumerate(config.calibration_temperature):
         accuracy = config.accuracy[head] if head < len(config.accuracy) else []
         cells = [f"{value:.3f}" for value in accuracy] or [""] * ranks

@@ -40,14 +40,12 @@ class LowRankProjection(nn.Module):
         logits: Tensor = self.up(self.down(x))
         return logits
 
-    @torch.no_grad()
-    def approximate(self, weight: Tensor) -> None:
-        """Take on the nearest product to a matrix `[vocab_size, hidden_size]`, by its singular values."""
-        rank = self.down.out_features
-        left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
-        root = values[:rank].sqrt()
-        self.up.weight.copy_(left[:, :rank] * root)
-        self.down.weight.copy_(root[:, None] * right[:rank])
+
+def nearest_product(weight: Tensor, rank: int) -> dict[str, Tensor]:
+    """The state of the `LowRankProjection` nearest to a matrix `[vocab_size, hidden_size]`, by its singular values."""
+    left, values, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    root = values[:rank].sqrt()
+    return {"up.weight": left[:, :rank] * root, "down.weight": root[:, None] * right[:rank]}
 
 
 class MedusaHead(nn.Module):
@@ -105,13 +103,10 @@ class MedusaHeads(DraftHeads):
         heads: MedusaHeads = cls(config).to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
         if not shared_projection:
             weight = projection_weight(backbone)
-            with torch.no_grad():
-                for head in heads.heads:
-                    assert isinstance(head, MedusaHead)
-                    if isinstance(head.projection, LowRankProjection):
-                        head.projection.approximate(weight)
-                    else:
-                        head.projection.weight.copy_(weight)
+            state = {"weight": weight} if projection_rank is None else nearest_product(weight, projection_rank)
+            for head in heads.heads:
+                assert isinstance(head, MedusaHead)
+                head.projection.load_state_dict(state)
         return heads
 
     def whole_state(self) -> dict[str, Tensor]:

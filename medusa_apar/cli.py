@@ -110,10 +110,7 @@ def train(argv: Sequence[str]) -> None:
     )
     what = parser.parse_args(argv[:1]).what
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main: Callable[[Sequence[str]], None] = import_module(f".train.{what}", __package__).main
-    except ModuleNotFoundError as error:
-        raise ValueError(f"training needs {error.name}; pip install 'medusa-apar[train]'") from error
+    main: Callable[[Sequence[str]], None] = import_module(f".train.{what}", __package__).main
     main(argv[1:])
 
 
@@ -162,6 +159,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\nmedusa-apar: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
+    except ModuleNotFoundError as error:
+        print(f"medusa-apar: error: this needs {error.name}; pip install 'medusa-apar[train]'", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
     except (ValueError, OSError) as error:
         print(f"medusa-apar: error: {error}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None

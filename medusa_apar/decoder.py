@@ -409,7 +409,7 @@ class Decoder:
         """Guesses behind pending tokens, where guessing pays in a step of these threads."""
         if self.drafter is None:
             return ()
-        requests = {live.request.row: live.request for live in scheduled}.values()
+        requests = dict.fromkeys(live.request for live in scheduled)
         hopes = [hope for request in requests if (hope := request.hope) is not None]
         # A batch ends with its slowest row.
         if hopes and not self.budget.pays(len(scheduled), min(hopes, key=np.sum)):

@@ -25,7 +25,7 @@ class Placement:
         positions: `[nodes]` path depths.
         mask: `[nodes, extent]`; true where a node may attend to a slot of its own pool.
         most: places for nodes of one pool, in `groups`.
-        attended: `[attended]` the pools whose keys and values attention looks at, if not at all.
+        attended: `[attended]` the pools whose keys and values attention looks at; None: at those of all.
     """
 
     members: Sequence[tuple[SlotPool, Ints]]

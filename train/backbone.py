@@ -76,6 +76,7 @@ class LoraArguments:
             lora_dropout=self.lora_dropout,
             target_modules=targets,
             modules_to_save=_names_of(model, model.get_input_embeddings(), model.get_output_embeddings()),
+            ensure_weight_tying=model.config.get_text_config().tie_word_embeddings,
         )
         try:
             return get_peft_model(model, config)

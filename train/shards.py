@@ -41,7 +41,6 @@ class Shards:
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
         path = folder / SETTINGS
-        settings = json.loads(json.dumps(settings))
         if path.exists():
             known = json.loads(path.read_text(encoding="utf-8"))
             for name in known.keys() | settings.keys():

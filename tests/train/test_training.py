@@ -15,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from medusa_apar import EMBEDDED
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
@@ -183,6 +184,19 @@ class TestLora:
         token_ids = torch.arange(5, 40)[None]
         with torch.no_grad():
             torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-4, rtol=1e-4)
+
+    def test_tied_embeddings_stay_tied(self, rows_file: Path, tmp_path: Path) -> None:
+        backbone.main(arguments(EMBEDDED, rows_file, tmp_path, "--lora_rank", "4"))
+        merged, base = (
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path, EMBEDDED)
+        )
+        assert base.config.tie_word_embeddings
+        assert merged.config.tie_word_embeddings
+        assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+        beside = PeftModel.from_pretrained(base, tmp_path / backbone.ADAPTER)
+        token_ids = torch.arange(5, 40)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-3, rtol=1e-3)
 
     def test_checkpoints_hold_the_adapter_alone(self, adapted: Path) -> None:
         for folder in adapted.glob("checkpoint-*"):
