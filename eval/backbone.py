@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,13 +17,12 @@ from rich.table import Table
 
 from medusa_apar.train.backbone import (
     BackboneTrainingArguments,
-    DataArguments,
     held_out_rows,
     load_backbone,
     prepare_for_forks,
 )
 from medusa_apar.train.command import run
-from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.row_arguments import RowArguments, check_exist
 from medusa_apar.train.trainer import BackboneTrainer
 from medusa_apar.train.tree_data import TreeCollator
 
@@ -39,11 +38,10 @@ class EvaluationArguments(RowArguments):
     out: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
 
 
-def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> dict[str, float]:
-    """Measure a backbone on conversations, print the figures and return them."""
-    rows = {name: value for name, value in asdict(arguments).items() if name not in ("batch_size", "out")}
-    data = DataArguments(**rows, data=list(files), eval_data=list(files))
-    model, tokenizer = load_backbone(data)
+def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> None:
+    """Measure a backbone on conversations and print the figures."""
+    check_exist("FILE", files)
+    model, tokenizer = load_backbone(arguments)
     control = prepare_for_forks(tokenizer, model)
     with TemporaryDirectory() as folder:
         trainer = BackboneTrainer(
@@ -54,7 +52,7 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> d
                 use_cpu=not torch.cuda.is_available(),
             ),
             data_collator=TreeCollator.of(tokenizer),
-            eval_dataset=held_out_rows(data, tokenizer),
+            eval_dataset=held_out_rows(files, arguments, tokenizer),
             processing_class=tokenizer,
             control_tokens=control,
             eos_token_id=tokenizer.eos_token_id,
@@ -69,7 +67,6 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> d
     Console().print(table)
     if arguments.out is not None:
         Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return figures
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,7 +7,6 @@ the heads decode with their best guesses alone, and what is accepted is held aga
 from __future__ import annotations
 
 import argparse
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from medusa_apar.model import MedusaAparModel
 
 from .questions import load_questions
 from .setup import load_model, positive
-
-logger = logging.getLogger(__name__)
 
 FAILED = 1
 
@@ -72,8 +69,7 @@ def _chats(file: str | None) -> list[list[dict[str, str]]]:
 
     bad_rows = BadRows()
     chats = [response.question for response in read_responses(file, bad_rows)]
-    if bad_rows.counts:
-        logger.warning("left out: %s", bad_rows)
+    bad_rows.warn()
     return chats
 
 

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from medusa_apar.control_tokens import ControlTokens
 
 from .command import InputError, run
 from .provenance import write_provenance
 from .responses import BadRows, Response, read_responses
-from .row_arguments import RowArguments, add_control_tokens
+from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import is_shards, settings_of
 from .structure import Rules, extract
-from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, last_checkpoint
+from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import TreeCollator, TreeDataset
 
 ADAPTER = "adapter"
@@ -41,6 +41,11 @@ class DataArguments(RowArguments):
     structured_share: float | None = field(
         default=0.5, metadata={"help": "share of responses with a paragraph tree; the rest teach not to fork"}
     )
+
+    def check_files(self) -> None:
+        """Raise an InputError for a file that is not there."""
+        check_exist("--data", self.data)
+        check_exist("--eval_data", self.eval_data or [])
 
     @property
     def depth(self) -> int:
@@ -85,19 +90,15 @@ class LoraArguments:
 
 
 @dataclass
-class BackboneTrainingArguments(TrainingArguments):
+class BackboneTrainingArguments(TreeTrainingArguments):
     """transformers' `TrainingArguments` with APAR's settings as defaults."""
 
     output_dir: str = field(default="runs/backbone", metadata={"help": "where checkpoints and the result go"})
     learning_rate: float = 2e-5
-    lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.03
     max_steps: int = 2000
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 32
-    prediction_loss_only: bool = True
-    remove_unused_columns: bool = False
-    report_to: str = "none"
     metric_for_best_model: str = "structured_loss"
     greater_is_better: bool = False
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
@@ -119,31 +120,31 @@ def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     return control
 
 
-def load_backbone(data: DataArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model that `data` names, in float32, and its tokenizer.
+def load_backbone(arguments: RowArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model that the arguments name, in float32, and its tokenizer.
 
     Raises:
-        InputError: if files are missing, or the model cannot be trained on such rows.
+        InputError: if the model is missing or cannot be trained on such rows.
     """
-    for name, files in (("data", data.data), ("eval_data", data.eval_data or [])):
-        for file in files:
-            if not Path(file).exists():
-                raise InputError(f"--{name} {file}: no such file; give one with conversations")
-    tokenizer = data.tokenizer()
+    tokenizer = arguments.tokenizer()
     try:
-        model = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"--model {data.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
+            f"--model {arguments.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
         ) from error
-    context = getattr(model.config, "max_position_embeddings", data.max_length)
-    if data.max_length > context:
-        raise InputError(f"--max_length {data.max_length}: the model's context has {context} tokens; give at most that")
+    context = getattr(model.config, "max_position_embeddings", arguments.max_length)
+    if arguments.max_length > context:
+        raise InputError(
+            f"--max_length {arguments.max_length}: the model's context has {context} tokens; give at most that"
+        )
     return model, tokenizer
 
 
-def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, TreeDataset]:
-    """Held-out rows, as far as there are any.
+def held_out_rows(
+    files: Sequence[str], arguments: RowArguments, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, TreeDataset]:
+    """Held-out rows of conversations, as far as there are any.
 
     Returns:
         `structured` and `unstructured` responses, and the structured ones once more, `flat`: as text without forks.
@@ -151,30 +152,33 @@ def held_out_rows(data: DataArguments, tokenizer: PreTrainedTokenizerBase) -> di
     Raises:
         InputError: there are none.
     """
-    files = data.eval_data or []
     if any(is_shards(Path(file)) for file in files):
         raise InputError(f"--eval_data {' '.join(files)}: rows are compared with plain text; give the conversations")
     bad_rows = BadRows()
     parts: dict[bool, list[Response]] = {True: [], False: []}
     for file in files:
         for response in read_responses(file, bad_rows):
-            parts[extract(response.response, data.structure) is not None].append(response)
+            parts[extract(response.response, arguments.structure) is not None].append(response)
     found = {
-        name: TreeDataset(responses, tokenizer, max_length=data.max_length, rules=rules)
+        name: TreeDataset(responses, tokenizer, max_length=arguments.max_length, rules=rules)
         for name, responses, rules in (
-            (STRUCTURED, parts[True], data.structure),
-            (UNSTRUCTURED, parts[False], data.structure),
+            (STRUCTURED, parts[True], arguments.structure),
+            (UNSTRUCTURED, parts[False], arguments.structure),
             (FLAT, parts[True], Rules(frozenset())),
         )
     }
+    bad_rows.warn()
+    for rows in found.values():
+        rows.bad_rows.warn()
     kept = {name: rows for name, rows in found.items() if len(rows)}
-    if files and not kept:
+    if not kept:
         raise InputError(f"--eval_data {' '.join(files)}: leaves nothing ({found[STRUCTURED].bad_rows}; {bad_rows})")
     return kept
 
 
 def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrainingArguments) -> Path:
     """Train a backbone and save it with its tokenizer in `args.output_dir`; goes on from the last checkpoint."""
+    data.check_files()
     model, tokenizer = load_backbone(data)
     control = prepare_for_forks(tokenizer, model)
     model.config.thread_depth = data.depth
@@ -184,8 +188,8 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         lora.wrap(model),
         args,
         data_collator=TreeCollator.of(tokenizer, length=data.max_length if args.torch_compile else None),
-        train_dataset=data.rows(data.data, tokenizer, data.structured_share),
-        eval_dataset=held_out_rows(data, tokenizer) or None,
+        train_dataset=data.rows(data.data, tokenizer),
+        eval_dataset=held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None,
         processing_class=tokenizer,
         control_tokens=control,
         eos_token_id=tokenizer.eos_token_id,

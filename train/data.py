@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .command import InputError, run
 from .responses import BadRows, Response, read_responses
-from .row_arguments import RowArguments, add_control_tokens
+from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import Shards, digest
 from .structure_report import StructureFigures, write_report
 from .tree_data import TreeDataset
@@ -102,6 +102,7 @@ class PreparationArguments(RowArguments):
 
 def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
     """Make rows and a report of conversations; goes on behind the last whole shard."""
+    check_exist("FILE", files)
     tokenizer = arguments.tokenizer()
     add_control_tokens(tokenizer)
     folder = Path(arguments.output_dir)

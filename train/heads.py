@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
@@ -27,10 +27,10 @@ from .backbone import DataArguments, load_backbone
 from .command import InputError, run
 from .held_out import measure
 from .own_answers import own_answers
-from .places import Places, head_inputs, labels_of
+from .places import Places, head_inputs, label_sources, labels_of
 from .provenance import write_provenance
 from .responses import BadRows, read_responses
-from .trainer import TreeTrainer, last_checkpoint
+from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
@@ -54,14 +54,25 @@ class HeadsDataArguments(DataArguments):
 
     max_new_tokens: int = field(default=512, metadata={"help": "of the backbone's own answers"})
 
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The backbone, in float32, and its tokenizer, which has to have the control tokens."""
+        self.check_files()
+        backbone, tokenizer = load_backbone(self)
+        try:
+            ControlTokens.of_tokenizer(tokenizer)
+        except ValueError as error:
+            raise InputError(f"--model {self.model}: {error}") from error
+        return backbone, tokenizer
+
     def labelled_rows(
         self, files: list[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Path
     ) -> Dataset[TreeRow]:
         """Rows of conversations; answers of the backbone itself are kept in the file `own`."""
         if self.labels == "data":
-            return self.rows(files, tokenizer, self.structured_share)
+            return self.rows(files, tokenizer)
         bad_rows = BadRows()
         questions = [row.question for file in files for row in read_responses(file, bad_rows)]
+        bad_rows.warn()
         questions = list({json.dumps(question): question for question in questions}.values())
         answers = own_answers(backbone, tokenizer, questions, own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]
@@ -137,17 +148,13 @@ class HeadsArguments:
 
 
 @dataclass
-class HeadsTrainingArguments(TrainingArguments):
+class HeadsTrainingArguments(TreeTrainingArguments):
     """transformers' `TrainingArguments` with Medusa-1's settings as defaults."""
 
     output_dir: str = field(default="runs/heads", metadata={"help": "where checkpoints and the result go"})
     learning_rate: float = 1e-3
-    lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.1
     num_train_epochs: float = 2.0
-    prediction_loss_only: bool = True
-    remove_unused_columns: bool = False
-    report_to: str = "none"
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
     label_names: list[str] | None = field(default_factory=lambda: ["head_labels"])
 
@@ -196,11 +203,12 @@ class HeadsTrainer(TreeTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         with torch.no_grad():
-            places = Places.of_batch(head_inputs(self.backbone, inputs), inputs)
+            hidden = head_inputs(self.backbone, inputs)
+        places = Places.of_batch(hidden, inputs)
         logits = places.logits(model, self.backbone)
         if self.distil:
             with torch.no_grad():
-                teacher = self.backbone.get_output_embeddings()(places.sources)
+                teacher = self.backbone.get_output_embeddings()(label_sources(hidden, inputs))
             losses = [
                 distilled_loss(head_logits, labels, self.heads.as_guessed(chosen.float().softmax(dim=-1)))
                 for head_logits, labels, chosen in zip(logits, places.labels, teacher, strict=True)
@@ -213,11 +221,7 @@ class HeadsTrainer(TreeTrainer):
 
 def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
     """Train heads on `data.model` and save them in `args.output_dir`; goes on from the last checkpoint."""
-    backbone, tokenizer = load_backbone(data)
-    try:
-        ControlTokens.of_tokenizer(tokenizer)
-    except ValueError as error:
-        raise InputError(f"--model {data.model}: {error}") from error
+    backbone, tokenizer = data.load()
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)

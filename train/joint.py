@@ -1,7 +1,8 @@
 """`medusa-apar train joint`: backbone and heads together, so that the backbone becomes easier to guess.
 
 Source: Medusa-2 (Cai et al. 2024, arXiv 2401.10774), section 2.2.2: the heads' loss counts a fifth beside the
-backbone's own and rises along a sine, the heads learn faster than the backbone, and both start from Medusa-1.
+backbone's own and rises along a sine, the heads learn faster than the backbone, and both start from Medusa-1. Both
+learn the tokens of the rows, also where these are the backbone's own answers.
 """
 
 from __future__ import annotations
@@ -13,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from transformers import AutoModelForCausalLM, PreTrainedModel, TrainingArguments
+from torch.optim import Optimizer
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.checkpoints import load_heads
 
-from .backbone import load_backbone
 from .command import InputError, run
 from .heads import HeadsDataArguments, decayed, mean_loss
 from .held_out import measure
 from .places import Places, head_inputs, labels_of
 from .provenance import write_provenance
-from .trainer import TreeTrainer, last_checkpoint
+from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import TreeCollator
 
 HEADS = "heads"
@@ -45,17 +45,13 @@ class JointArguments:
 
 
 @dataclass
-class JointTrainingArguments(TrainingArguments):
+class JointTrainingArguments(TreeTrainingArguments):
     """transformers' `TrainingArguments`; the learning rate is the backbone's."""
 
     output_dir: str = field(default="runs/joint", metadata={"help": "where checkpoints and the result go"})
     learning_rate: float = 2e-5
-    lr_scheduler_type: str = "cosine"
     warmup_steps: float = 0.1
     num_train_epochs: float = 1.0
-    prediction_loss_only: bool = True
-    remove_unused_columns: bool = False
-    report_to: str = "none"
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
 
 
@@ -88,12 +84,13 @@ class JointTrainer(TreeTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
-            rate, faster = self.args.learning_rate, self.joint_arguments.medusa_lr_multiplier
+            faster = self.args.learning_rate * self.joint_arguments.medusa_lr_multiplier
             groups = [
-                {"params": list(self.joint.backbone.parameters()), "lr": rate},
-                {"params": list(self.joint.heads.parameters()), "lr": rate * faster},
+                {"params": list(self.joint.backbone.parameters())},
+                {"params": list(self.joint.heads.parameters()), "lr": faster},
             ]
-            self.optimizer = AdamW(groups, weight_decay=self.args.weight_decay)
+            optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = optimizer(groups, **{"weight_decay": self.args.weight_decay, **options})
         return self.optimizer
 
     def compute_loss(
@@ -130,7 +127,7 @@ class JointTrainer(TreeTrainer):
 
 def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrainingArguments) -> Path:
     """Train backbone and heads and save them in `args.output_dir`; goes on from the last checkpoint."""
-    backbone, tokenizer = load_backbone(data)
+    backbone, tokenizer = data.load()
     source = joint.heads or str(Path(data.model) / HEADS)
     try:
         heads = load_heads(source, backbone)

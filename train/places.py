@@ -40,13 +40,11 @@ class Places:
         hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
         path: `[places, heads]` the tokens behind each place.
         labels: `[heads, places]` what each head is to guess, or `IGNORE_INDEX`.
-        sources: `[heads, places, hidden_size]` what enters `lm_head` where the backbone chooses the label.
     """
 
     hidden: Tensor
     path: Tensor
     labels: Tensor
-    sources: Tensor
 
     @staticmethod
     def of_batch(hidden: Tensor, batch: dict[str, Any]) -> Places:
@@ -59,16 +57,28 @@ class Places:
         wanted = guessed_places(batch)
         labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
         labels = labels[:, wanted]
-        row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
-        # Behind the end of a path there is no label, and whatever is looked at there does not count.
-        sources = hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
-        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:], sources)
+        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:])
 
     def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
         """Of all heads, `[heads, places, logits]`."""
         lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
         logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
         return logits
+
+
+def label_sources(hidden: Tensor, batch: dict[str, Any]) -> Tensor:
+    """What enters `lm_head` where the backbone chooses the labels of a batch's `Places`.
+
+    Args:
+        hidden: `[batch, length, hidden_size]`, the `head_inputs`.
+        batch: of `TreeCollator`.
+
+    Returns:
+        `[heads, places, hidden_size]`; behind the end of a path, where there is no label, anything.
+    """
+    wanted = guessed_places(batch)
+    row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
+    return hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
 
 
 def labels_of(heads: DraftHeads, places: Places) -> Tensor:

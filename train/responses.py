@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ import ijson
 from datasets import Dataset, load_from_disk
 
 from .command import InputError
+
+logger = logging.getLogger(__name__)
 
 _ROLES = {
     "system": "system",
@@ -66,6 +69,11 @@ class BadRows:
     def __str__(self) -> str:
         rows = [f"{n} x {reason} (first: {self.first[reason]})" for reason, n in self.counts.items()]
         return "; ".join(rows) or "nothing"
+
+    def warn(self) -> None:
+        """Log what was left out, if anything."""
+        if self.counts:
+            logger.warning("left out: %s", self)
 
 
 class _UnusableError(ValueError):

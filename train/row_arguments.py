@@ -70,13 +70,12 @@ class RowArguments:
                 )
         return tokenizer
 
-    def rows(self, files: Sequence[str], tokenizer: PreTrainedTokenizerBase, share: float | None) -> Dataset[TreeRow]:
-        """Rows of conversations, or those that `medusa-apar train data` has made.
+    def rows(self, files: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset[TreeRow]:
+        """Rows of conversations, or those that `medusa-apar train data` has made, as they are.
 
         Args:
             files: conversations, or one folder of prepared rows.
             tokenizer: with the control tokens.
-            share: of structured responses; None keeps all. Prepared rows are taken as they are.
 
         Raises:
             InputError: nothing is left, or prepared rows do not fit the tokenizer or the length.
@@ -90,20 +89,26 @@ class RowArguments:
         responses = (response for file in files for response in read_responses(file, bad_rows))
         dataset = TreeDataset(
             responses, tokenizer,
-            max_length=self.max_length, rules=self.structure, structured_share=share, bad_rows=bad_rows,
+            max_length=self.max_length, rules=self.structure, structured_share=self.structured_share, bad_rows=bad_rows,
         )  # fmt: skip
         if not len(dataset):
             raise InputError(
-                f"structured_share={share} leaves nothing of {dataset.found}; give data of both kinds, or a share "
-                f"of 1 or 0 for data of one kind (left out before: {bad_rows})"
+                f"structured_share={self.structured_share} leaves nothing of {dataset.found}; give data of both kinds, "
+                f"or a share of 1 or 0 for data of one kind (left out before: {bad_rows})"
             )
-        if bad_rows.counts:
-            logger.warning("left out: %s", bad_rows)
+        bad_rows.warn()
         logger.info(
             "%s: %d structured and %d unstructured responses in %d rows of up to %d tokens",
             ", ".join(files), dataset.structured, dataset.unstructured, len(dataset), self.max_length,
         )  # fmt: skip
         return dataset
+
+
+def check_exist(name: str, files: Sequence[str]) -> None:
+    """Raise an InputError for a file that an argument names and that is not there."""
+    for file in files:
+        if not Path(file).exists():
+            raise InputError(f"{name} {file}: no such file; give one with conversations")
 
 
 def add_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:

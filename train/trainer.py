@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -24,6 +25,16 @@ STRUCTURED, UNSTRUCTURED, FLAT = "structured", "unstructured", "flat"
 
 SHOWN = 8
 """Tokens of a row that name it."""
+
+
+@dataclass
+class TreeTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments` for tree-packed rows."""
+
+    lr_scheduler_type: str = "cosine"
+    prediction_loss_only: bool = True
+    remove_unused_columns: bool = False
+    report_to: str = "none"
 
 
 class TreeTrainer(Trainer):

@@ -41,7 +41,7 @@ def test_rows_hold_every_response_once(
 ) -> None:
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     rows = ShardedRows(tmp_path / "rows", tiny_tokenizer, 256)
-    at_once = RowArguments(model="", max_length=256).rows([str(conversations)], tiny_tokenizer, None)
+    at_once = RowArguments(model="", max_length=256).rows([str(conversations)], tiny_tokenizer)
     assert all(isinstance(rows[at], TreeRow) for at in range(len(rows)))
 
     def tokens(dataset: Any) -> list[int]:

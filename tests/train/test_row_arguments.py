@@ -26,12 +26,12 @@ def test_data_of_one_kind_alone_gives_a_clear_error(
     tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, responses: list[str], share: float
 ) -> None:
     with pytest.raises(InputError, match=f"structured_share={share}.*{len(responses)} (un)?structured"):
-        RowArguments(model="").rows([conversations(tmp_path, responses)], tiny_tokenizer, share)
+        RowArguments(model="", structured_share=share).rows([conversations(tmp_path, responses)], tiny_tokenizer)
 
 
 def test_so_do_responses_that_are_all_too_long(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"leaves nothing.*1 x longer than 4 tokens"):
-        RowArguments(model="", max_length=4).rows([conversations(tmp_path, ["plain"])], tiny_tokenizer, None)
+        RowArguments(model="", max_length=4).rows([conversations(tmp_path, ["plain"])], tiny_tokenizer)
 
 
 def test_the_rules_are_those_that_are_named() -> None:

@@ -156,7 +156,7 @@ class TestBackbone:
     def test_bad_rows_are_reported_and_not_fatal(
         self, tiny_tokenizer: PreTrainedTokenizerFast, rows_file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        data = RowArguments(model="", max_length=128).rows([str(rows_file)], tiny_tokenizer, 0.5)
+        data = RowArguments(model="", max_length=128, structured_share=0.5).rows([str(rows_file)], tiny_tokenizer)
         assert isinstance(data, TreeDataset)
         assert data.bad_rows.counts == {"not JSON": 1, "no text in `response`": 1}
         assert "1 x not JSON (first: rows.jsonl:9)" in caplog.text
@@ -305,7 +305,7 @@ class TestHeads:
         weights = {name: p.clone() for name, p in model.state_dict().items()}
         untrained = MedusaHeads.for_backbone(model, num_heads=2, shared_projection=True)
         tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
-        data = RowArguments(model="", max_length=128).rows([str(rows_file)], tokenizer, 0.5)
+        data = RowArguments(model="", max_length=128, structured_share=0.5).rows([str(rows_file)], tokenizer)
         args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True)
         collator = heads.TreeCollator(pad_token_id=0, label_heads=2)
         trainer = heads.HeadsTrainer(
@@ -385,7 +385,7 @@ def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_cho
     known = places.labels != IGNORE_INDEX
     assert known.sum() > 20
     with torch.no_grad():
-        best = model.lm_head(places.sources).argmax(dim=-1)
+        best = model.lm_head(heads.label_sources(heads.head_inputs(model, batch), batch)).argmax(dim=-1)
     agreeing = (best == places.labels)[known].float().mean()
     assert agreeing > 0.9, "all but what the rules of control tokens forbid"
     for head in range(2):

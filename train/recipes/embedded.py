@@ -203,8 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not (init / "tokenizer.json").exists():
         bad_rows = BadRows()
         every = responses = list(read_responses(args.data, bad_rows))
-        if bad_rows.counts:
-            logger.warning("left out: %s", bad_rows)
+        bad_rows.warn()
         if args.prompts:
             responses = narrow_domain(responses, args.prompts, args.max_characters)
         write_own_prompts(data, every, responses, args.rewordings)
