@@ -81,7 +81,7 @@ bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-l
 	$(BIN)/python -m medusa_apar.eval.medusa_llm_bench --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
 
 train-embedded: $(INSTALLED) ## train the embedded model anew in runs/embedded; goes on where it was interrupted
-	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded
+	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded --compile
 
 clean: ## remove what builds and tests left behind
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

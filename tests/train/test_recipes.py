@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.questions import load_questions
+from medusa_apar.heads import MedusaHeads
 from medusa_apar.train.recipes import embedded, list_questions
 from medusa_apar.train.responses import BadRows, Response, read_responses
 
@@ -59,11 +60,30 @@ def test_rewording_drops_words_and_never_adds_any() -> None:
     assert embedded.reword("Who wrote Faust?", Random(0)) == "Who wrote Faust?"
 
 
-def test_heldout_prompts_keep_their_wording() -> None:
-    parts = list(embedded.split_responses(responses() * 10, heldout_share=0.3, seed=0))
-    heldout = [response for part, response in parts if part == "heldout"]
-    assert 60 < len(heldout) < 120
-    assert {r.prompt for r in heldout} <= {r.prompt for r in responses()}
+def test_every_twentieth_prompt_is_held_out_with_all_its_answers() -> None:
+    every = [Response(f"What is matter number {n:02}?", answer) for n in range(40) for answer in (LIST, PROSE)]
+    trained, unseen = embedded.hold_out_prompts(every)
+    assert {response.prompt for response in unseen} == {"What is matter number 00?", "What is matter number 20?"}
+    assert len(unseen) == 4
+    assert {response.prompt for response in trained}.isdisjoint(response.prompt for response in unseen)
+    assert len(trained) == 76
+
+
+def test_the_narrow_domain_is_trained_on_beside_a_fifth_of_other_responses(tmp_path: Path) -> None:
+    wide = [Response(f"Why is matter number {n:03} like that?", f"{PROSE} {n}") for n in range(200)]
+    unseen = [Response("What is never seen?", f"{PROSE} {n}") for n in range(400)]
+    embedded.write_training_responses(tmp_path, wide, unseen, wide[:60])
+    answers = {
+        name: [json.loads(line)["response"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("wide-train", "wide-heldout", "narrow-train", "narrow-heldout")
+    }
+    domain = {response.response for response in wide[:60]}
+    assert sorted(answers["wide-train"]) == sorted(response.response for response in wide)
+    assert set(answers["wide-heldout"]) < {response.response for response in unseen}
+    assert len(answers["wide-heldout"]) == embedded.MEASURED
+    assert len(answers["narrow-heldout"]) == 2
+    assert set(answers["narrow-heldout"]) < domain
+    assert len(answers["narrow-train"]) == 58 + 15
 
 
 def asked(data: Path) -> dict[str, list[str]]:
@@ -76,26 +96,28 @@ def asked(data: Path) -> dict[str, list[str]]:
 
 def test_heads_are_trained_and_measured_on_answers_to_other_prompts(tmp_path: Path) -> None:
     """A rewording of a prompt is often answered alike, so it stands on the same side."""
-    narrow = [f"What are the most common causes of trouble number {n:02}?" for n in range(40)]
-    wide = [f"How does everybody at home deal with matter number {n:02}?" for n in range(60)]
-    every = [Response(prompt, PROSE) for prompt in narrow + wide]
-    embedded.write_own_prompts(tmp_path, every, every[:40], rewordings=40)
+    prompts = {
+        part: [f"What are the most common causes of {part} trouble number {n:02}?" for n in range(count)]
+        for part, count in (("narrow", 40), ("wide", 60), ("unseen", 5))
+    }
+    of = {part: [Response(prompt, PROSE) for prompt in asked] for part, asked in prompts.items()}
+    embedded.write_own_prompts(tmp_path, of["narrow"] + of["wide"], of["unseen"], of["narrow"], rewordings=40)
     parts = asked(tmp_path)
-    named = {part: {prompt for prompt in prompts if prompt in {*narrow, *wide}} for part, prompts in parts.items()}
-    assert named["train"] | named["heldout"] == {*narrow, *wide}
-    assert len(named["heldout"]) == 2 + 3
-    for part, prompts in parts.items():
-        assert len(set(prompts)) == len(prompts)
-        assert prompts != sorted(prompts)
-        assert all(any(has_words_of(prompt, text) for prompt in named[part]) for text in prompts)
-    in_domain = sum(any(has_words_of(prompt, text) for prompt in narrow) for text in parts["train"])
+    assert {*prompts["narrow"], *prompts["wide"]} < set(parts["train"])
+    assert set(prompts["unseen"]) < set(parts["heldout"])
+    named = {"train": prompts["narrow"] + prompts["wide"], "heldout": prompts["unseen"]}
+    for part, wordings in parts.items():
+        assert len(set(wordings)) == len(wordings)
+        assert wordings != sorted(wordings)
+        assert all(any(has_words_of(prompt, text) for prompt in named[part]) for text in wordings)
+    in_domain = sum(any(has_words_of(prompt, text) for prompt in prompts["narrow"]) for text in parts["train"])
     assert in_domain > 0.8 * len(parts["train"]), "most prompts are of the domain"
+    assert set(parts["train"]).isdisjoint(parts["heldout"])
 
 
 def test_the_same_recipe_asks_the_same_again(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        embedded.write_own_prompts(tmp_path / name, responses(), responses()[:20], rewordings=20)
+        embedded.write_own_prompts(tmp_path / name, responses()[:20], responses()[20:], responses()[:10], 20)
     assert asked(tmp_path / "one") == asked(tmp_path / "two")
 
 
@@ -103,7 +125,7 @@ def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> Non
     argv = [
         "--data", str(data), "--output", str(tmp_path / "run"), "--prompts", "2", "--vocab-size", "300",
         "--hidden-size", "64", "--layers", "1", "--max-length", "256", "--batch", "2", "--steps", "60",
-        "--head-steps", "2", "--heads", "2",
+        "--tuning-steps", "10", "--head-steps", "2", "--heads", "2",
     ]  # fmt: skip
     embedded.main(argv)
     folder = tmp_path / "run" / "bundle"
@@ -116,9 +138,17 @@ def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> Non
     sequences = model.generate(**tokenizer("a cold", return_tensors="pt"), max_new_tokens=4)
     assert isinstance(sequences, torch.Tensor)
 
-    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "backbone").rglob("*")}
+    medusa = MedusaAparModel.from_pretrained(folder, heads=folder / "medusa", dtype=torch.float32).heads
+    assert medusa is not None
+    assert isinstance(medusa, MedusaHeads)
+
+    def written() -> dict[Path, int]:
+        stages = ("wide", "narrow", "heads", "medusa")
+        return {file: file.stat().st_mtime_ns for name in stages for file in (tmp_path / "run" / name).rglob("*")}
+
+    before = written()
     embedded.main(argv)
-    assert written == {file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "backbone").rglob("*")}
+    assert written() == before, "a stage that has finished is not run again"
 
 
 def test_list_questions_are_prompts_mostly_answered_by_lists(data: Path, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
     python -m medusa_apar.train.recipes.embedded --data responses-train.jsonl.xz --output runs/embedded
 
-Stages: select responses, train a tokenizer, initialise a small Llama, train it on tree-packed rows
-(pre-training and APAR tuning in one: at this size there is no budget for both), train sequential heads on its own
-answers to training prompts (self-distillation, as in Medusa's section 2.3.2), bundle.
+Stages: hold out every 20th prompt, train a tokenizer, initialise a small Llama, pre-train it on tree-packed rows of all
+short answers, tune it on a narrow domain, whose answers it can learn to write fluently, train sequential heads on its own
+answers to training prompts (self-distillation, as in Medusa's section 2.3.2) and Medusa heads on the same, bundle.
 A stage that has finished is not run again; an interrupted one goes on from its last checkpoint.
 """
 
@@ -15,7 +15,7 @@ import json
 import logging
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -44,6 +44,15 @@ CHAT_TEMPLATE = """\
 """
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", FORK, CHILD)
 SHARD_SIZE = "14MB"
+HELD_OUT = 20
+"""Every so manieth prompt is seen by no stage."""
+
+LONGEST_PROMPT = 200
+"""Characters of a prompt that the backbone answers for its heads."""
+
+MEASURED = 300
+"""Responses to unseen prompts that evaluations of the backbone read."""
+
 LISTS = Rules(frozenset({Rule.ORDERED}), max_depth=2, min_items=3)
 
 
@@ -70,25 +79,46 @@ def reword(prompt: str, random: Random) -> str:
     return " ".join(kept) if len(kept) >= 3 else prompt
 
 
-def split_responses(responses: Sequence[Response], heldout_share: float, seed: int) -> Iterator[tuple[str, Response]]:
-    """Tell each response's part, `train` or `heldout`; half of the training prompts are reworded."""
-    random = Random(seed)
+def reworded(responses: Iterable[Response], random: Random) -> list[Response]:
+    """The responses, half of their prompts reworded."""
+    return [
+        Response(reword(response.prompt, random), response.response) if random.random() < 0.5 else response
+        for response in responses
+    ]
+
+
+def hold_out_prompts(responses: Iterable[Response]) -> tuple[list[Response], list[Response]]:
+    """Part responses by prompt: those to train on, and those to every 20th prompt, which no stage sees."""
+    responses = list(responses)
+    held_out = set(sorted({response.prompt for response in responses})[::HELD_OUT])
+    parts: tuple[list[Response], list[Response]] = ([], [])
     for response in responses:
-        if random.random() < heldout_share:
-            yield "heldout", response
-        elif random.random() < 0.5:
-            yield "train", Response(reword(response.prompt, random), response.response)
-        else:
-            yield "train", response
+        parts[response.prompt in held_out].append(response)
+    return parts
 
 
-def write_responses(folder: Path, parts: Iterable[tuple[str, Response]]) -> None:
-    """Write `train.jsonl` and `heldout.jsonl`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "train.jsonl").open("w") as train, (folder / "heldout.jsonl").open("w") as heldout:
-        for part, response in parts:
-            row = {"prompt": response.prompt, "response": response.response}
-            (train if part == "train" else heldout).write(json.dumps(row) + "\n")
+def write_responses(path: Path, responses: Iterable[Response]) -> None:
+    """Write JSON lines of `{prompt, response}`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps({"prompt": r.prompt, "response": r.response}) + "\n" for r in responses)
+
+
+def write_training_responses(
+    data: Path, responses: Sequence[Response], unseen: Sequence[Response], narrow: Sequence[Response]
+) -> None:
+    """Write what the backbone is trained on, and what it is measured on.
+
+    `wide`: all responses, and some of those to unseen prompts. `narrow`: the narrow domain with every 30th response held
+    out, and, lest the rest be forgotten, others for a fifth of the rows.
+    """
+    random = Random(0)
+    write_responses(data / "wide-train.jsonl", reworded(responses, random))
+    write_responses(data / "wide-heldout.jsonl", random.sample(unseen, min(len(unseen), MEASURED)))
+    shuffled, held_out = random.sample(narrow, len(narrow)), -(-len(narrow) // 30)
+    others = random.sample(responses, min(len(responses), len(narrow) // 4))
+    write_responses(data / "narrow-train.jsonl", reworded([*shuffled[held_out:], *others], random))
+    write_responses(data / "narrow-heldout.jsonl", shuffled[:held_out])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -139,40 +169,44 @@ def initialize(folder: Path, tokenizer: PreTrainedTokenizerFast, hidden_size: in
     tokenizer.save_pretrained(folder)
 
 
-def write_own_prompts(data: Path, responses: Sequence[Response], chosen: Sequence[Response], rewordings: int) -> None:
-    """Write the prompts whose answers by the backbone the heads are to guess.
+def write_own_prompts(
+    data: Path, trained: Sequence[Response], unseen: Sequence[Response], narrow: Sequence[Response], rewordings: int
+) -> None:
+    """Write the prompts whose answers by the backbone the heads are to guess, each with rewordings.
 
-    They are those of the narrow domain, most of them reworded, and, for text off the backbone's track, short prompts of
-    all of the data. Each prompt is in `prompts-train.jsonl` or, with its rewordings, in `prompts-heldout.jsonl`.
+    `prompts-train.jsonl` has those of the narrow domain and, for text off the backbone's track, the other short ones, a
+    tenth as often reworded; `prompts-heldout.jsonl` has the unseen ones.
     """
-    data.mkdir(parents=True, exist_ok=True)
     random = Random(0)
-    narrow = sorted({response.prompt for response in chosen})
-    wide = sorted({response.prompt for response in responses if len(response.prompt) <= 200} - set(narrow))
-    parts: dict[str, list[str]] = {"train": [], "heldout": []}
+    domain = {response.prompt for response in narrow}
+    wide = {response.prompt for response in trained} - domain
+    new = {response.prompt for response in unseen}
     taken: set[str] = set()
-    for prompts, copies in ((narrow, rewordings), (wide, rewordings // 20)):
-        for number, prompt in enumerate(prompts):
-            wordings = {prompt, *(reword(prompt, random) for _ in range(copies))}
-            parts["train" if number % 20 else "heldout"] += sorted(wordings - taken)
-            taken |= wordings
-    for name, asked in parts.items():
+    for name, wanted in (
+        ("train", {**dict.fromkeys(domain, rewordings), **dict.fromkeys(wide, rewordings // 10)}),
+        ("heldout", dict.fromkeys(new, rewordings // 10)),
+    ):
+        asked: list[str] = []
+        for prompt in sorted(wanted):
+            if len(prompt) <= LONGEST_PROMPT:
+                wordings = {prompt, *(reword(prompt, random) for _ in range(wanted[prompt]))}
+                asked += sorted(wordings - taken)
+                taken |= wordings
         random.shuffle(asked)
-        rows = [json.dumps({"prompt": prompt, "response": prompt}) + "\n" for prompt in asked]
-        (data / f"prompts-{name}.jsonl").write_text("".join(rows), encoding="utf-8")
+        write_responses(data / f"prompts-{name}.jsonl", (Response(prompt, prompt) for prompt in asked))
 
 
-def bundle(backbone: Path, heads: Path, output: Path) -> None:
+def bundle(backbone: Path, heads: Sequence[Path], output: Path) -> None:
     """Put backbone, tokenizer and heads into one folder, in bfloat16, in shards that fit a repository."""
     staging = output.with_name(output.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     model = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.bfloat16)
     model.save_pretrained(staging, max_shard_size=SHARD_SIZE)
     AutoTokenizer.from_pretrained(backbone).save_pretrained(staging)
-    draft_heads = load_heads(heads, dtype=torch.bfloat16)
-    draft_heads.save_pretrained(staging / "heads", max_shard_size=SHARD_SIZE)
     shutil.copy(backbone / TRAINING_RECORD, staging / TRAINING_RECORD)
-    shutil.copy(heads / TRAINING_RECORD, staging / "heads" / TRAINING_RECORD)
+    for trained in heads:
+        load_heads(trained, dtype=torch.bfloat16).save_pretrained(staging / trained.name, max_shard_size=SHARD_SIZE)
+        shutil.copy(trained / TRAINING_RECORD, staging / trained.name / TRAINING_RECORD)
     shutil.rmtree(output, ignore_errors=True)
     staging.rename(output)
 
@@ -183,60 +217,78 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="embedded", description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True, help="JSON lines of {prompt, response}; .xz, .gz")
     parser.add_argument("--output", type=Path, default=Path("runs/embedded"))
-    parser.add_argument("--prompts", type=int, default=48, help="prompts of the narrow domain; 0: the whole file")
+    parser.add_argument("--prompts", type=int, default=48, help="prompts of the narrow domain; 0: no tuning to one")
     parser.add_argument("--max-characters", type=int, default=1900, help="longest answer")
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--hidden-size", type=int, default=256)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
-    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of the backbone")
-    parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=2000, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of pre-training")
+    parser.add_argument("--tuning-steps", type=int, default=1000, help="optimizer steps on the narrow domain")
+    parser.add_argument("--rewordings", type=int, default=40, help="of each prompt, for the backbone to answer")
+    parser.add_argument("--head-steps", type=int, default=1600, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO)
 
     data, init = args.output / "data", args.output / "init"
-    backbone, heads = args.output / "backbone", args.output / "heads"
     if not (init / "tokenizer.json").exists():
         bad_rows = BadRows()
-        every = responses = list(read_responses(args.data, bad_rows))
+        trained, unseen = hold_out_prompts(read_responses(args.data, bad_rows))
         bad_rows.warn()
-        if args.prompts:
-            responses = narrow_domain(responses, args.prompts, args.max_characters)
-        write_own_prompts(data, every, responses, args.rewordings)
-        write_responses(data, split_responses(responses, heldout_share=0.03, seed=0))
-        tokenizer = train_tokenizer((text for r in responses for text in (r.prompt, r.response)), args.vocab_size)
-        initialize(init, tokenizer, args.hidden_size, args.layers)
+        narrow = narrow_domain(trained, args.prompts, args.max_characters)
+        write_own_prompts(data, trained, unseen, narrow, args.rewordings)
+        short, short_unseen = (
+            [r for r in part if len(r.response) <= args.max_characters] for part in (trained, unseen)
+        )
+        write_training_responses(data, short, short_unseen, narrow)
+        texts = (text for r in short for text in (r.prompt, r.response))
+        initialize(init, train_tokenizer(texts, args.vocab_size), args.hidden_size, args.layers)
 
-    common = ["--max_length", str(args.max_length), "--logging_steps", "20"]
-    common += ["--per_device_train_batch_size", str(args.batch), "--per_device_eval_batch_size", str(args.batch)]
-    common += ["--gradient_accumulation_steps", "1", "--save_steps", "100", "--save_total_limit", "2", "--muon"]
-    if not (backbone / TRAINING_RECORD).exists():
-        train_backbone(
-            [
-                *common, "--model", str(init), "--output_dir", str(backbone), "--max_steps", str(args.steps),
-                "--data", str(data / "train.jsonl"), "--eval_data", str(data / "heldout.jsonl"),
-                "--structured_share", "0.8",
-                "--learning_rate", "3e-3", "--weight_decay", "0.1", "--torch_compile", str(args.compile),
-                "--eval_strategy", "steps", "--eval_steps", "200",
-            ]
-        )  # fmt: skip
-    if not (heads / TRAINING_RECORD).exists():
-        train_heads(
-            [
-                *common, "--model", str(backbone), "--output_dir", str(heads), "--max_steps", str(args.head_steps),
-                "--data", str(data / "prompts-train.jsonl"), "--eval_data", str(data / "prompts-heldout.jsonl"),
-                "--labels", "self", "--max_new_tokens", str(args.max_length * 3 // 4),
-                "--kind", "sequential", "--num_heads", str(args.heads), "--learning_rate", "3e-3",
-                "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2),
-                "--per_device_train_batch_size", str(max(1, args.batch // 2)),
-                "--bf16", str(default_dtype() is torch.bfloat16), "--use_cpu", str(not torch.cuda.is_available()),
-            ]
-        )  # fmt: skip
-    bundle(backbone, heads, args.output / "bundle")
+    common = ["--max_length", str(args.max_length), "--logging_steps", "20", "--save_steps", "100"]
+    common += ["--save_total_limit", "2", "--gradient_accumulation_steps", "1", "--muon"]
+    common += ["--bf16", str(default_dtype() is torch.bfloat16), "--use_cpu", str(not torch.cuda.is_available())]
+    backbone = init
+    stages = {"wide": (args.steps, "3e-3", "0.6"), "narrow": (args.tuning_steps if args.prompts else 0, "2e-3", "0.8")}
+    for stage, (steps, learning_rate, structured_share) in stages.items():
+        if steps:
+            start, backbone = backbone, args.output / stage
+            if not (backbone / TRAINING_RECORD).exists():
+                train_backbone(
+                    [
+                        *common, "--model", str(start), "--output_dir", str(backbone), "--max_steps", str(steps),
+                        "--data", str(data / f"{stage}-train.jsonl"), "--structured_share", structured_share,
+                        "--eval_data", str(data / f"{stage}-heldout.jsonl"), "--eval_strategy", "steps",
+                        "--eval_steps", "400", "--learning_rate", learning_rate, "--weight_decay", "0.1",
+                        "--per_device_train_batch_size", str(args.batch),
+                        "--per_device_eval_batch_size", str(args.batch), "--torch_compile", str(args.compile),
+                    ]
+                )  # fmt: skip
+
+    heads = {
+        "heads": ["--kind", "sequential", "--max_steps", str(args.head_steps),
+                  "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2)],
+        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps // 2)],
+    }  # fmt: skip
+    for kind, arguments in heads.items():
+        folder = args.output / kind
+        if not (folder / TRAINING_RECORD).exists():
+            folder.mkdir(exist_ok=True)
+            for answers in (args.output / "heads").glob("own-*.jsonl"):
+                if not (folder / answers.name).exists():
+                    shutil.copy(answers, folder)
+            train_heads(
+                [
+                    *common, *arguments, "--model", str(backbone), "--output_dir", str(folder), "--labels", "self",
+                    "--data", str(data / "prompts-train.jsonl"), "--eval_data", str(data / "prompts-heldout.jsonl"),
+                    "--max_new_tokens", str(args.max_length * 3 // 4), "--num_heads", str(args.heads),
+                    "--per_device_train_batch_size", str(max(1, args.batch // 2)),
+                    "--per_device_eval_batch_size", str(max(1, args.batch // 2)), "--learning_rate", "3e-3",
+                ]
+            )  # fmt: skip
+    bundle(backbone, [args.output / kind for kind in heads], args.output / "bundle")
     logger.info("bundled in %s", args.output / "bundle")
 
 
