@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from medusa_apar.control_tokens import ControlTokens
 
 from .command import InputError, run
-from .provenance import write_provenance
 from .responses import BadRows, Response, read_responses
 from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import is_shards, settings_of
 from .structure import Rules, extract
 from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, TreeTrainingArguments, last_checkpoint
+from .tree_attention import FLEX, mask_in_blocks
 from .tree_data import TreeCollator, TreeDataset
 
 ADAPTER = "adapter"
@@ -42,10 +42,20 @@ class DataArguments(RowArguments):
         default=0.5, metadata={"help": "share of responses with a paragraph tree; the rest teach not to fork"}
     )
 
+    attn_implementation: str = field(
+        default="sdpa",
+        metadata={"choices": ["sdpa", FLEX], "help": "how the backbone attends; flex_attention trains on GPUs alone"},
+    )
+
     def check_files(self) -> None:
         """Raise an InputError for a file that is not there."""
         check_exist("--data", self.data)
         check_exist("--eval_data", self.eval_data or [])
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise an InputError for a device on which a backbone cannot be trained with this attention."""
+        if self.attn_implementation == FLEX and device.type == "cpu":
+            raise InputError(f"--attn_implementation {FLEX} does not train on the CPU; leave it out, or train on a GPU")
 
     @property
     def depth(self) -> int:
@@ -120,7 +130,9 @@ def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     return control
 
 
-def load_backbone(arguments: RowArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_backbone(
+    arguments: RowArguments, attn_implementation: str = "sdpa"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model that the arguments name, in float32, and its tokenizer.
 
     Raises:
@@ -128,7 +140,9 @@ def load_backbone(arguments: RowArguments) -> tuple[PreTrainedModel, PreTrainedT
     """
     tokenizer = arguments.tokenizer()
     try:
-        model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            arguments.model, dtype=torch.float32, attn_implementation=attn_implementation
+        )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"--model {arguments.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
@@ -138,6 +152,7 @@ def load_backbone(arguments: RowArguments) -> tuple[PreTrainedModel, PreTrainedT
         raise InputError(
             f"--max_length {arguments.max_length}: the model's context has {context} tokens; give at most that"
         )
+    mask_in_blocks(model)
     return model, tokenizer
 
 
@@ -179,7 +194,8 @@ def held_out_rows(
 def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrainingArguments) -> Path:
     """Train a backbone and save it with its tokenizer in `args.output_dir`; goes on from the last checkpoint."""
     data.check_files()
-    model, tokenizer = load_backbone(data)
+    data.check_device(args.device)
+    model, tokenizer = load_backbone(data, data.attn_implementation)
     control = prepare_for_forks(tokenizer, model)
     model.config.thread_depth = data.depth
     assert args.output_dir is not None
@@ -197,18 +213,12 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())
-    trainer.save_state()
-    if lora.lora_rank is None:
-        trainer.save_model()
-    elif trainer.is_world_process_zero():
+    if lora.lora_rank is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
-        adapted.save_pretrained(folder / ADAPTER)
-        adapted.merge_and_unload().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    if trainer.is_world_process_zero():
-        write_provenance(args.output_dir, trainer.state)
-    if args.push_to_hub:
-        trainer.push_to_hub()
+        if trainer.is_world_process_zero():
+            adapted.save_pretrained(folder / ADAPTER)
+        trainer.model = adapted.merge_and_unload()
+    trainer.finish()
     return folder
 
 

@@ -26,9 +26,8 @@ from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 from .backbone import DataArguments, load_backbone
 from .command import InputError, run
 from .held_out import measure
-from .own_answers import own_answers
+from .own_answers import kept_answers, own_answers
 from .places import Places, head_inputs, label_sources, labels_of
-from .provenance import write_provenance
 from .responses import BadRows, read_responses
 from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
@@ -57,7 +56,7 @@ class HeadsDataArguments(DataArguments):
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The backbone, in float32, and its tokenizer, which has to have the control tokens."""
         self.check_files()
-        backbone, tokenizer = load_backbone(self)
+        backbone, tokenizer = load_backbone(self, self.attn_implementation)
         try:
             ControlTokens.of_tokenizer(tokenizer)
         except ValueError as error:
@@ -225,7 +224,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    rows = data.labelled_rows(data.data, backbone, tokenizer, Path(args.output_dir) / "own-train.jsonl")
+    rows = data.labelled_rows(data.data, backbone, tokenizer, kept_answers(args.output_dir, "train"))
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
@@ -235,7 +234,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         distil=data.labels == "self",
         data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
         train_dataset=rows,
-        eval_dataset=data.labelled_rows(data.eval_data, backbone, tokenizer, Path(args.output_dir) / "own-eval.jsonl")
+        eval_dataset=data.labelled_rows(data.eval_data, backbone, tokenizer, kept_answers(args.output_dir, "eval"))
         if data.eval_data
         else None,
     )
@@ -243,10 +242,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     if data.eval_data:
         measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
     heads.config.backbone = data.model
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        write_provenance(args.output_dir, trainer.state)
+    trainer.finish()
     return Path(args.output_dir)
 
 

@@ -23,8 +23,8 @@ from medusa_apar.heads.checkpoints import load_heads
 from .command import InputError, run
 from .heads import HeadsDataArguments, decayed, mean_loss
 from .held_out import measure
+from .own_answers import kept_answers
 from .places import Places, head_inputs, labels_of
-from .provenance import write_provenance
 from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import TreeCollator
 
@@ -127,6 +127,7 @@ class JointTrainer(TreeTrainer):
 
 def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrainingArguments) -> Path:
     """Train backbone and heads and save them in `args.output_dir`; goes on from the last checkpoint."""
+    data.check_device(args.device)
     backbone, tokenizer = data.load()
     source = joint.heads or str(Path(data.model) / HEADS)
     try:
@@ -136,10 +137,10 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    rows = data.labelled_rows(data.data, backbone, tokenizer, folder / "own-train.jsonl")
+    rows = data.labelled_rows(data.data, backbone, tokenizer, kept_answers(folder, "train"))
     held_out = None
     if data.eval_data:
-        held_out = data.labelled_rows(data.eval_data, backbone, tokenizer, folder / "own-eval.jsonl")
+        held_out = data.labelled_rows(data.eval_data, backbone, tokenizer, kept_answers(folder, "eval"))
     joint_model = Joint(backbone, heads, joint.decay)
     trainer = JointTrainer(
         joint_model,
@@ -156,10 +157,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         joint_model.eval()
         measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
     heads.config.backbone = str(folder)
-    trainer.save_model()
-    trainer.save_state()
-    if trainer.is_world_process_zero():
-        write_provenance(args.output_dir, trainer.state)
+    trainer.finish()
     return folder
 
 

@@ -31,6 +31,11 @@ WAYS: tuple[dict[str, Any], ...] = (
 """How prompts are answered in turn: heads guess in threads and without, and see more than the likeliest answers."""
 
 
+def kept_answers(output_dir: str | Path, part: str) -> Path:
+    """Where a training keeps own answers; transformers pushes no file to a hub whose name begins like this."""
+    return Path(output_dir) / f"_own-{part}.jsonl"
+
+
 def own_answers(
     backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -67,7 +72,9 @@ def own_answers(
             )
     rows = [TreeRow(**row) for answered in kept[: len(batches)] for row in answered["rows"]]
     if len(kept) < len(batches):
-        model = MedusaAparModel(deepcopy(backbone).to(default_dtype()))  # type: ignore[arg-type]
+        answering: PreTrainedModel = deepcopy(backbone).to(default_dtype())  # type: ignore[arg-type]
+        answering.set_attn_implementation("sdpa")
+        model = MedusaAparModel(answering)
         with path.open("a", encoding="utf-8") as file:
             todo = range(len(kept), len(batches))
             for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):

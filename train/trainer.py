@@ -18,6 +18,7 @@ from medusa_apar.control_tokens import ControlTokens
 from .command import InputError
 from .fork_decisions import ForkDecisions
 from .optimizer import MuonAdamW, muon_parameter_groups
+from .provenance import write_provenance
 from .tree_data import IGNORE_INDEX
 
 STRUCTURED, UNSTRUCTURED, FLAT = "structured", "unstructured", "flat"
@@ -60,6 +61,14 @@ class TreeTrainer(Trainer):
                 f"checkpoint in {self.args.output_dir} is whole"
             )
         return loss
+
+    def finish(self) -> None:
+        """Write state, provenance and weights, which pushes the folder where `--push_to_hub` asks for that."""
+        self.save_state()
+        assert self.args.output_dir is not None
+        if self.is_world_process_zero():
+            write_provenance(self.args.output_dir, self.state)
+        self.save_model()
 
 
 class BackboneTrainer(TreeTrainer):

@@ -351,7 +351,7 @@ class TestSequentialHeads:
         self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
     ) -> None:
         for part in ("train", "eval"):
-            shutil.copy(folder / f"own-{part}.jsonl", tmp_path)
+            shutil.copy(folder / f"_own-{part}.jsonl", tmp_path)
         more = ["--kind", "sequential", "--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
         more += ["--draft_vocab_size", "8", "--eval_data", str(rows_file), "--muon", "--learning_rate", "1e-2"]
         heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
@@ -365,11 +365,11 @@ class TestSequentialHeads:
         self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for part in ("train", "eval"):
-            shutil.copy(folder / f"own-{part}.jsonl", tmp_path)
+            shutil.copy(folder / f"_own-{part}.jsonl", tmp_path)
         monkeypatch.setattr(MedusaAparModel, "generate", None)
         more = ["--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
         heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
-        assert (tmp_path / "own-train.jsonl").read_bytes() == (folder / "own-train.jsonl").read_bytes()
+        assert (tmp_path / "_own-train.jsonl").read_bytes() == (folder / "_own-train.jsonl").read_bytes()
 
 
 def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(

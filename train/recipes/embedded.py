@@ -2,9 +2,10 @@
 
     python -m medusa_apar.train.recipes.embedded --data responses-train.jsonl.xz --output runs/embedded
 
-Stages: hold out every 20th prompt, train a tokenizer, initialise a small Llama, pre-train it on tree-packed rows of all
-short answers, tune it on a narrow domain, whose answers it can learn to write fluently, train sequential heads on its own
-answers to training prompts (self-distillation, as in Medusa's section 2.3.2) and Medusa heads on the same, bundle.
+Stages: hold out every 20th prompt, train a tokenizer, initialise a small Llama, pre-train it on tree-packed rows of
+all short answers, tune it on a narrow domain, whose answers it can learn to write fluently, train sequential heads on
+its own answers to training prompts (self-distillation, as in Medusa's section 2.3.2), and Medusa heads on the same
+answers, bundle.
 A stage that has finished is not run again; an interrupted one goes on from its last checkpoint.
 """
 
@@ -29,6 +30,7 @@ from medusa_apar.precision import default_dtype
 
 from ..backbone import main as train_backbone
 from ..heads import main as train_heads
+from ..own_answers import kept_answers
 from ..provenance import FILE_NAME as TRAINING_RECORD
 from ..responses import BadRows, Response, read_responses
 from ..structure import Rule, Rules, extract
@@ -109,8 +111,8 @@ def write_training_responses(
 ) -> None:
     """Write what the backbone is trained on, and what it is measured on.
 
-    `wide`: all responses, and some of those to unseen prompts. `narrow`: the narrow domain with every 30th response held
-    out, and, lest the rest be forgotten, others for a fifth of the rows.
+    `wide`: all responses, and some of those to unseen prompts. `narrow`: the narrow domain with every 30th response
+    held out, and, lest the rest be forgotten, others for a fifth of the responses.
     """
     random = Random(0)
     write_responses(data / "wide-train.jsonl", reworded(responses, random))
@@ -224,10 +226,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
-    parser.add_argument("--steps", type=int, default=2000, help="optimizer steps of pre-training")
-    parser.add_argument("--tuning-steps", type=int, default=1000, help="optimizer steps on the narrow domain")
+    parser.add_argument("--steps", type=int, default=1400, help="optimizer steps of pre-training")
+    parser.add_argument("--tuning-steps", type=int, default=800, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=40, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=1600, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--head-steps", type=int, default=1000, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
@@ -276,8 +278,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = args.output / kind
         if not (folder / TRAINING_RECORD).exists():
             folder.mkdir(exist_ok=True)
-            for answers in (args.output / "heads").glob("own-*.jsonl"):
-                if not (folder / answers.name).exists():
+            for part in ("train", "eval"):
+                answers = kept_answers(args.output / "heads", part)
+                if answers.exists() and not kept_answers(folder, part).exists():
                     shutil.copy(answers, folder)
             train_heads(
                 [
