@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from medusa_apar.backbone import Backbone
 from medusa_apar.compilation import CompiledStep
@@ -34,20 +34,9 @@ from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
 
 from .setup import positive
+from .shapes import SHAPES, random_model
 from .summary import Spread
 from .tables import as_markdown
-
-_LLAMA: dict[str, Any] = {"vocab_size": 32000, "max_position_embeddings": 32768, "tie_word_embeddings": False}
-SHAPES: dict[str, dict[str, Any]] = {
-    "llama-7b": _LLAMA
-    | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "llama-13b": _LLAMA
-    | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
-    "tiny": _LLAMA
-    | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    | {"vocab_size": 256},
-}
-"""Sizes of the published Llama models; `tiny` tries this script out."""
 
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 THREADS = (1, 4, 16)
@@ -100,13 +89,6 @@ class Bound:
     def milliseconds(self) -> float:
         """The bound itself."""
         return 1e3 * self.weight_bytes / self.bytes_per_second
-
-
-def random_backbone(shape: str, device: torch.device) -> Backbone:
-    """A Llama of a shape with random bfloat16 weights, made on the device itself."""
-    with device:
-        model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES[shape]), dtype=torch.bfloat16)
-    return Backbone(cast(PreTrainedModel, cast(nn.Module, model).eval()))
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
@@ -298,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     device = torch.device(arguments.device)
-    backbone = random_backbone(arguments.shape, device)
+    backbone = Backbone(random_model(arguments.shape, device))
     bound = Bound(weight_bytes=weight_bytes(backbone.model), bytes_per_second=bandwidth(device))
     kinds = [
         (nodes, threads, extent)

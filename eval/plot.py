@@ -26,7 +26,9 @@ _COLOURS: dict[str, str] = {
 _GROUP_WIDTH = 0.8
 
 
-def plot_speed_up(rows: Sequence[SummaryRow], path: Path) -> bool:
+def plot_speed_up(
+    rows: Sequence[SummaryRow], path: Path, *, title: str = "Speed-up: median over questions, whiskers are quartiles"
+) -> bool:
     """Draw the speed-up against `ar` per category and mode: medians, with quartiles as whiskers.
 
     Returns:
@@ -53,7 +55,7 @@ def plot_speed_up(rows: Sequence[SummaryRow], path: Path) -> bool:
                 [spread.upper_quartile - spread.median for _, spread in bars],
             ),
             error_kw={"elinewidth": 1, "ecolor": "#333333"},
-            color=_COLOURS[mode],
+            color=_COLOURS.get(mode),
             label=mode,
         )
     axes.axhline(1, color="#333333", linewidth=1, linestyle="--", label=str(Mode.AR))
@@ -62,7 +64,7 @@ def plot_speed_up(rows: Sequence[SummaryRow], path: Path) -> bool:
     axes.set_xlim(-0.6, len(categories) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("tokens/s against ar")
-    axes.set_title("Speed-up: median over questions, whiskers are quartiles", fontsize="medium")
+    axes.set_title(title, fontsize="medium")
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

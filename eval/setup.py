@@ -24,7 +24,7 @@ from .questions import BENCHMARKS, BUNDLED, Question
 
 INTERRUPTED = 130
 _EMBEDDED_NAME = "embedded"
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model(
@@ -38,7 +38,7 @@ def load_model(
         heads: folder or hub id of other heads than those that come with the model.
     """
     source = EMBEDDED if model is None else model
-    chosen = default_dtype() if dtype == "auto" else _DTYPES[dtype]
+    chosen = default_dtype() if dtype == "auto" else DTYPES[dtype]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=chosen)
     return loaded.to(device), AutoTokenizer.from_pretrained(source)
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
-    parser.add_argument("--dtype", choices=("auto", *_DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
     parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
     parser.add_argument(

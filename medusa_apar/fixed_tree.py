@@ -6,7 +6,9 @@ Source: Medusa (Cai et al. 2024, arXiv 2401.10774), sections 2.1.2 and 2.3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from itertools import pairwise, product
+from math import prod
 
 from .budget import FixedBudget
 from .drafting import TreeShape
@@ -48,3 +50,30 @@ def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:
     `widths[k]` best guesses of head k + 1 stand under every node of level k.
     """
     return [path for level in range(1, len(widths) + 1) for path in product(*map(range, widths[:level]))]
+
+
+def tuned_tree(accuracy: Sequence[Sequence[float]], nodes: int) -> list[tuple[int, ...]]:
+    """The paths of ranks that are likeliest to be accepted, if heads hit independently of each other.
+
+    Args:
+        accuracy: of each head how often the right token is among its best guess, its two best ones, and so on.
+        nodes: how many paths; fewer where the accuracies tell of no more guesses.
+
+    Returns:
+        `medusa_choices`, the likeliest first.
+    """
+    shares = [[top - below for top, below in zip(tops, (0.0, *tops), strict=False)] for tops in accuracy]
+    waiting: list[tuple[float, tuple[int, ...]]] = []
+
+    def consider(path: tuple[int, ...]) -> None:
+        if len(path) <= len(shares) and path[-1] < len(shares[len(path) - 1]):
+            heappush(waiting, (-prod(share[rank] for share, rank in zip(shares, path, strict=False)), path))
+
+    consider((0,))
+    chosen: list[tuple[int, ...]] = []
+    while waiting and len(chosen) < nodes:
+        _, path = heappop(waiting)
+        chosen.append(path)
+        consider((*path, 0))
+        consider((*path[:-1], path[-1] + 1))
+    return chosen

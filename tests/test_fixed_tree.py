@@ -10,7 +10,7 @@ import torch
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.decoding import Limits, decode
 from medusa_apar.eval.fixed_tree import FIXED_TREE
-from medusa_apar.fixed_tree import FixedTree, cartesian_tree
+from medusa_apar.fixed_tree import FixedTree, cartesian_tree, tuned_tree
 from medusa_apar.heads import DraftHeads
 from medusa_apar.modes import Mode
 
@@ -44,3 +44,17 @@ def test_a_fixed_tree_has_a_path() -> None:
 
 def test_cartesian_tree_lists_paths_breadth_first() -> None:
     assert cartesian_tree([2, 2]) == [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+def test_a_tuned_tree_has_the_likeliest_paths_first() -> None:
+    accuracy = [[0.6, 0.8, 0.88], [0.5, 0.6, 0.65]]
+    assert tuned_tree(accuracy, 4) == [(0,), (0, 0), (1,), (1, 0)]
+    assert set(tuned_tree(accuracy, 100)) == set(cartesian_tree([3, 3])), "there are no more guesses"
+
+
+@pytest.mark.parametrize("nodes", [1, 7, 30, 63])
+def test_a_tuned_tree_has_the_parents_of_all_its_paths(nodes: int) -> None:
+    accuracy = [[0.5, 0.7, 0.8, 0.85], [0.3, 0.4, 0.45, 0.47], [0.2, 0.25, 0.28, 0.3]]
+    tree = tuned_tree(accuracy, nodes)
+    assert len(tree) == nodes
+    assert all(path[:-1] in tree for path in tree if len(path) > 1)

@@ -133,6 +133,12 @@ class HeadsArguments:
                 intermediate_size=self.intermediate_size,
                 draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
             )
+        hidden_size = backbone.config.get_text_config().hidden_size
+        if self.projection_rank is not None and self.projection_rank >= hidden_size:
+            raise InputError(
+                f"--projection_rank {self.projection_rank} saves nothing beside a hidden size of {hidden_size}; "
+                "give less, or leave it out"
+            )
         if self.shared_projection and self.projection_rank is not None:
             raise InputError(
                 f"--projection_rank {self.projection_rank} is of own projections; leave --shared_projection out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -31,4 +31,4 @@ def mask_in_blocks(model: PreTrainedModel) -> None:
             kwargs["attention_mask"] = block_mask(mask)
         return args, kwargs
 
-    cast(nn.Module, model.base_model).register_forward_pre_hook(prepare, with_kwargs=True)
+    model.base_model.register_forward_pre_hook(prepare, with_kwargs=True)

@@ -12,7 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from medusa_apar.backbone import Backbone
-from medusa_apar.eval.gpu_step import SHAPES, Bound, bandwidth, chains, main, measure, random_backbone, weight_bytes
+from medusa_apar.eval.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
+from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
 
@@ -30,7 +31,7 @@ def test_spreads_nodes_among_threads_as_chains() -> None:
 
 
 def test_random_weights_are_bfloat16_and_a_step_runs_on_them() -> None:
-    model = random_backbone("tiny", CPU).model
+    model = random_model("tiny", CPU)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model.config.num_hidden_layers == SHAPES["tiny"]["num_hidden_layers"]
     with torch.no_grad():
@@ -68,7 +69,7 @@ def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch
         return forward(self, placement, token_ids)
 
     monkeypatch.setattr(Backbone, "forward", spy)
-    tiny = random_backbone("tiny", CPU)
+    tiny = Backbone(random_model("tiny", CPU))
     step = measure(tiny, nodes=4, threads=2, extent=128, repeats=2, way=PackedProducts([tiny.model]))
     assert len(calls) == 5
     for call in calls:

@@ -1,0 +1,61 @@
+"""Judgements, kept as soon as they are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..records import Record
+from ..store import RecordStore
+from .judge_options import TEMPERATURE, JudgeOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement(Record):
+    """What the judge said to one inquiry.
+
+    Attributes:
+        digest: the inquiry's, so that modes with the same answer share one judgement.
+        question_id: whose answers it is about.
+        turn: counted from 1.
+        prompt: name of the judge's prompt.
+        text: the judge's words.
+        finished_at: seconds since the epoch.
+    """
+
+    measured: ClassVar[str] = "a judgement"
+
+    digest: str
+    question_id: int | str
+    turn: int
+    prompt: str
+    text: str
+    finished_at: float
+
+    @property
+    def key(self) -> str:
+        return self.digest
+
+
+class JudgementStore(RecordStore[str, Judgement]):
+    """Judgements of one judge in a folder: `judgements.jsonl` and `settings.json`.
+
+    Both ways to judge share it, and so do further modes and questions: what was asked is never asked again.
+
+    Args:
+        folder: made if it does not exist.
+        options: who judges.
+
+    Raises:
+        ValueError: if the folder holds judgements of another judge, or a broken line.
+    """
+
+    def __init__(self, folder: Path, options: JudgeOptions) -> None:
+        settings = {
+            "judge_url": options.url,
+            "judge_model": options.model,
+            "judge_max_tokens": options.max_tokens,
+            "temperature": TEMPERATURE,
+        }
+        super().__init__(folder / "judgements.jsonl", settings, Judgement)

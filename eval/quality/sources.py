@@ -1,0 +1,65 @@
+"""Where FastChat's files for a judge are found: given, in the data folder, or on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+
+from ..questions import DATA_VARIABLE
+
+_SPACE = "lmsys/mt-bench"
+
+
+def find_file(option: str, given: str | None, in_data_folder: str, on_hub: str) -> Path:
+    """A file's path; fetched where it must be.
+
+    Args:
+        option: the command's option that names the file.
+        given: what the option says, if anything.
+        in_data_folder: the path in the folder that the environment variable `MEDUSA_APAR_DATA` names.
+        on_hub: the path in the space of MT-Bench.
+
+    Raises:
+        ValueError: if the given path is no file.
+        OSError: if the file is neither on this machine nor within reach.
+    """
+    if given is not None:
+        path = Path(given)
+        if not path.is_file():
+            raise ValueError(f"{option}={given!r} is no file; give the path of FastChat's file")
+        return path
+    folder = os.environ.get(DATA_VARIABLE)
+    if folder and (Path(folder) / in_data_folder).is_file():
+        return Path(folder) / in_data_folder
+    try:
+        return Path(hf_hub_download(_SPACE, on_hub, repo_type="space"))
+    except OSError as error:
+        where = f"not in {folder}, the folder that {DATA_VARIABLE} names" if folder else f"{DATA_VARIABLE} is not set"
+        raise OSError(
+            f"{in_data_folder}: {where}, and the Hugging Face hub did not give {on_hub} ({error}); offline, put the "
+            f"file at ${DATA_VARIABLE}/{in_data_folder}, or give its path with {option}"
+        ) from error
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file of JSON lines, each with its place in the file; blank lines are passed over.
+
+    Raises:
+        ValueError: for a line that is none, named by file and number.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line.decode())
+        except ValueError as error:
+            raise ValueError(f"{place}: no JSON in UTF-8: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: expected a JSON object, got {type(row).__name__}")
+        yield place, row

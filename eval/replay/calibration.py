@@ -1,0 +1,109 @@
+"""The one parameter of the simulation, fitted to a real run.
+
+medusa-llm recorded, for every answer, its tokens and steps. Without threads a step is arithmetic: how far the right
+tokens reach down the tree of guesses. So the correlation of the heads' errors is fitted on half of the questions
+without a model, and what it says of the other half is held against what was recorded there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+
+from medusa_apar.fixed_tree import tuned_tree
+
+from .hits import HitModel
+from .recorded import RecordedTurn
+
+TREE_NODES = 63
+"""Guesses in the tree with which the recorded run decoded."""
+
+Tree = frozenset[tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A fitted correlation, and how well it holds.
+
+    Attributes:
+        correlation: of `HitModel`.
+        recorded, simulated: tokens per step on the questions that the fit saw.
+        unseen_recorded, unseen_simulated: the same on the others.
+    """
+
+    correlation: float
+    recorded: float
+    simulated: float
+    unseen_recorded: float
+    unseen_simulated: float
+
+    @property
+    def error(self) -> float:
+        """Of the simulated tokens per step on unseen questions, relative."""
+        return self.unseen_simulated / self.unseen_recorded - 1
+
+
+def tree_of_run(hits: HitModel) -> Tree:
+    """The tree of guesses that a run with these accuracies decodes with."""
+    return frozenset(tuned_tree(hits.accuracy, TREE_NODES))
+
+
+def simulated_steps(ranks: NDArray[np.int64], tree: Tree) -> int:
+    """Steps of one thread along an answer.
+
+    Args:
+        ranks: `[places, heads]` of `HitModel.draw`; place 0 is the last token of the prompt.
+        tree: paths of ranks that every step carries.
+    """
+    rows = ranks.tolist()
+    place, steps = 0, 0
+    while place < len(rows) - 1:  # the token behind this place is pending; a step computes it
+        path = tuple(rows[place])
+        accepted = next((length for length in range(len(path), 0, -1) if path[:length] in tree), 0)
+        place += 1 + accepted
+        steps += 1
+    return steps
+
+
+def tokens_per_step(turns: Sequence[RecordedTurn], hits: HitModel, tree: Tree, seed: int = 0) -> float:
+    """Simulated tokens per step over turns."""
+    steps = sum(simulated_steps(hits.draw(turn.tokens, seed=(seed, number)), tree) for number, turn in enumerate(turns))
+    return sum(turn.tokens for turn in turns) / steps
+
+
+def calibrate(turns: Sequence[RecordedTurn]) -> Calibration:
+    """Fit the correlation on every other question of a recorded run.
+
+    Raises:
+        ValueError: the run recorded no steps, or answers to fewer than two questions.
+    """
+    if any(turn.steps is None for turn in turns):
+        raise ValueError("the answers to calibrate on record no steps (`idxs`); give those of a run of medusa-llm")
+    questions = list(dict.fromkeys(turn.question_id for turn in turns))
+    if len(questions) < 2:
+        raise ValueError(f"the answers to calibrate on are to {len(questions)} questions; half of them are for the fit")
+    seen = set(questions[::2])
+    fitted = [turn for turn in turns if turn.question_id in seen]
+    unseen = [turn for turn in turns if turn.question_id not in seen]
+    recorded, unseen_recorded = _recorded(fitted), _recorded(unseen)
+    tree = tree_of_run(HitModel.published())
+
+    def simulated(correlation: float, of: Sequence[RecordedTurn]) -> float:
+        return tokens_per_step(of, HitModel.published(correlation), tree)
+
+    best = minimize_scalar(
+        lambda correlation: (simulated(correlation, fitted) - recorded) ** 2,
+        bounds=(0.0, 0.95), method="bounded", options={"xatol": 1e-3},
+    )  # fmt: skip
+    correlation = round(float(best.x), 3)
+    return Calibration(
+        correlation, recorded, simulated(correlation, fitted), unseen_recorded, simulated(correlation, unseen)
+    )
+
+
+def _recorded(turns: Sequence[RecordedTurn]) -> float:
+    return sum(turn.tokens for turn in turns) / sum(turn.steps or 0 for turn in turns)

@@ -1,0 +1,94 @@
+"""Answers that a real model once gave, with what their run recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..questions import Question
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text under a Llama tokenizer, where a file has no counts by which to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTurn:
+    """One turn of a recorded conversation.
+
+    Attributes:
+        question_id, category, turn: of the question; turns count from 1.
+        conversation: everything before the answer, the question of this turn included.
+        answer: what the model said.
+        tokens: of the answer, its EOS included; counted by the run, or estimated from the answer's length.
+        steps: forward passes that the run took for them; None where it recorded none.
+    """
+
+    question_id: int | str
+    category: str
+    turn: int
+    conversation: str
+    answer: str
+    tokens: int
+    steps: int | None
+
+
+def read_recorded(path: Path, questions: Sequence[Question]) -> list[RecordedTurn]:
+    """Read answers in FastChat's model_answer format, with medusa-llm's `new_tokens` and `idxs` where they are.
+
+    Turns without text are left out. Tokens that were not counted are estimated by the characters per token of the
+    counted ones, or by `CHARACTERS_PER_TOKEN`.
+
+    Raises:
+        ValueError: for a line that is no answer, or an answer to no question; names file, line and remedy.
+    """
+    by_id = {question.question_id: question for question in questions}
+    rows: list[tuple[Question, dict[str, Any]]] = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+                question, choice = by_id[row["question_id"]], row["choices"][0]
+                if len(choice["turns"]) > len(question.turns):
+                    raise ValueError(f"{len(choice['turns'])} answers to {len(question.turns)} turns")
+            except KeyError as error:
+                raise ValueError(
+                    f"{path}, line {number}: no answer to any of the questions ({error}); give the --questions that "
+                    "it answers, in FastChat's formats"
+                ) from error
+            except (ValueError, TypeError, IndexError) as error:
+                raise ValueError(f"{path}, line {number}: not FastChat's model_answer format ({error})") from error
+            rows.append((question, choice))
+    counted = [
+        (len(text), tokens)
+        for _, choice in rows
+        for text, tokens in zip(choice["turns"], choice.get("new_tokens", ()), strict=False)
+    ]
+    characters = sum(each for each, _ in counted) / sum(tokens for _, tokens in counted) if counted else None
+    return [turn for question, choice in rows for turn in _turns(question, choice, characters or CHARACTERS_PER_TOKEN)]
+
+
+def _turns(question: Question, choice: dict[str, Any], characters_per_token: float) -> list[RecordedTurn]:
+    tokens, last_steps = choice.get("new_tokens", ()), choice.get("idxs", ())
+    turns = []
+    conversation = ""
+    for at, answer in enumerate(choice["turns"]):
+        conversation += question.turns[at]
+        if answer.strip():
+            turns.append(
+                RecordedTurn(
+                    question_id=question.question_id,
+                    category=question.category,
+                    turn=at + 1,
+                    conversation=conversation,
+                    answer=answer,
+                    tokens=tokens[at] if at < len(tokens) else round(len(answer) / characters_per_token) + 1,
+                    steps=last_steps[at] + 1 if at < len(last_steps) else None,
+                )
+            )
+        conversation += answer
+    return turns

@@ -1,0 +1,171 @@
+"""A random model that writes a script: it computes all that a real one does, and then its choices are replaced.
+
+What stands at a node is found from its id. Control tokens have one id for all places, so theirs is found from the slot
+before them on their path, which the step's mask shows. The place goes into the hidden state, where the heads read it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from medusa_apar.heads import MedusaHeads
+from medusa_apar.model import MedusaAparModel
+
+from .hits import RANKS, HitModel
+from .script import CONTROL, EOS, FIRST, WRONG, Script
+
+_BASE = 256
+"""Digits of a place in the hidden state; numbers up to it are exact in bfloat16."""
+_CERTAIN = 1e4
+"""Logit of a chosen token."""
+
+
+class Stage:
+    """The script that is being written, and what stands in the slots of the KV pool."""
+
+    def __init__(self) -> None:
+        self.script: Script | None = None
+        self.ranks = torch.empty(0, 0, dtype=torch.int64)
+        self.places = torch.empty(0, dtype=torch.int64)
+        self._ids = torch.empty(0, dtype=torch.int64)
+        self._positions = torch.empty(0, dtype=torch.int64)
+
+    def follow(self, script: Script, ranks: Tensor) -> None:
+        """Play a script from now on; `ranks` `[places, heads]` tell which guesses are right."""
+        nowhere = ranks.new_full((1, ranks.shape[1]), RANKS)
+        self.script, self.ranks = script, torch.cat([ranks, nowhere])
+
+    def locate(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a forward pass of the backbone: find the place of each node whose logits are wanted."""
+        ids, positions, cache = kwargs["input_ids"][0], kwargs["position_ids"][0], kwargs["past_key_values"]
+        if self.script is None:
+            self.places = ids.new_zeros(len(ids))
+        else:
+            self._remember(cache.slots, ids, positions, cache.stride * cache.pools)
+            known = (ids >= FIRST) & (ids < FIRST + self.script.nowhere)
+            self.places = torch.where(known, ids - FIRST, self.script.nowhere)
+            control = ((ids == CONTROL.fork_token_id) | (ids == CONTROL.child_token_id)).nonzero()[:, 0]
+            if len(control):
+                seen = kwargs["attention_mask"][0, 0, control] == 0
+                self.places[control] = self._places_of_control(self.script, ids[control], positions[control], seen)
+        keep = kwargs["logits_to_keep"]
+        if isinstance(keep, Tensor):
+            self.places = self.places[keep]
+
+    def _remember(self, slots: Tensor, ids: Tensor, positions: Tensor, size: int) -> None:
+        if len(self._ids) < size or self._ids.device != ids.device:
+            more = size - len(self._ids)
+            self._ids = torch.cat([self._ids.to(ids.device), ids.new_zeros(more)])
+            self._positions = torch.cat([self._positions.to(ids.device), ids.new_full((more,), -1)])
+        self._ids[slots], self._positions[slots] = ids, positions
+
+    def _places_of_control(self, script: Script, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        """A `[Fork]` stands behind the token before it, and its `[Child]` behind the `[Fork]`."""
+        child = (ids == CONTROL.child_token_id).long()
+        before = positions - 1 - child  # of the last token that is no control token
+        at = (seen & (self._positions[: seen.shape[1]] == before[:, None])).long().argmax(dim=1)
+        text = self._ids[at] - FIRST
+        text = torch.where(text < 0, script.nowhere, text)
+        fork = script.successor[text]
+        return torch.where(fork == script.nowhere, fork, fork + child)
+
+
+class ScriptedProjection(nn.Module):
+    """An `lm_head` that computes its logits, and then prefers the script's token."""
+
+    def __init__(self, projection: nn.Linear, stage: Stage) -> None:
+        super().__init__()
+        self.projection = projection
+        self.stage = stage
+        self.register_forward_pre_hook(self._mark)
+
+    @property
+    def weight(self) -> Tensor:
+        """The projection's."""
+        return self.projection.weight
+
+    def _mark(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        (hidden,) = inputs
+        hidden = hidden.clone()
+        places = self.stage.places
+        hidden[..., 0], hidden[..., 1] = (places // _BASE).to(hidden.dtype), (places % _BASE).to(hidden.dtype)
+        return (hidden,)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.projection(hidden)
+        script = self.stage.script
+        if script is None:
+            return logits
+        chosen = script.tokens_at(script.successor[places_in(hidden)])
+        return logits.scatter(-1, chosen[..., None], _CERTAIN)
+
+
+class ScriptedHeads(MedusaHeads):
+    """Medusa heads that compute their logits, and then guess as often right as their `HitModel` says."""
+
+    stage: Stage
+    hits: HitModel
+
+    def head_logits(self, head: int, hidden_states: Tensor, lm_head: nn.Module) -> Tensor:
+        logits = super().head_logits(head, hidden_states, lm_head)
+        script = self.stage.script
+        if script is None:
+            return logits
+        tops = torch.tensor(self.hits.accuracy[head], dtype=torch.float64, device=logits.device)
+        shares = tops.diff(prepend=tops.new_zeros(1))
+        missed = ((1 - tops[-1]) / logits.shape[-1]).clamp(min=1e-9)
+        guessed = torch.arange(WRONG, WRONG + RANKS, device=logits.device).expand(*logits.shape[:-1], RANKS)
+        places = places_in(hidden_states)
+        target = script.ahead(places, head + 2)
+        rank = torch.where(target == script.nowhere, RANKS, self.stage.ranks[places, head])
+        right = torch.arange(RANKS, device=logits.device) == rank[..., None]
+        guessed = torch.where(right, script.tokens_at(target)[..., None], guessed)
+        known = shares.log().to(logits.dtype).expand_as(guessed)
+        return torch.full_like(logits, missed.log().item()).scatter(-1, guessed, known)
+
+
+def places_in(hidden: Tensor) -> Tensor:
+    """The places that hidden states `[..., hidden_size]` carry."""
+    return hidden[..., 0].long() * _BASE + hidden[..., 1].long()
+
+
+class ScriptedModel:
+    """A `MedusaAparModel` with random weights whose answers are scripts.
+
+    Args:
+        backbone: a random Llama.
+        hits: how often its heads are to be right.
+
+    Raises:
+        ValueError: for a vocabulary that is too small for scripts.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, hits: HitModel) -> None:
+        self.stage = Stage()
+        heads = cast(ScriptedHeads, ScriptedHeads.for_backbone(backbone, num_heads=hits.heads, shared_projection=False))
+        heads.stage, heads.hits = self.stage, hits
+        model = cast(Any, backbone)
+        model.lm_head = ScriptedProjection(model.lm_head, self.stage)
+        model.register_forward_pre_hook(self.stage.locate, with_kwargs=True)
+        backbone.generation_config.eos_token_id = EOS
+        backbone.generation_config.pad_token_id = EOS
+        control = {"fork_token_id": CONTROL.fork_token_id, "child_token_id": CONTROL.child_token_id}
+        self.model = MedusaAparModel(backbone, heads, **control)
+
+    def follow(self, script: Script, ranks: Tensor) -> None:
+        """Write a script from now on; `ranks` `[places, heads]` tell which guesses are right.
+
+        Raises:
+            ValueError: if the script has more tokens than the vocabulary has ids.
+        """
+        vocabulary = self.model.backbone.get_input_embeddings().weight.shape[0]
+        if FIRST + len(script.token_ids) > vocabulary:
+            raise ValueError(
+                f"an answer of {len(script.token_ids)} tokens, prompt included, needs as many ids, and the backbone's "
+                f"vocabulary has {vocabulary}; choose a backbone with a larger one"
+            )
+        self.stage.follow(script, ranks)

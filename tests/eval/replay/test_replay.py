@@ -1,0 +1,106 @@
+"""The engine writes scripts: all of their tokens, in as many steps as the guesses allow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from medusa_apar.eval.cli import main
+from medusa_apar.eval.decoding import Limits
+from medusa_apar.eval.questions import read_questions
+from medusa_apar.eval.replay.calibration import simulated_steps, tree_of_run
+from medusa_apar.eval.replay.hits import HitModel
+from medusa_apar.eval.replay.recorded import RecordedTurn, read_recorded
+from medusa_apar.eval.replay.replay_run import RECORDED_TREE, ReplayRun
+from medusa_apar.eval.replay.script import script_of
+from medusa_apar.eval.replay.scripted import ScriptedModel
+from medusa_apar.eval.shapes import random_model
+
+VOCABULARY = 512
+
+
+@pytest.fixture
+def run(questions_file: Path, answers_file: Path) -> ReplayRun:
+    torch.manual_seed(0)
+    hits = HitModel.published(0.3)
+    backbone = random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=VOCABULARY)
+    turns = read_recorded(answers_file, read_questions(questions_file))
+    return ReplayRun(ScriptedModel(backbone, hits), turns, hits, ["ar", "medusa-apar"], Limits(max_depth=3))
+
+
+@pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar", RECORDED_TREE])
+def test_the_engine_writes_the_whole_script(run: ReplayRun, mode: str) -> None:
+    for number, turn in enumerate(run.turns[:4]):
+        record = run.write(turn, mode, seed=number)
+        assert record.stats.answer_tokens == turn.tokens
+        assert record.stats.forks == (3 if "apar" in mode and turn.turn == 1 else 0)
+        assert record.stats.steps < turn.tokens
+
+
+def test_a_fixed_tree_takes_the_steps_that_the_calibration_counts(run: ReplayRun) -> None:
+    tree = tree_of_run(HitModel.published())
+    for number, turn in enumerate(run.turns[:4]):
+        record = run.write(turn, RECORDED_TREE, seed=number)
+        script = script_of(turn, record.prompt_tokens, forks=False)
+        ranks = run.hits.draw(len(script.token_ids), seed=(run.seed, number))
+        assert record.stats.steps == simulated_steps(ranks[record.prompt_tokens - 1 :][: turn.tokens], tree)
+
+
+def test_heads_that_are_always_right_take_one_step_for_all_that_they_guess(answers_file: Path) -> None:
+    torch.manual_seed(0)
+    hits = HitModel(accuracy=((1.0,) * 10,) * 2)
+    backbone = random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=VOCABULARY)
+    turn = RecordedTurn(1, "writing", 1, "Which?", "One path of text without any structure in it.", 31, None)
+    record = ReplayRun(ScriptedModel(backbone, hits), [turn], hits, [RECORDED_TREE], Limits()).write(
+        turn, RECORDED_TREE, seed=0
+    )
+    assert record.stats.steps == 10
+
+
+def test_an_answer_that_is_longer_than_the_vocabulary(run: ReplayRun) -> None:
+    turn = RecordedTurn(1, "writing", 1, "Which?", "Long.", VOCABULARY, None)
+    with pytest.raises(ValueError, match="choose a backbone with a larger one"):
+        run.write(turn, "ar", seed=0)
+
+
+def command(questions: Path, answers: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "replay", "--questions", str(questions), "--answers", str(answers), "--out", str(out),
+        "--backbone", "tiny", "--dtype", "float32", *more,
+    ]  # fmt: skip
+
+
+def test_from_recorded_answers_to_tables_that_say_what_they_are(
+    questions_file: Path, answers_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "replay"
+    argv = command(questions_file, answers_file, out, "--limit", "2", "--modes", "ar,medusa-63,apar,medusa-apar")
+    assert main(argv) == 0
+    assert "Calibrated simulation" in capsys.readouterr().out
+    assert "# Calibrated simulation" in (out / "summary.md").read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["settings"]["what"] == "Calibrated simulation"
+    assert (out / "speedup.png").exists()
+    lines = (out / "turns.jsonl").read_text()
+    assert len(lines.splitlines()) == 2 * 2 * 4
+    assert main(argv) == 0
+    assert (out / "turns.jsonl").read_text() == lines, "what is finished is kept"
+
+
+@pytest.mark.parametrize(
+    ("more", "error"),
+    [
+        (["--modes", "ar,fast"], "mode 'fast' is unknown; choose from ar, medusa, apar, medusa-apar, medusa-63"),
+        (["--answers", "missing.jsonl"], "missing.jsonl"),
+    ],
+)
+def test_wrong_arguments(
+    questions_file: Path, answers_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    more: list[str], error: str,
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(command(questions_file, answers_file, tmp_path / "out", *more))
+    assert error in capsys.readouterr().err
