@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--steps", type=int, default=1400, help="optimizer steps of pre-training")
-    parser.add_argument("--tuning-steps", type=int, default=800, help="optimizer steps on the narrow domain")
+    parser.add_argument("--tuning-steps", type=int, default=1600, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=25, help="of each prompt, for the backbone to answer")
     parser.add_argument("--head-steps", type=int, default=1000, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
