@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import DecodingStats, MedusaAparOutput
+from medusa_apar.paragraph_tree import ParagraphTree
 
 from .fixed_tree import choices, engine_mode
 from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer
@@ -33,6 +34,7 @@ class Answer:
 
     Attributes:
         token_ids: the first row's answer without its prompt.
+        tree: the threads that wrote it; None for peers.
         stats: the decoder's figures over all rows. Of peers the tokens, steps and seconds alone are known, of
             `generate` the slots too.
         seconds: wall time around the call.
@@ -41,6 +43,7 @@ class Answer:
     token_ids: list[int]
     stats: DecodingStats
     seconds: float
+    tree: ParagraphTree | None = None
 
 
 def decode(
@@ -93,7 +96,8 @@ def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask
     assert output.sequences is not None
     assert output.stats is not None
     answers = output.sequences[:1, input_ids.shape[1] :]
-    return Answer(answers[0, : answer_lengths(answers, model)[0]].tolist(), output.stats, seconds)
+    token_ids = answers[0, : answer_lengths(answers, model)[0]].tolist()
+    return Answer(token_ids, output.stats, seconds, output.trees[0] if output.trees else None)
 
 
 def _decode_with_peer(

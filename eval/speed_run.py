@@ -19,6 +19,7 @@ from .prompts import ChatPrompts
 from .questions import Question
 from .repetition import distinct_ngrams
 from .rotation import rotated
+from .timeline import timeline
 from .turns import TurnRecord, TurnStore
 
 _WARM_UP_TOKENS = 64
@@ -115,6 +116,7 @@ class SpeedRun:
             distinct_4grams=distinct_ngrams(answer.token_ids, 4),
             seconds=answer.seconds,
             stats=answer.stats,
+            threads=() if answer.tree is None else timeline(answer.tree, self.tokenizer),
             finished_at=time.time(),
         )
 

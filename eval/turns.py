@@ -11,6 +11,7 @@ from medusa_apar.output import DecodingStats
 
 from .records import Record
 from .store import RecordStore
+from .timeline import ThreadLine
 
 TurnKey = tuple[int | str, int, str]
 
@@ -29,6 +30,7 @@ class TurnRecord(Record):
         distinct_4grams: share of distinct 4-grams among the answer's tokens.
         seconds: wall time around the whole call, taken alike in all modes.
         stats: the decoder's figures. Peers give the tokens, steps and seconds, `generate` the slots too.
+        threads: what each thread wrote, step by step; empty for peers.
         finished_at: seconds since the epoch.
         skipped: why there is no answer; None if there is one.
     """
@@ -44,6 +46,7 @@ class TurnRecord(Record):
     distinct_4grams: float = 1.0
     seconds: float = 0.0
     stats: DecodingStats = field(default_factory=DecodingStats)
+    threads: tuple[ThreadLine, ...] = ()
     finished_at: float = 0.0
     skipped: str | None = None
 
@@ -53,7 +56,11 @@ class TurnRecord(Record):
 
     @classmethod
     def _from_row(cls, row: dict[str, Any]) -> Self:
-        return cls(**{**row, "stats": DecodingStats(**row["stats"])})
+        lines = [
+            ThreadLine(**{**line, "tokens": tuple((step, count) for step, count in line["tokens"])})
+            for line in row["threads"]
+        ]
+        return cls(**{**row, "stats": DecodingStats(**row["stats"]), "threads": tuple(lines)})
 
 
 class TurnStore(RecordStore[TurnKey, TurnRecord]):

@@ -354,7 +354,7 @@ class Decoder:
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
         request = parent.request
-        index = request.tree.open_child(parent.index, own_start=len(parent.thread.token_ids))
+        index = request.tree.open_child(parent.index, len(parent.thread.token_ids), self.stats.steps)
         child = LiveThread(
             request,
             index,
@@ -379,6 +379,7 @@ class Decoder:
         """Append chosen tokens; the last is pending unless it ends the thread."""
         thread = live.thread
         thread.token_ids += tokens
+        thread.steps += [self.stats.steps] * len(tokens)
         if tokens and tokens[-1] in self.eos_token_ids:
             thread.finish_reason = "eos"
         elif len(thread.token_ids) >= self.backbone.context_length:

@@ -49,6 +49,8 @@ class Thread:
         parent: index of the parent in `ParagraphTree.threads`; None for the root thread.
         depth: 1 for the root thread, the parent's depth + 1 for a child.
         finish_reason: `eos`, `stop`, `length` or `context`; None while the thread runs.
+        steps: in which step each own token was chosen, a child's `[Child]` when its `[Fork]` was accepted; 0 is that of
+            the prompt.
     """
 
     token_ids: list[int]
@@ -57,6 +59,7 @@ class Thread:
     parent: int | None = None
     depth: int = 1
     finish_reason: FinishReason | None = None
+    steps: list[int] = field(default_factory=list, compare=False)
 
     @property
     def own_token_ids(self) -> list[int]:
@@ -105,12 +108,12 @@ class ParagraphTree:
         """Whether every thread has ended."""
         return all(thread.finish_reason is not None for thread in self.threads)
 
-    def open_child(self, parent: int, own_start: int) -> int:
+    def open_child(self, parent: int, own_start: int, step: int) -> int:
         """Add the child whose `[Fork]` stands right before index `own_start` of the parent; return its index."""
         assert self.child_token_id is not None
         above = self.threads[parent]
         context = [*above.token_ids[:own_start], self.child_token_id]
-        self.threads.append(Thread(context, above.prompt_length, own_start, parent, above.depth + 1))
+        self.threads.append(Thread(context, above.prompt_length, own_start, parent, above.depth + 1, steps=[step]))
         self._children.append([])
         self._children[parent].append(len(self.threads) - 1)
         return len(self.threads) - 1
@@ -176,14 +179,16 @@ class ParagraphTree:
         threads = []
         for index in kept:
             thread = self.threads[index]
+            token_ids = thread.token_ids[: ends.get(index)]
             threads.append(
                 Thread(
-                    token_ids=thread.token_ids[: ends.get(index)],
+                    token_ids=token_ids,
                     prompt_length=thread.prompt_length,
                     own_start=thread.own_start,
                     parent=None if thread.parent is None else kept.index(thread.parent),
                     depth=thread.depth,
                     finish_reason=reason if index in ends else thread.finish_reason,
+                    steps=thread.steps[: len(token_ids) - thread.own_start],
                 )
             )
         return ParagraphTree(threads, self.fork_token_id, self.child_token_id, self.max_depth)

@@ -45,6 +45,32 @@ def test_no_control_tokens_in_sequences(model: MedusaAparModel) -> None:
     assert not (sequences == CHILD).any()
 
 
+def test_every_token_knows_its_step(model: MedusaAparModel) -> None:
+    _, ids, mask = batch()
+    for medusa in (False, True):
+        output = model.generate(
+            ids, attention_mask=mask, max_new_tokens=60, medusa=medusa, return_dict_in_generate=True
+        )
+        assert isinstance(output, MedusaAparOutput)
+        assert output.trees is not None
+        assert output.stats is not None
+        threads = [thread for tree in output.trees for thread in tree.threads]
+        assert len(threads) > len(ids), "there are forks"
+        for thread in threads:
+            assert len(thread.steps) == len(thread.own_token_ids)
+            assert thread.steps == sorted(thread.steps)
+            chosen = thread.steps if thread.parent is None else thread.steps[1:]  # [Child] is nobody's choice
+            if not medusa:
+                assert len(set(chosen)) == len(chosen), "a thread writes one token in a step"
+        assert max(thread.steps[-1] for thread in threads) <= output.stats.steps
+        for tree in output.trees:
+            assert tree.threads[0].steps[0] == 0, "the first token comes with the prompt"
+            for child in tree.threads[1:]:
+                assert child.parent is not None
+                parent = tree.threads[child.parent]
+                assert child.steps[0] >= parent.steps[child.own_start - 1 - parent.own_start]
+
+
 @pytest.mark.parametrize("trained", [None, 1, 3])
 def test_threads_fork_as_deep_as_the_backbone_was_trained_to(model: MedusaAparModel, trained: int | None) -> None:
     _, ids, mask = batch()
