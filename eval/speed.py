@@ -15,10 +15,12 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
 from . import fingerprint
+from .acceptance import LEGEND as ACCEPTANCE_LEGEND
+from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from .answers import write_answers
 from .decoding import Limits
-from .fixed_tree import FIXED_TREE
-from .peers import Peer, PeerOptions, load_assistant
+from .fixed_tree import FIXED_TREE, engine_mode
+from .peers import Peer, PeerOptions, is_peer, load_assistant
 from .plot import plot_speed_up
 from .questions import load_questions
 from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, not_negative, positive
@@ -30,19 +32,28 @@ from .thread_summary import ThreadsRow, summarize_threads, threads_markdown, thr
 from .turns import TurnStore
 
 
-def write_report(run: SpeedRun, store: TurnStore, rows: Sequence[SummaryRow], threads: Sequence[ThreadsRow]) -> None:
+def write_report(
+    run: SpeedRun,
+    store: TurnStore,
+    rows: Sequence[SummaryRow],
+    threads: Sequence[ThreadsRow],
+    acceptance: Sequence[AcceptanceRow],
+) -> None:
     """Write `summary.json`, `summary.md`, `speedup.png` and `answers/` beside the turns."""
     folder = store.folder
     summary = {
         "settings": store.settings,
         "rows": [asdict(row) for row in rows],
         "threads": [asdict(row) for row in threads],
+        "acceptance": [asdict(row) for row in acceptance],
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     settings = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
     tables = f"{markdown(rows)}\n{LEGEND}.\n"
     if threads:
         tables += f"\n## Threads\n\n{threads_markdown(threads)}\n{THREADS_LEGEND}.\n"
+    if acceptance:
+        tables += f"\n## Acceptance\n\n{acceptance_markdown(acceptance)}\n{ACCEPTANCE_LEGEND}.\n"
     (folder / "summary.md").write_text(f"# Speed\n\n{tables}\n{settings}\n", encoding="utf-8")
     plot_speed_up(rows, folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
@@ -129,13 +140,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     rows = summarize(store.records.values(), run.modes)
     threads = summarize_threads(store.records.values(), run.modes)
-    write_report(run, store, rows, threads)
+    guessing = [mode for mode in run.modes if not is_peer(mode) and engine_mode(mode).medusa]
+    acceptance = summarize_acceptance(store.records.values(), guessing)
+    write_report(run, store, rows, threads, acceptance)
     output = Console()
     output.print(terminal_table(rows))
     output.print(LEGEND, style="dim")
     if threads:
         output.print(threads_table(threads))
         output.print(THREADS_LEGEND, style="dim", markup=False)
+    if acceptance:
+        output.print(acceptance_table(acceptance))
+        output.print(ACCEPTANCE_LEGEND, style="dim", markup=False)
     skipped = sum(record.skipped is not None for record in store.records.values())
     if skipped:
         output.print(f"{skipped} turns were skipped; {store.path} says why")

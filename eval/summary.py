@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
+from scipy.stats import bootstrap
 
 from medusa_apar.modes import Mode
 
@@ -19,12 +20,17 @@ OVERALL = "overall"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median and its quartiles over so many values."""
+    """A median and its quartiles over so many values.
+
+    Attributes:
+        interval: 95 % confidence interval of the median, by bootstrap; None for fewer than three values.
+    """
 
     median: float
     lower_quartile: float
     upper_quartile: float
     count: int
+    interval: tuple[float, float] | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self | None:
@@ -32,7 +38,7 @@ class Spread:
         if not values:
             return None
         lower, median, upper = np.percentile(values, (25, 50, 75)).tolist()
-        return cls(median, lower, upper, len(values))
+        return cls(median, lower, upper, len(values), _interval_of_median(values))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +132,13 @@ def _tokens_per_second(records: Iterable[TurnRecord]) -> float:
         tokens += record.stats.answer_tokens
         seconds += record.seconds
     return tokens / seconds
+
+
+def _interval_of_median(values: Sequence[float]) -> tuple[float, float] | None:
+    if len(values) < 3:
+        return None
+    found = bootstrap((np.asarray(values),), np.median, n_resamples=1999, method="percentile", rng=0)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def _ratio(part: float, whole: float) -> float:

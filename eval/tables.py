@@ -28,7 +28,8 @@ COLUMNS = (
 LEGEND = (
     "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
     "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
-    "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with distinct "
+    "speed-up: of tokens/s against mode ar, median (quartiles) over questions, and in the written table the 95 % "
+    "confidence interval of that median, by bootstrap; loops: share of answers with distinct "
     f"4-grams below {LOOPING_BELOW}"
 )
 
@@ -53,10 +54,10 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
 def markdown(rows: Sequence[SummaryRow]) -> str:
     """A markdown table, one line per category and mode."""
     table = Table(box=box.MARKDOWN)
-    for number, name in enumerate(COLUMNS):
+    for number, name in enumerate((*COLUMNS, "95 %")):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(row.category, *_figures(row))
+        table.add_row(row.category, *_figures(row), interval_figures(row.speed_up))
     return as_markdown(table)
 
 
@@ -70,6 +71,14 @@ def as_markdown(table: Table) -> str:
 def spread_figures(spread: Spread) -> str:
     """A ratio's median and its quartiles."""
     return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"
+
+
+def interval_figures(spread: Spread | None) -> str:
+    """The confidence interval of a ratio's median."""
+    if spread is None or spread.interval is None:
+        return "-"
+    low, high = spread.interval
+    return f"{low:.2f}-{high:.2f}"
 
 
 def _figures(row: SummaryRow) -> list[str]:

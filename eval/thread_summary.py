@@ -16,11 +16,12 @@ from .summary import Spread, speed_ups
 from .tables import as_markdown, spread_figures
 from .turns import TurnRecord
 
-COLUMNS = ("mode", "answers", "forked", "peak", "mean", "half", "host", "saved", "x generate")
+COLUMNS = ("mode", "turns", "forked", "peak", "mean", "half", "pairs", "host", "saved", "x generate")
 LEGEND = (
     "forked: share of answers with a fork; peak, mean: KV slots at the peak, and averaged over steps, against what "
     "plain decoding of the same answer holds at its end, mean over answers; half: share of answers whose peak is at "
-    "most half of that; host: time outside backbone and heads against the time in the backbone; saved: steps of single "
+    "most half of that; pairs: pairs of a node and a slot that it attends to, against those of plain decoding of the "
+    "same answer; host: time outside backbone and heads against the time in the backbone; saved: steps of single "
     "threads per answer, saved by forks inside a step and by [Child] beside its fork; x generate: tokens/s against "
     "generate, median (quartiles) over questions"
 )
@@ -38,6 +39,7 @@ class ThreadsRow:
             over answers.
         mean_slots_against_ar: the same of the slots averaged over steps.
         half_slots: share of answers whose peak is at most half of what plain decoding holds.
+        pairs_against_ar: attended pairs / those of plain decoding of the same answer, mean over answers.
         host_against_backbone: wall time outside backbone and heads / wall time in the backbone.
         saved_thread_steps: `DecodingStats.saved_thread_steps`, mean over answers.
         against_generate: of tokens/s against `generate` on the same turns, over questions.
@@ -49,6 +51,7 @@ class ThreadsRow:
     peak_slots_against_ar: float | None
     mean_slots_against_ar: float | None
     half_slots: float | None
+    pairs_against_ar: float | None
     host_against_backbone: float | None
     saved_thread_steps: float | None
     against_generate: Spread | None
@@ -75,6 +78,7 @@ def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:
         peak_slots_against_ar=_mean(peaks),
         mean_slots_against_ar=_mean([figures.mean_slots / figures.ar_slots for figures in stepped]),
         half_slots=_mean([peak <= 0.5 for peak in peaks]),
+        pairs_against_ar=_mean([figures.attended_pairs / figures.ar_pairs for figures in stepped if figures.ar_pairs]),
         host_against_backbone=(seconds - head_seconds) / backbone_seconds - 1 if backbone_seconds else None,
         saved_thread_steps=_mean([figures.saved_thread_steps for figures in stats]),
         against_generate=Spread.of(speed_ups(records, mode, BASELINE)),
@@ -87,7 +91,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def threads_table(rows: Sequence[ThreadsRow]) -> Table:
     """One line per mode, narrow enough for 80 columns."""
-    return _filled(Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)), rows)
+    return _filled(Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0), rows)
 
 
 def threads_markdown(rows: Sequence[ThreadsRow]) -> str:
@@ -106,6 +110,7 @@ def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
             _figure(row.peak_slots_against_ar, ".2f"),
             _figure(row.mean_slots_against_ar, ".2f"),
             _figure(row.half_slots, ".0%"),
+            _figure(row.pairs_against_ar, ".2f"),
             _figure(row.host_against_backbone, ".0%"),
             _figure(row.saved_thread_steps, ".1f"),
             "-" if row.against_generate is None else spread_figures(row.against_generate),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -64,9 +64,3 @@ def threads_by_step(lines: Sequence[ThreadLine]) -> list[int]:
         if step:
             counts[step - 1] += 1
     return counts
-
-
-def acceptance(lines: Iterable[ThreadLine], heads: int) -> list[float]:
-    """In which share of a thread's steps more than k guesses were accepted, for k below `heads`."""
-    accepted = [tokens - 1 for line in lines for step, tokens in line.tokens if step]
-    return [sum(each > k for each in accepted) / max(1, len(accepted)) for k in range(heads)]

@@ -305,5 +305,7 @@ def _final_stats(
         stats.answer_tokens += visible
         stats.discarded_tokens += request.tree.visible_tokens() - visible
         stats.forks += len(tree.threads) - 1
-        stats.ar_slots += tree.threads[0].prompt_length + visible - 1
+        prompt_length = tree.threads[0].prompt_length
+        stats.ar_slots += prompt_length + visible - 1
+        stats.ar_pairs += sum(range(prompt_length + 1, prompt_length + visible))
     return stats

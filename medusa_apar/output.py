@@ -27,6 +27,7 @@ class DecodingStats:
         mean_slots: KV slots held, averaged over steps.
         ar_slots: KV slots that plain decoding of the same answers holds at its end.
         attended_pairs: (node, visible slot) pairs over all steps.
+        ar_pairs: those that plain decoding of the same answers has.
         seconds: wall time, prefill included; measuring the cost curve, once per model, is not.
         backbone_seconds: wall time in the backbone's forward passes.
         head_seconds: wall time in the Medusa heads.
@@ -45,6 +46,7 @@ class DecodingStats:
     mean_slots: float = 0.0
     ar_slots: int = 0
     attended_pairs: int = 0
+    ar_pairs: int = 0
     seconds: float = 0.0
     backbone_seconds: float = 0.0
     head_seconds: float = 0.0

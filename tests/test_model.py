@@ -37,6 +37,16 @@ def test_output_has_generates_shape_and_padding(model: MedusaAparModel) -> None:
             assert set(answer[answer.index(EOS) + 1 :]) <= {0}, "padding follows the EOS"
 
 
+def test_plain_decoding_attends_as_many_pairs_as_others_are_held_against(model: MedusaAparModel) -> None:
+    _, ids, mask = batch()
+    output = model.generate(
+        ids, attention_mask=mask, max_new_tokens=20, medusa=False, apar=False, return_dict_in_generate=True
+    )
+    assert isinstance(output, MedusaAparOutput)
+    assert output.stats is not None
+    assert output.stats.attended_pairs == output.stats.ar_pairs > 0
+
+
 def test_no_control_tokens_in_sequences(model: MedusaAparModel) -> None:
     _, ids, mask = batch()
     sequences = model.generate(ids, attention_mask=mask, max_new_tokens=60)

@@ -88,12 +88,12 @@ def test_survives_a_mode_without_an_answer() -> None:
 
 def test_markdown_has_every_column_in_every_line() -> None:
     header, rule, *lines = markdown(summarize(RECORDS, ("ar", "apar"))).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %"]
     assert set(rule) <= set("|-: ")
     assert len(lines) == 6
-    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 1}
+    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 2}
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
-        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%",
+        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-",
     ]  # fmt: skip
 
 
@@ -112,3 +112,17 @@ def test_plots_only_what_has_a_speed_up(tmp_path: Path) -> None:
     assert not path.exists()
     assert plot_speed_up(summarize(RECORDS, ("ar", "apar")), path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_interval_of_a_median_holds_it_and_narrows_with_more_values() -> None:
+    few, many = Spread.of([1.0, 2.0, 3.0, 2.5, 1.5]), Spread.of([1.0, 2.0, 3.0, 2.5, 1.5] * 20)
+    assert few is not None
+    assert many is not None
+    assert few.interval is not None
+    assert many.interval is not None
+    for spread, (low, high) in ((few, few.interval), (many, many.interval)):
+        assert low <= spread.median <= high
+    assert many.interval[1] - many.interval[0] < few.interval[1] - few.interval[0]
+    two = Spread.of([1.0, 2.0])
+    assert two is not None
+    assert two.interval is None

@@ -23,6 +23,7 @@ RECORDS = [
     record(2, "generate", seconds=1, answer_tokens=10, category="stem"),
     record(
         2, "apar", seconds=4, answer_tokens=20, peak_slots=80, ar_slots=100, mean_slots=60, category="stem",
+        attended_pairs=300, ar_pairs=400,
         backbone_seconds=3, head_seconds=0.5, forks_inside_steps=1,
     ),
     record(3, "apar", skipped="too long", peak_slots=1, ar_slots=1, forks_inside_steps=99),
@@ -81,13 +82,13 @@ def test_the_table_has_every_figure() -> None:
     assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
     assert set(rule) <= set("|-: ")
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "apar", "2", "50%", "0.65", "0.42", "50%", "25%", "3.0", "1.75 (1.1-2.4)",
+        "apar", "2", "50%", "0.65", "0.42", "50%", "0.75", "25%", "3.0", "1.75 (1.1-2.4)",
     ]  # fmt: skip
 
 
 def test_what_is_not_known_is_shown_as_a_dash() -> None:
     line = threads_markdown([row(RECORDS[-1])]).splitlines()[-1]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"-------"]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"--------"]
 
 
 def test_the_terminal_table_fits_into_80_columns() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.eval.timeline import ThreadLine, acceptance, threads_by_step, timeline
+from medusa_apar.eval.timeline import ThreadLine, threads_by_step, timeline
 from medusa_apar.paragraph_tree import ParagraphTree, Thread
 
 FORK, CHILD = 4, 5
@@ -37,8 +37,3 @@ def test_threads_are_counted_step_by_step() -> None:
     lines = [ThreadLine(None, 1, "", ((0, 1), (1, 2), (2, 1), (4, 1))), ThreadLine(0, 2, "", ((2, 3), (3, 1)))]
     assert threads_by_step(lines) == [1, 2, 1, 1]
     assert threads_by_step([]) == []
-
-
-def test_acceptance_is_per_step_of_a_thread() -> None:
-    lines = [ThreadLine(None, 1, "", ((0, 1), (1, 2), (2, 1), (3, 4)))]
-    assert acceptance(lines, heads=4) == [2 / 3, 1 / 3, 1 / 3, 0.0], "what comes with the prompt is no step"
