@@ -429,6 +429,7 @@ class Decoder:
         stats.attended_pairs += int(nodes.position.sum()) + len(nodes)
         stats.peak_slots = max(stats.peak_slots, held)
         stats.mean_slots += (held - stats.mean_slots) / stats.steps
+        stats.slots_by_step.append(held)
 
     @contextmanager
     def _timed(self, figure: str) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
@@ -25,6 +25,7 @@ class DecodingStats:
         preemptions: times that a waiting thread's slots were taken for another.
         peak_slots: most KV slots held at once.
         mean_slots: KV slots held, averaged over steps.
+        slots_by_step: KV slots held in each step.
         ar_slots: KV slots that plain decoding of the same answers holds at its end.
         attended_pairs: (node, visible slot) pairs over all steps.
         ar_pairs: those that plain decoding of the same answers has.
@@ -44,6 +45,7 @@ class DecodingStats:
     preemptions: int = 0
     peak_slots: int = 0
     mean_slots: float = 0.0
+    slots_by_step: list[int] = field(default_factory=list)
     ar_slots: int = 0
     attended_pairs: int = 0
     ar_pairs: int = 0

@@ -1,0 +1,35 @@
+"""`medusa-apar eval report DIR...`: one self-contained page, and the same as Markdown, out of other measurements."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .page import write_page
+from .results import read_results
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar eval report", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "folders", metavar="DIR", type=Path, nargs="+", help="folders that eval speed, replay or quality wrote"
+    )
+    parser.add_argument("--answer", metavar="QUESTION_ID", help="whose timeline to draw; by default one with threads")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the page")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        speed, quality = read_results(arguments.folders)
+        page = write_page(arguments.out, speed, quality, arguments.answer)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print(f"report: {page}")
+    return 0

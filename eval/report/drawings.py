@@ -1,0 +1,160 @@
+"""The pictures of a report as SVG: threads step by step, and slots over time.
+
+Colours are CSS variables of the page, so that they follow its light and dark scheme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from ..timeline import ThreadLine
+
+WIDTH = 860
+LEFT = 64
+LINE = 26
+TOP = 22
+BOTTOM = 34
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What one thread chose in one step.
+
+    Attributes:
+        x, y, width, height: where it is drawn.
+        label: what a pointer shows.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thread's row in the picture of a timeline.
+
+    Attributes:
+        number: of the thread.
+        y: middle of the row.
+        bars: its steps.
+        x_opened, x_ended: where its life begins and ends.
+        y_parent: middle of its parent's row; None for the root.
+        text: what it wrote.
+        label: what a screen reader says.
+    """
+
+    number: int
+    y: float
+    bars: tuple[Bar, ...]
+    x_opened: float
+    x_ended: float
+    y_parent: float | None
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The picture of one answer: steps from left to right, threads from top to bottom.
+
+    Attributes:
+        rows: the threads, in the order in which they were opened.
+        ticks: places and names of some steps.
+        height: of the picture.
+    """
+
+    rows: tuple[Row, ...]
+    ticks: tuple[tuple[float, int], ...]
+    height: float
+
+
+def timeline_of(lines: Sequence[ThreadLine]) -> Timeline:
+    """Lay out an answer's threads; bars are as high as tokens were chosen in a step."""
+    steps = max((line.ended for line in lines), default=0) + 1
+    most = max((tokens for line in lines for _, tokens in line.tokens), default=1)
+    unit = (WIDTH - LEFT - 8) / steps
+    middle = [TOP + LINE * (at + 0.5) for at in range(len(lines))]
+    rows = []
+    for at, line in enumerate(lines):
+        bars = []
+        for step, tokens in line.tokens:
+            height = 6 + (LINE - 10) * (tokens - 1) / max(1, most - 1)
+            x = LEFT + unit * step
+            label = f"step {step}: {tokens} token{'s' * (tokens > 1)}"
+            bars.append(Bar(round(x, 2), round(middle[at] - height / 2, 2), round(unit * 0.86, 2), height, label))
+        total = sum(tokens for _, tokens in line.tokens)
+        rows.append(
+            Row(
+                number=at,
+                y=middle[at],
+                bars=tuple(bars),
+                x_opened=round(LEFT + unit * line.opened, 2),
+                x_ended=round(LEFT + unit * (line.ended + 0.86), 2),
+                y_parent=None if line.parent is None else middle[line.parent],
+                text=line.text,
+                label=f"thread {at}: {total} tokens in steps {line.opened} to {line.ended}",
+            )
+        )
+    every = _round_step(steps)
+    ticks = tuple((round(LEFT + unit * (step + 0.43), 2), step) for step in range(0, steps, every))
+    return Timeline(tuple(rows), ticks, TOP + LINE * len(lines) + BOTTOM)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A line in the picture of slots.
+
+    Attributes:
+        name: of the mode.
+        points: of an SVG polyline.
+    """
+
+    name: str
+    points: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotCurves:
+    """Slots held step by step, of several modes on one question.
+
+    Attributes:
+        curves: one per mode.
+        step_ticks, slot_ticks: places and names along both axes.
+        height: of the picture.
+    """
+
+    curves: tuple[Curve, ...]
+    step_ticks: tuple[tuple[float, int], ...]
+    slot_ticks: tuple[tuple[float, int], ...]
+    height: float
+
+
+def slot_curves(held: dict[str, Sequence[int]], height: float = 240) -> SlotCurves:
+    """Draw slots held in each step, by mode."""
+    steps = max(map(len, held.values()), default=1)
+    most = max((max(slots, default=0) for slots in held.values()), default=1) or 1
+    across = (WIDTH - LEFT - 8) / max(1, steps)
+    up = (height - TOP - BOTTOM) / most
+
+    def y(slots: float) -> float:
+        return round(height - BOTTOM - up * slots, 2)
+
+    curves = tuple(
+        Curve(name, " ".join(f"{LEFT + across * (at + 1):.1f},{y(each)}" for at, each in enumerate(slots)))
+        for name, slots in held.items()
+    )
+    step_ticks = tuple((round(LEFT + across * step, 2), step) for step in range(0, steps + 1, _round_step(steps)))
+    slot_ticks = tuple((y(slots), slots) for slots in range(0, most + 1, _round_step(most, ticks=5)))
+    return SlotCurves(curves, step_ticks, slot_ticks, height)
+
+
+def _round_step(span: int, ticks: int = 10) -> int:
+    """A round distance between so many ticks at most."""
+    least = max(1, ceil(span / ticks))
+    size = 10 ** (len(str(least)) - 1)
+    return next(each * size for each in (1, 2, 5, 10) if each * size >= least)

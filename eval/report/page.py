@@ -1,0 +1,127 @@
+"""The page: what it shows, put into its templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from medusa_apar.modes import Mode
+
+from ..acceptance import LEGEND as ACCEPTANCE_LEGEND
+from ..acceptance import acceptance_markdown, summarize_acceptance
+from ..summary import OVERALL, SummaryRow
+from ..tables import LEGEND, interval_figures, markdown, spread_figures
+from ..thread_summary import LEGEND as THREADS_LEGEND
+from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown
+from ..turns import TurnRecord
+from .drawings import LEFT, WIDTH, SlotCurves, Timeline, slot_curves, timeline_of
+from .results import QualityResults, SpeedResults
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the page shows of one measurement of speed.
+
+    Attributes:
+        results: the measurement.
+        threads: what threads cost and save, per mode.
+        timeline, slots: pictures of one answer; None where no answer has threads.
+        answer: that answer.
+    """
+
+    results: SpeedResults
+    threads: list[ThreadsRow]
+    timeline: Timeline | None
+    slots: SlotCurves | None
+    answer: TurnRecord | None
+
+    @property
+    def categories(self) -> list[str]:
+        """The categories, and all of them together last."""
+        return list(dict.fromkeys(row.category for row in self.results.rows))
+
+    @property
+    def compared(self) -> list[str]:
+        """The modes that have a speed-up to show."""
+        shown = [row.mode for row in self.results.overall if row.speed_up is not None]
+        return [mode for mode in shown if mode != Mode.AR]
+
+    def row(self, category: str, mode: str) -> SummaryRow:
+        """The figures of a mode in a category."""
+        return next(row for row in self.results.rows if (row.category, row.mode) == (category, mode))
+
+    @property
+    def largest(self) -> float:
+        """The right end of the bars: the largest upper end of any speed-up."""
+        ends = [
+            row.speed_up.interval[1] if row.speed_up.interval else row.speed_up.median
+            for row in self.results.rows
+            if row.speed_up is not None
+        ]
+        return max([1.0, *ends]) * 1.02
+
+
+def _section(results: SpeedResults, question_id: str | None) -> Section:
+    modes = [mode for mode in results.modes if mode in tuple(Mode)]
+    answer = results.picture(question_id)
+    slots = None
+    if answer is not None:
+        compared = [results.of(answer.question_id, answer.turn, mode) for mode in modes]
+        held = {each.mode: each.stats.slots_by_step for each in compared if each and each.stats.slots_by_step}
+        slots = slot_curves(held) if held else None
+    return Section(
+        results=results,
+        threads=summarize_threads(results.records, modes),
+        timeline=None if answer is None else timeline_of(answer.threads),
+        slots=slots,
+        answer=answer,
+    )
+
+
+def write_page(
+    folder: Path, speed: Sequence[SpeedResults], quality: Sequence[QualityResults], question_id: str | None = None
+) -> Path:
+    """Write `index.html` and `report.md`.
+
+    Args:
+        folder: made if it does not exist.
+        speed: measurements of speed, the one of the headline first.
+        quality: measurements of quality.
+        question_id: of the answer whose timeline is drawn.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: no measurement has an answer to that question.
+    """
+    sections = [_section(results, question_id) for results in speed]
+    environment = Environment(
+        loader=PackageLoader("medusa_apar.eval.report"),
+        autoescape=select_autoescape(["html.jinja"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"spread": spread_figures, "interval": interval_figures}
+    shown = {
+        "sections": sections,
+        "quality": quality,
+        "overall": OVERALL,
+        "width": WIDTH,
+        "left": LEFT,
+        "legends": {"speed": LEGEND, "threads": THREADS_LEGEND, "acceptance": ACCEPTANCE_LEGEND},
+        "markdown": markdown,
+        "threads_markdown": threads_markdown,
+        "acceptance_markdown": lambda results: acceptance_markdown(
+            summarize_acceptance(results.records, [mode for mode in results.modes if mode in tuple(Mode)])
+        ),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, template in (("index.html", "page.html.jinja"), ("report.md", "page.md.jinja")):
+        text = environment.get_template(template).render(shown)
+        (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
+    return folder / "index.html"

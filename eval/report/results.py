@@ -1,0 +1,138 @@
+"""Reading the folders that `eval speed`, `eval replay` and `eval quality` leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medusa_apar.modes import Mode
+
+from ..repetition import LOOPING_BELOW
+from ..summary import OVERALL, SummaryRow, summarize
+from ..turns import TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedResults:
+    """A measurement of speed, or a replay.
+
+    Attributes:
+        folder: where it lies.
+        settings: what its figures depend on.
+        records: its turns.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    records: tuple[TurnRecord, ...]
+
+    @property
+    def title(self) -> str:
+        """What was measured, in a few words; a simulation is called one."""
+        if "what" in self.settings:
+            return f"{self.settings['what']}: {self.settings['answers']} on a random {self.settings['backbone']}"
+        compiled = ", compiled" if self.settings.get("compiled") else ""
+        return f"{self.settings['model']} on {self.settings['questions']}, {self.settings['dtype']}{compiled}"
+
+    @property
+    def modes(self) -> list[str]:
+        """What was compared."""
+        return list(self.settings["modes"])
+
+    @property
+    def rows(self) -> list[SummaryRow]:
+        """Figures per category and mode, and overall."""
+        return summarize(self.records, self.modes)
+
+    @property
+    def overall(self) -> list[SummaryRow]:
+        """Figures per mode."""
+        return [row for row in self.rows if row.category == OVERALL]
+
+    @property
+    def fastest(self) -> SummaryRow | None:
+        """The mode of this engine with the largest speed-up; None where none was compared with `ar`."""
+        own = [row for row in self.overall if row.mode in tuple(Mode) and row.mode != Mode.AR and row.speed_up]
+        return max(own, key=lambda row: row.speed_up.median if row.speed_up else 0.0, default=None)
+
+    def picture(self, question_id: str | None = None) -> TurnRecord | None:
+        """The turn whose timeline tells most: of the first turns that do not loop the one with the most threads.
+
+        Args:
+            question_id: of the question that is wanted in its place.
+
+        Raises:
+            ValueError: there is no timeline of an answer to it.
+        """
+        drawn = [record for record in self.records if record.threads and record.mode == Mode.MEDUSA_APAR]
+        if question_id is not None:
+            drawn = [record for record in drawn if str(record.question_id) == question_id]
+            if not drawn:
+                raise ValueError(
+                    f"answer={question_id!r}: {self.folder} has no answer of mode {Mode.MEDUSA_APAR} to that question"
+                )
+        fluent = [record for record in drawn if record.turn == 1 and record.distinct_4grams >= LOOPING_BELOW]
+        return max(fluent or drawn, key=lambda record: len(record.threads), default=None)
+
+    def of(self, question_id: int | str, turn: int, mode: str) -> TurnRecord | None:
+        """The record of a turn in a mode, if there is one."""
+        return next((record for record in self.records if record.key == (question_id, turn, mode)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class QualityResults:
+    """A measurement of quality.
+
+    Attributes:
+        folder: where it lies.
+        summary: what its `summary.json` holds.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """What was measured, in a few words."""
+        settings = self.summary["settings"]
+        return f"{settings['answers']} to {settings['questions']}, read by {settings['model']}"
+
+    @property
+    def measures(self) -> list[dict[str, Any]]:
+        """Judge-free figures per mode."""
+        return [row for row in self.summary["measures"] if row["category"] == OVERALL]
+
+    @property
+    def scores(self) -> list[dict[str, Any]]:
+        """A judge's ratings per mode, if one was asked."""
+        return [row for row in self.summary["scores"] if row["category"] == OVERALL and row["turn"] is None]
+
+
+def read_results(folders: Sequence[Path]) -> tuple[list[SpeedResults], list[QualityResults]]:
+    """Read folders of results.
+
+    Raises:
+        ValueError: for a folder that holds none, or of turns that another version wrote; names it and the remedy.
+    """
+    speed, quality = [], []
+    for folder in folders:
+        turns, summary = folder / "turns.jsonl", folder / "summary.json"
+        if turns.is_file() and (folder / "settings.json").is_file():
+            settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+            try:
+                records = tuple(TurnRecord.from_json(line) for line in turns.read_bytes().splitlines())
+            except ValueError as error:
+                raise ValueError(f"{turns}: {error}; measure again into another folder") from error
+            if not records:
+                raise ValueError(f"{turns} has no turns yet; let the measurement end first")
+            speed.append(SpeedResults(folder, settings, records))
+        elif summary.is_file() and "measures" in (found := json.loads(summary.read_text(encoding="utf-8"))):
+            quality.append(QualityResults(folder, found))
+        else:
+            raise ValueError(
+                f"{folder} holds no results; give folders that eval speed, eval replay or eval quality wrote with --out"
+            )
+    return speed, quality

@@ -1,0 +1,44 @@
+"""The pictures: where threads and slots are drawn."""
+
+from __future__ import annotations
+
+import pytest
+
+from medusa_apar.eval.report.drawings import LEFT, WIDTH, slot_curves, timeline_of
+from medusa_apar.eval.timeline import ThreadLine
+
+ROOT = ThreadLine(None, 1, "Here are two:", ((0, 1), (1, 2), (2, 1), (3, 4)))
+CHILD = ThreadLine(0, 2, "the details", ((2, 1), (3, 2)))
+
+
+def test_a_thread_begins_where_it_was_opened_below_its_parent() -> None:
+    root, child = timeline_of([ROOT, CHILD]).rows
+    assert root.y_parent is None
+    assert child.y_parent == root.y < child.y
+    assert root.x_opened == LEFT
+    assert child.x_opened == child.bars[0].x > root.x_opened
+    assert child.bars[0].x == root.bars[2].x, "the same step stands at the same place"
+    assert child.x_ended <= WIDTH
+
+
+def test_bars_are_higher_the_more_tokens_were_chosen() -> None:
+    (root,) = timeline_of([ROOT]).rows
+    one, two, again, four = (bar.height for bar in root.bars)
+    assert one == again < two < four
+    assert root.bars[3].label == "step 3: 4 tokens"
+    assert root.label == "thread 0: 8 tokens in steps 0 to 3"
+
+
+def test_ticks_are_round_and_few() -> None:
+    long = ThreadLine(None, 1, "", tuple((step, 1) for step in range(137)))
+    assert [step for _, step in timeline_of([long]).ticks] == list(range(0, 137, 20))
+
+
+def test_curves_rise_with_the_slots_and_end_with_their_answer() -> None:
+    picture = slot_curves({"ar": [10, 20, 30, 40], "medusa-apar": [30, 20]})
+    ar, ours = ([tuple(map(float, point.split(","))) for point in curve.points.split()] for curve in picture.curves)
+    assert len(ar) == 4
+    assert len(ours) == 2
+    assert ar[0][1] > ar[3][1], "more slots stand higher"
+    assert ours[0][1] == pytest.approx(ar[2][1])
+    assert ours[0][0] == ar[0][0]

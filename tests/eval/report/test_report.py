@@ -1,0 +1,127 @@
+"""From folders of results to one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from medusa_apar.eval.cli import main
+from medusa_apar.eval.report.results import read_results
+
+
+def report(out: Path, *arguments: str) -> str:
+    assert main(["report", *arguments, "--out", str(out)]) == 0
+    return (out / "index.html").read_text()
+
+
+class Tags(HTMLParser):
+    """Collects what a page opens and what it would fetch, and checks that it closes what it opens."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "rect", "line", "polyline", "path"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.threads = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
+        self.threads += ("class", "thread") in attrs
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_fetches_nothing(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert tags.fetched == []
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_the_headline_is_the_fastest_mode(speed_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder))
+    assert re.search(r"<b>3\.2\dx</b>", page), "the median of 4 / 1.1, 4 / 1.2, 4 / 1.3 and 4 / 1.4"
+    assert "<code>medusa-apar</code>, median over 4 questions" in page
+
+
+def test_the_timeline_has_a_row_per_thread_and_its_text(speed_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder))
+    tags = Tags()
+    tags.feed(page)
+    assert tags.threads == 2
+    assert "Here are &lt;three&gt; colours" in page, "what models write is no markup"
+    assert "details of the first &amp; only fork" in page
+
+
+def test_every_mode_has_its_curve_of_slots(speed_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder))
+    assert page.count('<polyline class="curve"') == 3
+
+
+def test_quality_stands_beside_it(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    for figure in ("1.234", "25 %", "6.50"):
+        assert f"<td>{figure}</td>" in page
+    assert "1.234" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_simulation_is_called_one(speed_folder: Path, tmp_path: Path) -> None:
+    path = speed_folder / "settings.json"
+    simulated = {"what": "Calibrated simulation", "answers": "vicuna.jsonl", "backbone": "llama-110m"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | simulated))
+    page = report(tmp_path / "report", str(speed_folder))
+    assert page.count('<p class="simulation">Calibrated simulation</p>') == 2, "at the headline and at the section"
+    assert (
+        "## Calibrated simulation: vicuna.jsonl on a random llama-110m"
+        in (tmp_path / "report" / "report.md").read_text()
+    )
+
+
+def test_the_same_as_markdown(speed_folder: Path, tmp_path: Path) -> None:
+    report(tmp_path / "report", str(speed_folder))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## embedded on lists, bfloat16" in text
+    assert "| overall" in text
+    assert "### Acceptance" in text
+
+
+def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
+    assert "Question 3, medusa-apar" in report(tmp_path / "report", str(speed_folder), "--answer", "3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["{speed}", "--answer", "99"], "answer='99': .* has no answer of mode medusa-apar to that question"),
+        (["{empty}"], "holds no results; give folders that eval speed, eval replay or eval quality wrote"),
+    ],
+)
+def test_what_cannot_be_reported(
+    speed_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], error: str
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    named = [argument.format(speed=speed_folder, empty=empty) for argument in arguments]
+    with pytest.raises(SystemExit):
+        main(["report", *named, "--out", str(tmp_path / "report")])
+    assert re.search(error, capsys.readouterr().err.replace("\n", " "))
+
+
+def test_turns_of_another_version_are_named(speed_folder: Path) -> None:
+    (speed_folder / "turns.jsonl").write_text('{"question_id": 1}\n')
+    with pytest.raises(ValueError, match="measure again into another folder"):
+        read_results([speed_folder])
