@@ -11,7 +11,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the main causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-vllm lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
+.PHONY: help install demo test test-slow test-oldest test-vllm test-browser report lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,15 @@ test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and tra
 
 test-vllm: $(VLLM_VENV)/.installed ## have vLLM on the CPU decode with exported heads
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py
+
+test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be there (Debian: apt-get install chromium)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
+	$(BIN)/pytest -m browser
+
+report: $(INSTALLED) ## a short evaluation of the embedded model, as a page: report/index.html
+	$(BIN)/medusa-apar eval speed --questions lists --peers --out runs/report/speed
+	$(BIN)/medusa-apar eval quality --answers runs/report/speed/answers --questions lists --out runs/report/quality
+	$(BIN)/medusa-apar eval report runs/report/speed runs/report/quality --out report
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
