@@ -7,25 +7,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from transformers import LogitsProcessorList
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.paragraph_tree import ParagraphTree
 
-from .fixed_tree import choices, engine_mode
+from .fork_errors import ForkErrors
 from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer
+from .variants import Variant, variant_of
 
 BASELINE = str(Peer.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
 
 
+FORK_ERROR_RATE = 0.1
+"""Of variants that fork wrongly, by default."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of every answer."""
+    """Limits of every answer, and how often variants that fork wrongly do so."""
 
     max_new_tokens: int = 512
     max_threads: int = 8
     max_depth: int | None = None
+    fork_error_rate: float = FORK_ERROR_RATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,7 @@ def decode(
 
     Args:
         model: the model.
-        mode: the name of a `Mode` or of a `Peer`, or `FIXED_TREE`.
+        mode: the name of a `Mode` or of a `Peer`, or of a variant.
         input_ids: `[batch, length]`, padded on the left.
         limits: limits of each answer.
         attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
@@ -77,7 +84,8 @@ def decode(
 
 
 def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask: Tensor, limits: Limits) -> Answer:
-    mode = engine_mode(name)
+    variant = variant_of(name)
+    mode = variant.mode
     start = _now(input_ids.device)
     output = model.generate(
         input_ids=input_ids,
@@ -89,7 +97,8 @@ def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask
         apar=mode.apar,
         max_threads=limits.max_threads,
         max_depth=limits.max_depth,
-        medusa_choices=choices(name),
+        medusa_choices=variant.medusa_choices,
+        logits_processor=_processors(model, variant, limits),
     )
     seconds = _now(input_ids.device) - start
     assert isinstance(output, MedusaAparOutput)
@@ -98,6 +107,16 @@ def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask
     answers = output.sequences[:1, input_ids.shape[1] :]
     token_ids = answers[0, : answer_lengths(answers, model)[0]].tolist()
     return Answer(token_ids, output.stats, seconds, output.trees[0] if output.trees else None)
+
+
+def _processors(model: MedusaAparModel, variant: Variant, limits: Limits) -> LogitsProcessorList | None:
+    if variant.fork_error is None:
+        return None
+    assert model.control is not None
+    ends: int | list[int] | None = model.backbone.generation_config.eos_token_id
+    eos = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+    errors = ForkErrors(variant.fork_error, limits.fork_error_rate, model.control.fork_token_id, eos)
+    return LogitsProcessorList([errors])
 
 
 def _decode_with_peer(

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from .fixed_tree import FIXED_TREE
 from .peers import Peer
 from .summary import SummaryRow
+from .variants import FIXED_TREE
 
 _COLOURS: dict[str, str] = {
     Peer.GENERATE: "#999999",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
-    return Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
+    limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
+    rate: float | None = getattr(arguments, "fork_errors", None)
+    return limits if rate is None else replace(limits, fork_error_rate=rate)
 
 
 def modes_of(text: str) -> list[str]:

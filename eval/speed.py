@@ -18,8 +18,7 @@ from . import fingerprint
 from .acceptance import LEGEND as ACCEPTANCE_LEGEND
 from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from .answers import write_answers
-from .decoding import Limits
-from .fixed_tree import FIXED_TREE, engine_mode
+from .decoding import FORK_ERROR_RATE, Limits
 from .peers import Peer, PeerOptions, is_peer, load_assistant
 from .plot import plot_speed_up
 from .questions import load_questions
@@ -30,6 +29,7 @@ from .tables import LEGEND, markdown, terminal_table
 from .thread_summary import LEGEND as THREADS_LEGEND
 from .thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
 from .turns import TurnStore
+from .variants import FIXED_TREE, WRONG_FORKS, variant_of
 
 
 def write_report(
@@ -73,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         help="transformers' prompt lookup beside the modes, and its assisted decoding given an --assistant",
     )
     parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
+    parser.add_argument(
+        "--fork-errors",
+        type=float,
+        metavar="RATE",
+        nargs="?",
+        const=FORK_ERROR_RATE,
+        help="medusa-apar with spurious, missing and misplaced forks at this rate, beside the modes",
+    )
     parser.add_argument("--prompt-lookup-tokens", type=positive, help="guesses of prompt lookup, by default 10")
     return parser
 
@@ -94,7 +102,8 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
     peers = [str(peer) for peer, wanted in beside.items() if wanted]
     modes = modes_of(arguments.modes)
     fixed = [FIXED_TREE] if arguments.peers and Mode.MEDUSA_APAR in modes else []
-    return list(dict.fromkeys([*peers, *modes, *fixed]))
+    wrong = [] if arguments.fork_errors is None else list(WRONG_FORKS)
+    return list(dict.fromkeys([*peers, *modes, *fixed, *wrong]))
 
 
 def _peer_options(arguments: argparse.Namespace, model: MedusaAparModel) -> PeerOptions:
@@ -140,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(str(error))
     rows = summarize(store.records.values(), run.modes)
     threads = summarize_threads(store.records.values(), run.modes)
-    guessing = [mode for mode in run.modes if not is_peer(mode) and engine_mode(mode).medusa]
+    guessing = [mode for mode in run.modes if not is_peer(mode) and variant_of(mode).mode.medusa]
     acceptance = summarize_acceptance(store.records.values(), guessing)
     write_report(run, store, rows, threads, acceptance)
     output = Console()

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.model import MedusaAparModel
 
 from .decoding import Limits, decode
-from .fixed_tree import engine_mode
 from .peers import Peer, PeerOptions, is_peer
 from .prompts import ChatPrompts
 from .questions import Question
@@ -21,6 +20,7 @@ from .repetition import distinct_ngrams
 from .rotation import rotated
 from .timeline import timeline
 from .turns import TurnRecord, TurnStore
+from .variants import variant_of
 
 _WARM_UP_TOKENS = 64
 
@@ -127,7 +127,7 @@ def check_modes(model: MedusaAparModel, modes: Sequence[str], peers: PeerOptions
         if is_peer(name):
             peers.check(Peer(name))
             continue
-        mode = engine_mode(name)
+        mode = variant_of(name).mode
         if mode.medusa and model.heads is None:
             raise ValueError(f"mode={name!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
         if mode.apar and model.control is None:

@@ -10,11 +10,11 @@ from rich import box
 from rich.table import Table
 
 from .decoding import BASELINE
-from .fixed_tree import engine_mode
 from .peers import is_peer
 from .summary import Spread, speed_ups
 from .tables import as_markdown, spread_figures
 from .turns import TurnRecord
+from .variants import variant_of
 
 COLUMNS = ("mode", "turns", "forked", "peak", "mean", "half", "pairs", "host", "saved", "x generate")
 LEGEND = (
@@ -60,7 +60,7 @@ class ThreadsRow:
 def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[ThreadsRow]:
     """A row for each of the modes whose answers may fork, in the given order."""
     records = list(records)
-    return [_summarize(records, mode) for mode in modes if not is_peer(mode) and engine_mode(mode).apar]
+    return [_summarize(records, mode) for mode in modes if not is_peer(mode) and variant_of(mode).mode.apar]
 
 
 def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:

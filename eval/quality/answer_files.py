@@ -8,9 +8,9 @@ from typing import Any
 
 from medusa_apar.modes import Mode
 
-from ..fixed_tree import FIXED_TREE
 from ..peers import Peer
 from ..questions import Question
+from ..variants import FIXED_TREE
 from .sources import read_rows
 
 Answers = Mapping[int | str, tuple[str, ...]]

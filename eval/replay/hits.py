@@ -23,7 +23,8 @@ def ranked(top_1: float, top_5: float) -> list[float]:
     Each rank hits by the same factor less often than the one before, so that both given accuracies come out.
     """
     factor = brentq(lambda x: top_1 * sum(x**rank for rank in range(5)) - top_5, 0.0, 1.0)
-    return np.cumsum([top_1 * factor**rank for rank in range(RANKS)]).clip(max=1.0).tolist()
+    tops: list[float] = np.cumsum([top_1 * factor**rank for rank in range(RANKS)]).clip(max=1.0).tolist()
+    return tops
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class ScriptedModel:
         Raises:
             ValueError: if the script has more tokens than the vocabulary has ids.
         """
-        vocabulary = self.model.backbone.get_input_embeddings().weight.shape[0]
+        vocabulary = self.model.backbone.config.vocab_size
         if FIRST + len(script.token_ids) > vocabulary:
             raise ValueError(
                 f"an answer of {len(script.token_ids)} tokens, prompt included, needs as many ids, and the backbone's "

@@ -5,7 +5,7 @@ Colours are CSS variables of the page, so that they follow its light and dark sc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -134,7 +134,7 @@ class SlotCurves:
     height: float
 
 
-def slot_curves(held: dict[str, Sequence[int]], height: float = 240) -> SlotCurves:
+def slot_curves(held: Mapping[str, Sequence[int]], height: float = 240) -> SlotCurves:
     """Draw slots held in each step, by mode."""
     steps = max(map(len, held.values()), default=1)
     most = max((max(slots, default=0) for slots in held.values()), default=1) or 1
@@ -156,5 +156,5 @@ def slot_curves(held: dict[str, Sequence[int]], height: float = 240) -> SlotCurv
 def _round_step(span: int, ticks: int = 10) -> int:
     """A round distance between so many ticks at most."""
     least = max(1, ceil(span / ticks))
-    size = 10 ** (len(str(least)) - 1)
+    size = int(10 ** (len(str(least)) - 1))
     return next(each * size for each in (1, 2, 5, 10) if each * size >= least)

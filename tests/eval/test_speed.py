@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
 from medusa_apar.eval.decoding import BASELINE, Limits, decode
+from medusa_apar.eval.fork_errors import ForkError
 
 QUESTIONS = (
     '{"question_id": 1, "category": "math", "turns": ["One?", "Two?"]}',
@@ -61,8 +62,18 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
         assert request.pop("attention_mask").all()
         assert request == {
             "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
-            "max_threads": 3, "max_depth": 4, "medusa_choices": None,
+            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "logits_processor": None,
         }  # fmt: skip
+
+
+def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+    command("--modes", "ar,medusa-apar", "--no-baseline", "--fork-errors", "0.2", "--warmup", "0", "--limit", "1")
+    modes = json.loads((tmp_path / "out" / "settings.json").read_text())["modes"]
+    assert modes == ["ar", "medusa-apar", "spurious-forks", "missing-forks", "misplaced-forks"]
+    given = [processors[0] for request in model.requests if (processors := request["logits_processor"]) is not None]
+    assert {processor.error for processor in given} == set(ForkError)
+    assert {processor.fork_token_id for processor in given} == {4}
+    assert next(each.rate for each in given if each.error is ForkError.MISSING) == 0.2
 
 
 @pytest.mark.parametrize("flags", [(), ("--compile",)])
