@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -25,9 +25,11 @@ def block_mask(mask: Tensor) -> BlockMask:
 def mask_in_blocks(model: PreTrainedModel) -> None:
     """Let a model take boolean masks as they are, and as blocks while it attends by flex attention."""
 
-    def prepare(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def prepare(
+        body: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         mask = kwargs.get("attention_mask")
-        if model.config._attn_implementation == FLEX and isinstance(mask, Tensor):
+        if cast(PreTrainedModel, body).config._attn_implementation == FLEX and isinstance(mask, Tensor):
             kwargs["attention_mask"] = block_mask(mask)
         return args, kwargs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def test_flex_attention_gives_the_logits_of_sdpa(
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits.append(model(**batch).logits)
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
+
+
+def test_a_copy_that_attends_otherwise_takes_masks_as_they_are(
+    tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Own answers are decoded by such a copy, with the decoder's own masks."""
+    trained = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir, dtype=torch.float32, attn_implementation=FLEX)
+    mask_in_blocks(trained)
+    answering = deepcopy(trained)
+    answering.set_attn_implementation("sdpa")
+    seen = []
+    layer = answering.model.layers[0]
+    layer.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs["attention_mask"]), with_kwargs=True)
+    batch = TreeCollator.of(tiny_tokenizer)(
+        [TreeDataset([Response("Colours?", LISTED)], tiny_tokenizer, max_length=160)[0]]
+    )
+    answering(**batch)
+    assert isinstance(seen[0], torch.Tensor)
 
 
 def test_flex_attention_on_the_cpu_is_refused(
