@@ -175,12 +175,12 @@ def is_context_free(processors: LogitsProcessorList) -> bool:
 
 
 def process(processors: LogitsProcessorList, contexts: Sequence[list[int]], scores: Tensor) -> Tensor:
-    """Processed scores `[nodes, vocabulary]` of nodes behind contexts of any lengths."""
+    """Processed scores `[nodes, vocabulary]` of nodes behind contexts of any lengths, shorter ones first."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for node, context in enumerate(contexts):
         by_length[len(context)].append(node)
     processed = torch.empty_like(scores)
-    for nodes in by_length.values():
+    for _, nodes in sorted(by_length.items()):
         input_ids: Any = torch.tensor([contexts[node] for node in nodes], device=scores.device)
         processed[nodes] = processors(input_ids, scores[nodes].clone()).to(scores.dtype)
     return processed

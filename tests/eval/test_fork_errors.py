@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
 from medusa_apar.eval.fork_errors import DELAY, SPACING, ForkError, ForkErrors
+from medusa_apar.processors import process
 
 FORK, EOS, WORD = 4, 1, 7
 
@@ -67,3 +69,13 @@ def test_an_error_depends_on_the_context_alone() -> None:
 def test_a_rate_beyond_1() -> None:
     with pytest.raises(ValueError, match=r"fork_error_rate=1\.5 is not between 0 and 1"):
         errors(ForkError.MISSING, 1.5)
+
+
+def test_late_forks_come_whatever_the_order_of_the_nodes() -> None:
+    """A step asks about contexts of all lengths at once; a longer one may be listed before the fork above it."""
+    context = list(range(20, 32))
+    late = [*context, *[WORD] * DELAY]
+    processors = LogitsProcessorList([errors(ForkError.MISPLACED, 1.0)])
+    changed = process(processors, [late, context], scores(WORD, FORK))
+    assert changed[0].argmax() == FORK
+    assert changed[1].argmax() != FORK
