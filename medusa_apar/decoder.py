@@ -422,14 +422,11 @@ class Decoder:
         return self.fork and live.thread.depth < self.max_depth
 
     def _count(self, nodes: StepNodes) -> None:
-        held = sum(pool.held for pool in self.pools)
         stats = self.stats
         stats.steps += 1
         stats.forward_nodes += len(nodes)
         stats.attended_pairs += int(nodes.position.sum()) + len(nodes)
-        stats.peak_slots = max(stats.peak_slots, held)
-        stats.mean_slots += (held - stats.mean_slots) / stats.steps
-        stats.slots_by_step.append(held)
+        stats.slots_by_step.append(sum(pool.held for pool in self.pools))
 
     @contextmanager
     def _timed(self, figure: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from time import perf_counter
 from typing import Any, cast
 
@@ -300,6 +301,8 @@ def _final_stats(
 ) -> DecodingStats:
     """Fill in the figures that are known at the end."""
     stats.seconds = seconds
+    stats.peak_slots = max(stats.slots_by_step, default=0)
+    stats.mean_slots = fmean(stats.slots_by_step) if stats.slots_by_step else 0.0
     for request, tree in zip(requests, trees, strict=True):
         visible = tree.visible_tokens()
         stats.answer_tokens += visible
