@@ -9,7 +9,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from .tables import as_markdown
+from .tables import as_markdown, figure
 from .timeline import ThreadLine, threads_by_step
 from .turns import TurnRecord
 
@@ -78,7 +78,6 @@ def _filled(table: Table, rows: Sequence[AcceptanceRow]) -> Table:
     for name in ("mode", "depth", "threads", "steps", *map(str, range(1, HEADS + 1))):
         table.add_column(name, justify="left" if name == "mode" else "right")
     for row in rows:
-        threads = "-" if row.threads is None else f"{row.threads:.2f}"
         shares = [f"{share:.2f}" for share in row.accepted]
-        table.add_row(row.mode, str(row.depth), threads, str(row.thread_steps), *shares)
+        table.add_row(row.mode, str(row.depth), figure(row.threads, ".2f"), str(row.thread_steps), *shares)
     return table

@@ -80,11 +80,13 @@ def decode(
     if is_peer(mode):
         options = PeerOptions() if peers is None else peers
         return _decode_with_peer(model, Peer(mode), input_ids, attention_mask, limits, options)
-    return _decode(model, mode, input_ids, attention_mask, limits)
+    return decode_variant(model, variant_of(mode), input_ids, attention_mask, limits)
 
 
-def _decode(model: MedusaAparModel, name: str, input_ids: Tensor, attention_mask: Tensor, limits: Limits) -> Answer:
-    variant = variant_of(name)
+def decode_variant(
+    model: MedusaAparModel, variant: Variant, input_ids: Tensor, attention_mask: Tensor, limits: Limits
+) -> Answer:
+    """Answer a batch of prompts `[batch, length]` on the model's device, as `decode` does."""
     mode = variant.mode
     start = _now(input_ids.device)
     output = model.generate(

@@ -63,18 +63,32 @@ def find_questions(source: str) -> Path:
 
 
 def _find_benchmark(name: str) -> Path:
+    remedy = f"give its path, or use a bundled set: {', '.join(BUNDLED)}"
+    return find_published(f"questions={name!r}", f"{name}/question.jsonl", f"data/{name}/question.jsonl", remedy)
+
+
+def find_published(what: str, in_data_folder: str, on_hub: str, remedy: str) -> Path:
+    """A file that FastChat's authors published, in the data folder or on the Hugging Face hub.
+
+    Args:
+        what: for errors.
+        in_data_folder: its path in the folder that the environment variable `MEDUSA_APAR_DATA` names.
+        on_hub: its path in the space of MT-Bench.
+        remedy: for errors, beside putting it into that folder.
+
+    Raises:
+        OSError: if it is neither on this machine nor within reach.
+    """
     folder = os.environ.get(DATA_VARIABLE)
-    if folder:
-        path = Path(folder) / name / "question.jsonl"
-        if path.is_file():
-            return path
+    if folder and (Path(folder) / in_data_folder).is_file():
+        return Path(folder) / in_data_folder
     try:
-        return Path(hf_hub_download(_SPACE, f"data/{name}/question.jsonl", repo_type="space"))
+        return Path(hf_hub_download(_SPACE, on_hub, repo_type="space"))
     except OSError as error:
         where = f"not in {folder}, the folder that {DATA_VARIABLE} names" if folder else f"{DATA_VARIABLE} is not set"
         raise OSError(
-            f"questions={name!r}: {where}, and the Hugging Face hub did not give it ({error}); offline, put the file "
-            f"at ${DATA_VARIABLE}/{name}/question.jsonl, give its path, or use a bundled set: {', '.join(BUNDLED)}"
+            f"{what}: {where}, and the Hugging Face hub did not give it ({error}); offline, put the file "
+            f"at ${DATA_VARIABLE}/{in_data_folder}, {remedy}"
         ) from error
 
 

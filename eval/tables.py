@@ -68,6 +68,11 @@ def as_markdown(table: Table) -> str:
     return "\n".join(line.strip() for line in text.getvalue().splitlines() if line.strip()) + "\n"
 
 
+def figure(value: float | None, form: str) -> str:
+    """A figure in a format, or a dash where it is not known."""
+    return "-" if value is None else format(value, form)
+
+
 def spread_figures(spread: Spread) -> str:
     """A ratio's median and its quartiles."""
     return f"{spread.median:.2f} ({spread.lower_quartile:.1f}-{spread.upper_quartile:.1f})"
@@ -92,8 +97,8 @@ def _figures(row: SummaryRow) -> list[str]:
         f"{row.tokens_per_step:.2f}",
         f"{row.steps:.0f}",
         f"{row.forks:.1f}",
-        "-" if row.slots_against_ar is None else f"{row.slots_against_ar:.2f}",
-        "-" if row.outside_backbone is None else f"{row.outside_backbone:.0%}",
+        figure(row.slots_against_ar, ".2f"),
+        figure(row.outside_backbone, ".0%"),
         "-" if row.speed_up is None else spread_figures(row.speed_up),
         f"{row.looping:.0%}",
     ]

@@ -12,7 +12,7 @@ from rich.table import Table
 from .decoding import BASELINE
 from .peers import is_peer
 from .summary import Spread, speed_ups
-from .tables import as_markdown, spread_figures
+from .tables import as_markdown, figure, spread_figures
 from .turns import TurnRecord
 from .variants import variant_of
 
@@ -106,17 +106,13 @@ def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
         table.add_row(
             row.mode,
             str(row.answers),
-            _figure(row.forked, ".0%"),
-            _figure(row.peak_slots_against_ar, ".2f"),
-            _figure(row.mean_slots_against_ar, ".2f"),
-            _figure(row.half_slots, ".0%"),
-            _figure(row.pairs_against_ar, ".2f"),
-            _figure(row.host_against_backbone, ".0%"),
-            _figure(row.saved_thread_steps, ".1f"),
+            figure(row.forked, ".0%"),
+            figure(row.peak_slots_against_ar, ".2f"),
+            figure(row.mean_slots_against_ar, ".2f"),
+            figure(row.half_slots, ".0%"),
+            figure(row.pairs_against_ar, ".2f"),
+            figure(row.host_against_backbone, ".0%"),
+            figure(row.saved_thread_steps, ".1f"),
             "-" if row.against_generate is None else spread_figures(row.against_generate),
         )
     return table
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

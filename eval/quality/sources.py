@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-
-from ..questions import DATA_VARIABLE
-
-_SPACE = "lmsys/mt-bench"
+from ..questions import find_published
 
 
 def find_file(option: str, given: str | None, in_data_folder: str, on_hub: str) -> Path:
@@ -33,17 +28,7 @@ def find_file(option: str, given: str | None, in_data_folder: str, on_hub: str) 
         if not path.is_file():
             raise ValueError(f"{option}={given!r} is no file; give the path of FastChat's file")
         return path
-    folder = os.environ.get(DATA_VARIABLE)
-    if folder and (Path(folder) / in_data_folder).is_file():
-        return Path(folder) / in_data_folder
-    try:
-        return Path(hf_hub_download(_SPACE, on_hub, repo_type="space"))
-    except OSError as error:
-        where = f"not in {folder}, the folder that {DATA_VARIABLE} names" if folder else f"{DATA_VARIABLE} is not set"
-        raise OSError(
-            f"{in_data_folder}: {where}, and the Hugging Face hub did not give {on_hub} ({error}); offline, put the "
-            f"file at ${DATA_VARIABLE}/{in_data_folder}, or give its path with {option}"
-        ) from error
+    return find_published(in_data_folder, in_data_folder, on_hub, f"or give its path with {option}")
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

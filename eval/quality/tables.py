@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from ..repetition import LOOPING_BELOW
-from ..tables import as_markdown
+from ..tables import as_markdown, figure
 from .measure_summary import MeasureRow
 from .scores import PairScore, Score
 
@@ -85,14 +85,14 @@ def _measures(row: MeasureRow) -> list[str]:
     return [
         row.mode,
         _counts(row.answers, row.empty),
-        _figure(row.tokens, ".0f"),
-        _figure(row.nats_per_token, ".3f"),
-        _figure(row.distinct_4grams, ".2f"),
-        _figure(row.looping, ".0%"),
-        _figure(row.empty_details, ".0%"),
-        _figure(row.open_ends, ".0%"),
-        _figure(row.misnumbered, ".0%"),
-        _figure(row.broken, ".0%"),
+        figure(row.tokens, ".0f"),
+        figure(row.nats_per_token, ".3f"),
+        figure(row.distinct_4grams, ".2f"),
+        figure(row.looping, ".0%"),
+        figure(row.empty_details, ".0%"),
+        figure(row.open_ends, ".0%"),
+        figure(row.misnumbered, ".0%"),
+        figure(row.broken, ".0%"),
     ]
 
 
@@ -101,7 +101,7 @@ def scores_section(rows: Sequence[Score]) -> Section:
     turns = _turns(rows)
     cells = [
         (category, [mode, _counts(all_.judgements, all_.unrated, all_.missing), *shown])
-        for (category, mode), all_, shown in _pivoted(rows, turns, lambda row: _figure(row.score, ".2f"))
+        for (category, mode), all_, shown in _pivoted(rows, turns, lambda row: figure(row.score, ".2f"))
     ]
     return Section("Ratings", ("mode", "judged", *_names(turns)), cells, SCORES_LEGEND)
 
@@ -119,7 +119,7 @@ def pairs_section(rows: Sequence[PairScore]) -> Section:
                 *shown,
             ],
         )
-        for (category, mode), all_, shown in _pivoted(rows, turns, lambda row: _figure(row.win_rate, ".0%"))
+        for (category, mode), all_, shown in _pivoted(rows, turns, lambda row: figure(row.win_rate, ".0%"))
     ]
     columns = ("mode", "judged", "same", "wins", "ties", "losses", *_names(turns))
     return Section(f"Against {rows[0].baseline}", columns, cells, PAIRS_LEGEND)
@@ -148,7 +148,3 @@ def _names(turns: Sequence[int]) -> tuple[str, ...]:
 def _counts(counted: int, *others: int) -> str:
     """A count and what is left out of it; `+` and the others only where there are any."""
     return "+".join(map(str, (counted, *others))) if any(others) else str(counted)
-
-
-def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -33,6 +33,7 @@ class Calibration:
         correlation: of `HitModel`.
         recorded, simulated: tokens per step on the questions that the fit saw.
         unseen_recorded, unseen_simulated: the same on the others.
+        independent: simulated over all questions, if heads erred independently.
     """
 
     correlation: float
@@ -40,6 +41,7 @@ class Calibration:
     simulated: float
     unseen_recorded: float
     unseen_simulated: float
+    independent: float
 
     @property
     def error(self) -> float:
@@ -101,7 +103,12 @@ def calibrate(turns: Sequence[RecordedTurn]) -> Calibration:
     )  # fmt: skip
     correlation = round(float(best.x), 3)
     return Calibration(
-        correlation, recorded, simulated(correlation, fitted), unseen_recorded, simulated(correlation, unseen)
+        correlation,
+        recorded=recorded,
+        simulated=simulated(correlation, fitted),
+        unseen_recorded=unseen_recorded,
+        unseen_simulated=simulated(correlation, unseen),
+        independent=simulated(0.0, turns),
     )
 
 

@@ -84,7 +84,7 @@ def calibration_line(calibration: Calibration) -> str:
         f"correlation of the heads' errors {calibration.correlation:.3f}, fitted on half of the questions: "
         f"{calibration.simulated:.3f} tokens per step there ({calibration.recorded:.3f} recorded), "
         f"{calibration.unseen_simulated:.3f} on the other half ({calibration.unseen_recorded:.3f} recorded, "
-        f"{calibration.error:+.1%})"
+        f"{calibration.error:+.1%}); independent heads would give {calibration.independent:.3f}"
     )
 
 

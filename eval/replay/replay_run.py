@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import torch
 from tqdm.auto import tqdm
 
 from medusa_apar.fixed_tree import tuned_tree
 from medusa_apar.modes import Mode
-from medusa_apar.output import MedusaAparOutput
 
-from ..decoding import Limits
+from ..decoding import Limits, decode_variant
 from ..rotation import rotated
 from ..turns import TurnRecord, TurnStore
+from ..variants import Variant
 from .calibration import TREE_NODES
 from .hits import HitModel
 from .recorded import CHARACTERS_PER_TOKEN, RecordedTurn
@@ -83,33 +83,20 @@ class ReplayRun:
         Raises:
             RuntimeError: what it wrote is not the script; the engine is broken.
         """
-        engine_mode = Mode.MEDUSA if mode == RECORDED_TREE else Mode(mode)
+        variant = Variant(Mode.MEDUSA, self._tree) if mode == RECORDED_TREE else Variant(Mode(mode))
         prompt_tokens = max(1, round(len(turn.conversation) / CHARACTERS_PER_TOKEN))
-        script = script_of(turn, prompt_tokens, forks=engine_mode.apar, max_depth=self.limits.max_depth)
+        script = script_of(turn, prompt_tokens, forks=variant.mode.apar, max_depth=self.limits.max_depth)
         device = self.scripted.model.device
         ranks = self.hits.draw(len(script.token_ids), seed=(self.seed, seed))
         script = script.to(device)
         self.scripted.follow(script, torch.from_numpy(ranks).to(device))
-        start = time.perf_counter()
-        output: Any = self.scripted.model.generate(
-            script.prompt,
-            attention_mask=torch.ones_like(script.prompt),
-            max_new_tokens=script.tokens + _SPARE,
-            do_sample=False,
-            return_dict_in_generate=True,
-            medusa=engine_mode.medusa,
-            apar=engine_mode.apar,
-            max_threads=self.limits.max_threads,
-            max_depth=self.limits.max_depth,
-            medusa_choices=self._tree if mode == RECORDED_TREE else None,
-        )
-        seconds = time.perf_counter() - start
-        assert isinstance(output, MedusaAparOutput)
-        assert output.stats is not None
-        if (output.stats.answer_tokens, output.stats.forks) != (script.tokens, script.forks):
+        limits = replace(self.limits, max_new_tokens=script.tokens + _SPARE)
+        answer = decode_variant(self.scripted.model, variant, script.prompt, torch.ones_like(script.prompt), limits)
+        stats = answer.stats
+        if (stats.answer_tokens, stats.forks) != (script.tokens, script.forks):
             raise RuntimeError(
                 f"question_id={turn.question_id!r}, turn {turn.turn}, mode {mode!r}: the engine wrote "
-                f"{output.stats.answer_tokens} tokens with {output.stats.forks} forks, and the script has "
+                f"{stats.answer_tokens} tokens with {stats.forks} forks, and the script has "
                 f"{script.tokens} with {script.forks}"
             )
         return TurnRecord(
@@ -118,7 +105,7 @@ class ReplayRun:
             turn=turn.turn,
             mode=mode,
             prompt_tokens=prompt_tokens,
-            seconds=seconds,
-            stats=output.stats,
+            seconds=answer.seconds,
+            stats=stats,
             finished_at=time.time(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..summary import OVERALL, SummaryRow, summarize
 from ..turns import TurnRecord
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SpeedResults:
     """A measurement of speed, or a replay.
 
@@ -42,7 +43,7 @@ class SpeedResults:
         """What was compared."""
         return list(self.settings["modes"])
 
-    @property
+    @cached_property
     def rows(self) -> list[SummaryRow]:
         """Figures per category and mode, and overall."""
         return summarize(self.records, self.modes)

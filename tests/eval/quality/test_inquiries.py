@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from judge_server import PROMPTS
 
-from medusa_apar.eval.quality import sources
+from medusa_apar.eval import questions as published
 from medusa_apar.eval.quality.inquiries import Inquirer, Inquiry
 from medusa_apar.eval.quality.judge_prompts import JudgeMode, load_judge_prompts
 from medusa_apar.eval.quality.references import load_references
@@ -99,7 +99,7 @@ def test_fetches_prompts_and_references_from_the_hub(
         "data/mt_bench/reference_answer/gpt-4.jsonl": write_answers("gpt-4", REFERENCES),
     }
     monkeypatch.delenv(DATA_VARIABLE, raising=False)
-    monkeypatch.setattr(sources, "hf_hub_download", lambda repo, path, *, repo_type: str(paths[path]))
+    monkeypatch.setattr(published, "hf_hub_download", lambda repo, path, *, repo_type: str(paths[path]))
     assert load_judge_prompts(None, JudgeMode.SINGLE)["single-v1"].template == PROMPTS["single-v1"]
     assert load_references(None, "mt_bench", QUESTIONS) == REFERENCES
 
@@ -109,7 +109,7 @@ def test_says_what_to_do_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("no route to host")
 
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    monkeypatch.setattr(sources, "hf_hub_download", download)
+    monkeypatch.setattr(published, "hf_hub_download", download)
     with pytest.raises(OSError, match=r"no route to host.*\$MEDUSA_APAR_DATA/judge_prompts.jsonl.*--judge-prompts"):
         load_judge_prompts(None, JudgeMode.SINGLE)
 

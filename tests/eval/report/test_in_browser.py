@@ -5,23 +5,27 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from medusa_apar.eval.cli import main
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 pytestmark = pytest.mark.browser
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, which `make test-browser` installs")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
+def browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright  # installed by `make test-browser`
+
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"needs one of {', '.join(BROWSERS)}; on Debian: apt-get install chromium")
-    with playwright.sync_playwright() as started:
+    assert path is not None, f"needs one of {', '.join(BROWSERS)}; on Debian: apt-get install chromium"
+    with sync_playwright() as started:
         opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -34,19 +38,19 @@ def address(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> str:
     return (out / "index.html").as_uri()
 
 
-def test_a_chosen_thread_shows_what_it_wrote(browser: playwright.Browser, address: str) -> None:
+def test_a_chosen_thread_shows_what_it_wrote(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(address)
     text = page.locator("figure.timeline .text")
-    playwright.expect(text).to_have_text("Here are <three> colours")
+    assert text.inner_text() == "Here are <three> colours"
     page.locator(".thread").nth(1).click()
-    playwright.expect(text).to_have_text("details of the first & only fork")
+    assert text.inner_text() == "details of the first & only fork"
     page.locator(".thread").nth(0).focus()
     page.keyboard.press("Enter")
-    playwright.expect(text).to_have_text("Here are <three> colours")
+    assert text.inner_text() == "Here are <three> colours"
 
 
-def test_nothing_is_fetched_and_nothing_fails(browser: playwright.Browser, address: str) -> None:
+def test_nothing_is_fetched_and_nothing_fails(browser: Browser, address: str) -> None:
     page = browser.new_page()
     asked: list[str] = []
     failed: list[str] = []
@@ -60,9 +64,7 @@ def test_nothing_is_fetched_and_nothing_fails(browser: playwright.Browser, addre
 
 @pytest.mark.parametrize("width", [360, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_phones_and_desktops_in_both_schemes(
-    browser: playwright.Browser, address: str, width: int, scheme: str
-) -> None:
+def test_it_fits_phones_and_desktops_in_both_schemes(browser: Browser, address: str, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto(address)
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "tables scroll by themselves"
