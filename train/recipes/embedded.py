@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1400, help="optimizer steps of pre-training")
     parser.add_argument("--tuning-steps", type=int, default=1600, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=25, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=1000, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--head-steps", type=int, default=2000, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
