@@ -177,7 +177,7 @@ def write_own_prompts(
     """Write the prompts whose answers by the backbone the heads are to guess, each with rewordings.
 
     `prompts-train.jsonl` has those of the narrow domain and, for text off the backbone's track, the other short ones, a
-    tenth as often reworded; `prompts-heldout.jsonl` has the unseen ones.
+    twentieth as often reworded; `prompts-heldout.jsonl` has the unseen ones.
     """
     random = Random(0)
     domain = {response.prompt for response in narrow}
@@ -185,8 +185,8 @@ def write_own_prompts(
     new = {response.prompt for response in unseen}
     taken: set[str] = set()
     for name, wanted in (
-        ("train", {**dict.fromkeys(domain, rewordings), **dict.fromkeys(wide, rewordings // 10)}),
-        ("heldout", dict.fromkeys(new, rewordings // 10)),
+        ("train", {**dict.fromkeys(domain, rewordings), **dict.fromkeys(wide, rewordings // 20)}),
+        ("heldout", dict.fromkeys(new, rewordings // 20)),
     ):
         asked: list[str] = []
         for prompt in sorted(wanted):
@@ -228,8 +228,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--steps", type=int, default=1400, help="optimizer steps of pre-training")
     parser.add_argument("--tuning-steps", type=int, default=1600, help="optimizer steps on the narrow domain")
-    parser.add_argument("--rewordings", type=int, default=25, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=2000, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
+    parser.add_argument("--head-steps", type=int, default=3000, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
