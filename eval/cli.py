@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-COMMANDS = ("backbone", "batch", "quality", "replay", "report", "speed")
+COMMANDS = ("backbone", "batch", "quality", "replay", "report", "scaling", "serving", "speed")
 """Each is a module; what one of them needs, the others may do without."""
 
 
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "quality: how good the modes' answers are, with and without a judge; "
         "replay: recorded answers of real models drive the engine, a calibrated simulation; "
         "report: one page out of the folders of these; "
+        "scaling: the modes as threads, rows, answers and backbones grow, a calibrated simulation; "
+        "serving: threads as requests of vLLM under load; "
         "backbone: how well a model forks on held-out conversations",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")

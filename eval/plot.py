@@ -14,7 +14,8 @@ from .peers import Peer
 from .summary import SummaryRow
 from .variants import FIXED_TREE
 
-_COLOURS: dict[str, str] = {
+COLOURS: dict[str, str] = {
+    Mode.AR: "#333333",
     Peer.GENERATE: "#999999",
     Peer.PROMPT_LOOKUP: "#CC79A7",
     Peer.ASSISTED: "#D55E00",
@@ -23,6 +24,7 @@ _COLOURS: dict[str, str] = {
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",
 }
+"""Of the modes and their peers, in every picture."""
 _GROUP_WIDTH = 0.8
 
 
@@ -55,10 +57,10 @@ def plot_speed_up(
                 [spread.upper_quartile - spread.median for _, spread in bars],
             ),
             error_kw={"elinewidth": 1, "ecolor": "#333333"},
-            color=_COLOURS.get(mode),
+            color=COLOURS.get(mode),
             label=mode,
         )
-    axes.axhline(1, color="#333333", linewidth=1, linestyle="--", label=str(Mode.AR))
+    axes.axhline(1, color=COLOURS[Mode.AR], linewidth=1, linestyle="--", label=str(Mode.AR))
     axes.set_xticks(range(len(categories)), categories)
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(categories) - 0.4)

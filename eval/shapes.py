@@ -14,14 +14,23 @@ SHAPES: dict[str, dict[str, Any]] = {
     | {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
     "llama-13b": _LLAMA
     | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
+    "llama-1b": _LLAMA
+    | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32}
+    | {"num_key_value_heads": 4},
     "llama-110m": _LLAMA
     | {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
+    | {"tie_word_embeddings": True},
+    "llama-42m": _LLAMA
+    | {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
+    | {"tie_word_embeddings": True},
+    "llama-15m": _LLAMA
+    | {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6}
     | {"tie_word_embeddings": True},
     "tiny": _LLAMA
     | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"vocab_size": 256},
 }
-"""Sizes of the published Llama models, of a small one for CPUs, and one that tries scripts out."""
+"""Sizes of the published Llama models, TinyLlama and smaller ones for CPUs, and one that tries scripts out."""
 
 
 def random_model(

@@ -122,6 +122,13 @@ def evaluate(argv: Sequence[str]) -> None:
         raise SystemExit(status)
 
 
+def serve(argv: Sequence[str]) -> None:
+    """Serve a model to OpenAI's clients."""
+    from .serving.command import main
+
+    main(argv)
+
+
 def heads(argv: Sequence[str]) -> None:
     """Inspect, export or verify heads."""
     if argv[:1] == ["verify"]:  # which decodes, and so is no business of the heads' own package
@@ -137,10 +144,15 @@ def heads(argv: Sequence[str]) -> None:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "generate": generate,
+    "serve": serve,
     "train": train,
     "eval": evaluate,
     "heads": heads,
 }
+
+
+EXTRAS = {"serve": "serve"}
+"""The extra that a command needs, where it is not `train`."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -160,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\nmedusa-apar: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
-        print(f"medusa-apar: error: this needs {error.name}; pip install 'medusa-apar[train]'", file=sys.stderr)
+        extra = EXTRAS.get(arguments[0], "train")
+        print(f"medusa-apar: error: this needs {error.name}; pip install 'medusa-apar[{extra}]'", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except (ValueError, OSError) as error:
         print(f"medusa-apar: error: {error}", file=sys.stderr)

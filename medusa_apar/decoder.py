@@ -6,7 +6,7 @@ All live threads of all requests share one forward pass, and one attention mask,
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -100,28 +100,45 @@ class Decoder:
         self.pools: list[SlotPool] = []
         self._pool_count = pools
 
-    def decode(self, requests: Sequence[Request]) -> None:
-        """Decode requests to their ends. Afterwards, also after an interruption, no thread is live and no row open."""
-        sharing = [requests[first :: self._pool_count] for first in range(self._pool_count)]
+    def decode(self, requests: Sequence[Request], arrivals: Callable[[], Iterable[Request]] = tuple) -> None:
+        """Decode requests to their ends. Afterwards, also after an interruption, no thread is live and no row open.
+
+        Args:
+            requests: to begin with.
+            arrivals: called before every step; gives further requests, which are decoded beside the others.
+        """
+        sharing = [list(requests[first :: self._pool_count]) for first in range(self._pool_count)]
         capacity = max(map(_first_capacity, sharing))
         self.pools = self.backbone.new_pools(len(sharing), capacity, self.max_slots // len(sharing))
         for pool, sharers in zip(self.pools, sharing, strict=True):
             for request in sharers:
-                request.pool = pool
-                request.live = [LiveThread(request, index=0, path=(), row=pool.open_row(), key=request.key)]
+                _admit(request, pool)
         try:
-            while scheduled := [live for sharers in sharing for live in self._schedule(sharers)]:
+            while True:
+                for request in arrivals():
+                    self._seat(request, sharing)
+                scheduled = [live for sharers in sharing for live in self._schedule(sharers)]
+                if not scheduled:
+                    break
                 if behind := [live for live in scheduled if live.missing]:
                     self._catch_up(behind)
                 else:
                     self._step(scheduled)
-                for request in requests:
+                for request in chain(*sharing):
                     self._settle(request)
         finally:
-            for request in requests:
+            for request in chain(*sharing):
                 for live in request.live:
                     live.pool.close_row(live.row)
                 request.live.clear()
+
+    def _seat(self, request: Request, sharing: list[list[Request]]) -> None:
+        """Let a new request share the pool that the fewest others share, and forget those that have ended."""
+        for sharers in sharing:
+            sharers[:] = [other for other in sharers if other.live]
+        pool, sharers = min(zip(self.pools, sharing, strict=True), key=lambda pair: len(pair[1]))
+        sharers.append(request)
+        _admit(request, pool)
 
     def _schedule(self, sharers: Sequence[Request]) -> list[LiveThread]:
         """The threads of the next step that share a pool: as many of the first ones as there is room for."""
@@ -433,6 +450,11 @@ class Decoder:
         start = perf_counter()
         yield
         setattr(self.stats, figure, getattr(self.stats, figure) + perf_counter() - start)
+
+
+def _admit(request: Request, pool: SlotPool) -> None:
+    request.pool = pool
+    request.live = [LiveThread(request, index=0, path=(), row=pool.open_row(), key=request.key)]
 
 
 def _guesses(arrays: Sequence[NDArray], rows: int) -> list[Guesses | None]:  # type: ignore[type-arg]

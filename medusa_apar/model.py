@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,7 @@ from transformers.generation.streamers import BaseStreamer
 from .backbone import Backbone
 from .compilation import CompiledStep
 from .control_tokens import ControlTokens, thread_depth
-from .drafting import new_drafter
+from .drafting import Drafter, new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
@@ -287,8 +288,14 @@ class MedusaAparModel:
         generation = Generation(
             self._backbone, self._drafter, self.control, generation_config, logits_processor, stopping_criteria, options
         )
-        with self._backbone.active(), self._products.active():
+        with self.decoding():
             return generation.run(input_ids, attention_mask, streamer)
+
+    @contextmanager
+    def decoding(self) -> Iterator[tuple[Backbone, Drafter | None]]:
+        """While open, a `Decoder` can run on the backbone and the drafter that come back."""
+        with self._backbone.active(), self._products.active():
+            yield self._backbone, self._drafter
 
     def _with_stop_strings(
         self,

@@ -80,8 +80,13 @@ def script_of(turn: RecordedTurn, prompt_tokens: int, *, forks: bool, max_depth:
     """
     rules = RULES if max_depth is None else replace(RULES, max_depth=max_depth)
     tree = (extract(turn.answer, rules) if forks else None) or ParagraphNode(turn.answer)
+    return script_of_tree(tree, prompt_tokens, turn.tokens)
+
+
+def script_of_tree(tree: ParagraphNode, prompt_tokens: int, tokens: int) -> Script:
+    """The script of an answer of so many tokens, its EOS included, dealt out among the tree's nodes by characters."""
     nodes = list(tree.reading_order())
-    counts = _shares([len(node.text) for node in nodes], turn.tokens - 1)
+    counts = _shares([len(node.text) for node in nodes], tokens - 1)
     row = TreeRow.empty()
     count_of = {id(node): count for node, count in zip(nodes, counts, strict=True)}
     stack: list[tuple[ParagraphNode, int, int, int]] = [(tree, prompt_tokens, -1, -1)]

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.slot_cache import SlotCache
 
 from .hits import RANKS, HitModel
 from .script import CONTROL, EOS, FIRST, WRONG, Script
@@ -25,14 +26,14 @@ _CERTAIN = 1e4
 
 
 class Stage:
-    """The script that is being written, and what stands in the slots of the KV pool."""
+    """The script that is being written, by every row of a batch, and what stands in the slots of the KV pools."""
 
     def __init__(self) -> None:
         self.script: Script | None = None
         self.ranks = torch.empty(0, 0, dtype=torch.int64)
         self.places = torch.empty(0, dtype=torch.int64)
-        self._ids = torch.empty(0, dtype=torch.int64)
-        self._positions = torch.empty(0, dtype=torch.int64)
+        self._ids = torch.empty(0, 0, dtype=torch.int64)  # [pools, slots of a pool]
+        self._positions = torch.empty(0, 0, dtype=torch.int64)
 
     def follow(self, script: Script, ranks: Tensor) -> None:
         """Play a script from now on; `ranks` `[places, heads]` tell which guesses are right."""
@@ -45,30 +46,35 @@ class Stage:
         if self.script is None:
             self.places = ids.new_zeros(len(ids))
         else:
-            self._remember(cache.slots, ids, positions, cache.stride * cache.pools)
+            self._remember(cache, ids, positions)
             known = (ids >= FIRST) & (ids < FIRST + self.script.nowhere)
             self.places = torch.where(known, ids - FIRST, self.script.nowhere)
             control = ((ids == CONTROL.fork_token_id) | (ids == CONTROL.child_token_id)).nonzero()[:, 0]
             if len(control):
                 seen = kwargs["attention_mask"][0, 0, control] == 0
-                self.places[control] = self._places_of_control(self.script, ids[control], positions[control], seen)
+                pools = cache.slots[control] // cache.stride
+                self.places[control] = self._places_of_control(
+                    self.script, ids[control], positions[control], pools, seen
+                )
         keep = kwargs["logits_to_keep"]
         if isinstance(keep, Tensor):
             self.places = self.places[keep]
 
-    def _remember(self, slots: Tensor, ids: Tensor, positions: Tensor, size: int) -> None:
-        if len(self._ids) < size or self._ids.device != ids.device:
-            more = size - len(self._ids)
-            self._ids = torch.cat([self._ids.to(ids.device), ids.new_zeros(more)])
-            self._positions = torch.cat([self._positions.to(ids.device), ids.new_full((more,), -1)])
-        self._ids[slots], self._positions[slots] = ids, positions
+    def _remember(self, cache: SlotCache, ids: Tensor, positions: Tensor) -> None:
+        shape = (cache.pools, cache.stride)
+        if self._ids.shape != shape or self._ids.device != ids.device:
+            kept, old = min(self._ids.shape[1], cache.stride), (self._ids, self._positions)
+            self._ids, self._positions = ids.new_zeros(shape), ids.new_full(shape, -1)
+            if len(old[0]) == cache.pools:  # the pools of the same call, grown
+                self._ids[:, :kept], self._positions[:, :kept] = old[0][:, :kept], old[1][:, :kept]
+        self._ids.view(-1)[cache.slots], self._positions.view(-1)[cache.slots] = ids, positions
 
-    def _places_of_control(self, script: Script, ids: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+    def _places_of_control(self, script: Script, ids: Tensor, positions: Tensor, pools: Tensor, seen: Tensor) -> Tensor:
         """A `[Fork]` stands behind the token before it, and its `[Child]` behind the `[Fork]`."""
         child = (ids == CONTROL.child_token_id).long()
         before = positions - 1 - child  # of the last token that is no control token
-        at = (seen & (self._positions[: seen.shape[1]] == before[:, None])).long().argmax(dim=1)
-        text = self._ids[at] - FIRST
+        at = (seen & (self._positions[pools, : seen.shape[1]] == before[:, None])).long().argmax(dim=1)
+        text = self._ids[pools, at] - FIRST
         text = torch.where(text < 0, script.nowhere, text)
         fork = script.successor[text]
         return torch.where(fork == script.nowhere, fork, fork + child)

@@ -1,4 +1,4 @@
-"""vLLM decodes with heads that were exported to its layout; `make test-vllm` runs this beside vLLM."""
+"""vLLM decodes with heads that were exported to its layout; `make test-serving` runs this beside vLLM."""
 
 from __future__ import annotations
 

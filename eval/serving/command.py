@@ -1,0 +1,172 @@
+"""`medusa-apar eval serving`: the same load on the same vLLM, with and without threads.
+
+Every answer's threads are requests of one vLLM in this process. Its KV memory is counted in blocks, so that both modes
+have the same, and so much or so little of it as is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from medusa_apar import EMBEDDED
+from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.requests import AnswerRequest, Sampling
+from medusa_apar.serving.served_model import ServedModel
+from medusa_apar.train.provenance import commit
+
+from .. import fingerprint
+from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
+from ..setup import INTERRUPTED, model_name, positive
+from .arrivals import Arrivals
+from .load_plot import plot_loads
+from .load_run import LoadRun, LoadStore
+from .load_summary import LEGEND, markdown, summarize, terminal_table
+
+BLOCK_SIZE = 32
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar eval serving", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    names = ", ".join(BUNDLED + BENCHMARKS)
+    parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
+    parser.add_argument("--requests", type=positive, default=64, help="of a load; questions are asked again and again")
+    parser.add_argument(
+        "--arrivals", type=_arrivals, default="closed:1,closed:4,closed:16",
+        help="loads, separated by commas: closed:N clients that ask again once answered, poisson:R requests a second",
+    )  # fmt: skip
+    parser.add_argument("--kv-blocks", type=_numbers, default="64,512", help="KV memory, in blocks of 32 tokens")
+    parser.add_argument("--max-model-len", type=positive, default=1024, help="longest context")
+    parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
+    parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
+    parser.add_argument("--temperature", type=float, default=0.7, help="so that the same question is answered anew")
+    parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
+    parser.add_argument("--dtype", default="auto", help="of the weights")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    return parser
+
+
+def _numbers(text: str) -> list[int]:
+    return sorted({positive(each) for each in text.split(",")})
+
+
+def _arrivals(text: str) -> list[Arrivals]:
+    try:
+        return list(dict.fromkeys(Arrivals.parse(each) for each in text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def requests_of(
+    questions: Sequence[Question], model: ServedModel, arguments: argparse.Namespace
+) -> list[AnswerRequest]:
+    """The first turns of the questions, one after the other and again, each with a seed of its own."""
+    requests = []
+    for number in range(arguments.requests):
+        chat = [{"role": "user", "content": questions[number % len(questions)].turns[0]}]
+        chosen: Any = model.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+        requests.append(
+            AnswerRequest(
+                prompt_token_ids=chosen["input_ids"],
+                max_new_tokens=arguments.max_new_tokens,
+                max_depth=model.max_depth,
+                max_threads=arguments.max_threads,
+                sampling=Sampling(temperature=arguments.temperature, seed=number),
+            )
+        )
+    return requests
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        import vllm
+    except ModuleNotFoundError:
+        parser.error("this needs vLLM; `make test-serving` builds an environment that has it")
+    source = str(EMBEDDED) if arguments.model is None else arguments.model
+    try:
+        questions = load_questions(arguments.questions)
+        model = ServedModel.from_pretrained(source, model_name(arguments.model))
+        run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds)
+        settings: dict[str, Any] = {
+            "model": model.name,
+            "questions": arguments.questions,
+            "questions_digest": fingerprint.of_questions(questions),
+            "requests": arguments.requests,
+            "max_model_len": arguments.max_model_len,
+            "max_new_tokens": arguments.max_new_tokens,
+            "max_threads": arguments.max_threads,
+            "temperature": arguments.temperature,
+            "block_size": BLOCK_SIZE,
+            "dtype": arguments.dtype,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "cpu_threads": torch.get_num_threads(),
+            "commit": commit(),
+            "vllm": vllm.__version__,
+        }
+        store = LoadStore(arguments.out, settings)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    with store:
+        try:
+            asyncio.run(_measure(run, store, model, source, arguments))
+        except KeyboardInterrupt:
+            done = len(store.records)
+            print(f"interrupted; {done} loads are kept, and the same command goes on from there", file=sys.stderr)
+            return INTERRUPTED
+    write_report(store)
+    return 0
+
+
+async def _measure(
+    run: LoadRun, store: LoadStore, model: ServedModel, source: str, arguments: argparse.Namespace
+) -> None:
+    from medusa_apar.serving.vllm_engine import VllmEngine
+
+    from .vllm_gauges import VllmGauges
+
+    for blocks in arguments.kv_blocks:
+        if not run.missing(store, blocks):
+            continue
+        engine = VllmEngine(
+            source,
+            dtype=arguments.dtype,
+            max_model_len=arguments.max_model_len,
+            block_size=BLOCK_SIZE,
+            num_gpu_blocks_override=blocks,
+            enforce_eager=True,
+        )
+        try:
+            await run.run(store, blocks, Orchestrator(engine, model), VllmGauges(engine))
+        finally:
+            await engine.close()
+
+
+def write_report(store: LoadStore) -> None:
+    """Print the table, and write `summary.json`, `summary.md` and `loads.png` beside the loads."""
+    rows, folder = summarize(store.records.values()), store.folder
+    title = f"{store.settings['model']} on vLLM: threads as requests, against one request for each answer"
+    summary = {"settings": store.settings, "rows": [asdict(row) for row in rows]}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    listed = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
+    (folder / "summary.md").write_text(f"# {title}\n\n{markdown(rows)}\n{LEGEND}.\n\n{listed}\n", encoding="utf-8")
+    plot_loads(rows, folder / "loads.png", title=title)
+    output = Console()
+    output.print(title, style="bold")
+    output.print(terminal_table(rows))
+    output.print(LEGEND, style="dim", markup=False)
+    output.print(f"results: {folder}")

@@ -1,0 +1,34 @@
+"""What vLLM tells of its KV cache, through the figures that it keeps for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY
+
+from medusa_apar.serving.vllm_engine import VllmEngine
+
+
+class VllmGauges:
+    """Figures of an engine in this process.
+
+    Args:
+        engine: whose they are.
+    """
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+
+    def kv_usage(self) -> float:
+        """Share of the KV blocks in use."""
+        return _value("vllm:kv_cache_usage_perc")
+
+    def prefix_tokens(self) -> tuple[float, float]:
+        """Tokens of contexts so far, and those of them that the prefix cache held."""
+        return _value("vllm:prefix_cache_queries_total"), _value("vllm:prefix_cache_hits_total")
+
+    async def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        await self._engine.llm.reset_prefix_cache()
+
+
+def _value(name: str) -> float:
+    return sum(sample.value for metric in REGISTRY.collect() for sample in metric.samples if sample.name == name)

@@ -1,0 +1,109 @@
+"""`medusa-apar serve`: an OpenAI-compatible server that writes answers in threads."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import uvicorn
+
+from .. import EMBEDDED
+from ..model import MedusaAparModel
+from ..precision import default_dtype
+from .fleet import Fleet
+from .native import MAX_BATCH, NativeAnswerer
+from .orchestrator import Orchestrator
+from .served_model import ServedModel
+from .server import ServerLimits, create_app
+from .snapshots import Answerer
+
+API_KEY = "MEDUSA_APAR_API_KEY"
+_LIMITS = ServerLimits()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medusa-apar serve", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", default=str(EMBEDDED), help="folder or hub id")
+    parser.add_argument("--served-model-name", help="name under which clients ask for it; by default that of --model")
+    parser.add_argument(
+        "--engine",
+        choices=("native", "vllm", "http"),
+        default="native",
+        help="native: our decoder, with heads and threads under one mask; vllm: vLLM in this process, a request for "
+        "each thread; http: the same in front of servers at --url",
+    )
+    parser.add_argument("--url", action="append", default=[], help="of a completions server, with /v1; repeatable")
+    parser.add_argument("--url-model", help="name under which these serve the model; by default --model")
+    parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
+    parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--max-model-len", type=int, help="longest context for --engine vllm; by default the model's")
+    parser.add_argument("--block-size", type=int, default=32, help="KV block for --engine vllm: full ones are shared")
+    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs for --engine vllm")
+    parser.add_argument("--speculative-heads", help="folder of heads in vLLM's layout, for --engine vllm")
+    parser.add_argument("--speculative-tokens", type=int, default=4, help="guesses of these heads in a step")
+    parser.add_argument("--max-batch", type=int, default=MAX_BATCH, help="answers in a step of --engine native")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
+    parser.add_argument("--max-running", type=int, default=_LIMITS.running, help="answers at a time")
+    parser.add_argument("--max-waiting", type=int, default=_LIMITS.waiting, help="requests behind them; then 429")
+    parser.add_argument("--max-threads", type=int, default=_LIMITS.threads, help="threads of an answer at a time")
+    parser.add_argument("--max-body-bytes", type=int, default=_LIMITS.body_bytes, help="of a request")
+    parser.add_argument("--shutdown-timeout", type=int, default=30, help="seconds that running answers are given")
+    return parser
+
+
+def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
+    """What writes the answers.
+
+    Raises:
+        ValueError: for arguments that do not fit the engine.
+    """
+    if (arguments.engine == "http") != bool(arguments.url):
+        raise ValueError(
+            f"--engine {arguments.engine} with {len(arguments.url)} --url: --engine http takes one or more"
+        )
+    if arguments.engine == "http":
+        urls, name = arguments.url, arguments.url_model or arguments.model
+        return Orchestrator(Fleet.at(urls, name, timeout=arguments.url_timeout), model)
+    if arguments.engine == "vllm":
+        from .vllm_engine import VllmEngine, speculative_config
+
+        options: dict[str, Any] = {
+            "dtype": arguments.dtype,
+            "max_model_len": arguments.max_model_len,
+            "block_size": arguments.block_size,
+            "tensor_parallel_size": arguments.tensor_parallel_size,
+        }
+        if arguments.speculative_heads:
+            options["speculative_config"] = speculative_config(
+                arguments.speculative_heads, arguments.speculative_tokens
+            )
+        return Orchestrator(VllmEngine(arguments.model, **options), model)
+    dtype = default_dtype() if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = MedusaAparModel.from_pretrained(arguments.model, heads=arguments.heads, dtype=dtype).to(device)
+    return NativeAnswerer(loaded, model, arguments.max_batch)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the server until it is told to stop."""
+    arguments = _parser().parse_args(argv)
+    name = arguments.served_model_name or ("embedded" if arguments.model == str(EMBEDDED) else arguments.model)
+    model = ServedModel.from_pretrained(arguments.model, name)
+    limits = ServerLimits(arguments.max_running, arguments.max_waiting, arguments.max_threads, arguments.max_body_bytes)
+    api_key = arguments.api_key or os.environ.get(API_KEY) or None
+    app = create_app(answerer_of(arguments, model), model, limits, api_key)
+    uvicorn.run(
+        app,
+        host=arguments.host,
+        port=arguments.port,
+        timeout_graceful_shutdown=arguments.shutdown_timeout,
+        log_level="info",
+    )

@@ -1,0 +1,42 @@
+"""What a client asks for, whatever decodes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn; names and meanings are those of `GenerationConfig`.
+
+    Attributes:
+        temperature: 0 decodes greedily.
+        top_p, top_k: of nucleus and top-k sampling; 1.0 and 0 leave all tokens.
+        repetition_penalty: 1.0 is none.
+        seed: None draws one.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """One answer to write.
+
+    Attributes:
+        prompt_token_ids: the prompt, without padding.
+        max_new_tokens: visible tokens of the answer in reading order, as `generate` counts them.
+        max_depth: threads of this depth do not fork; 1 decodes without threads.
+        max_threads: threads that write at the same time; the others wait.
+        sampling: how tokens are drawn.
+    """
+
+    prompt_token_ids: list[int]
+    max_new_tokens: int
+    max_depth: int
+    max_threads: int = 8
+    sampling: Sampling = Sampling()

@@ -1,0 +1,91 @@
+"""What serving has to know of a model, without its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from ..backbone import context_length
+from ..control_tokens import ControlTokens, thread_depth
+from .requests import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as its clients see it.
+
+    Attributes:
+        name: under which it is served.
+        tokenizer: its tokenizer.
+        control: its control tokens; None where it has none and so does not fork.
+        eos_token_ids: tokens that end a thread.
+        context_length: tokens of the longest path.
+        max_depth: depth of the deepest threads that it was trained on.
+        sampling: how it draws tokens where a request says nothing: as its `generation_config.json` has it.
+    """
+
+    name: str
+    tokenizer: PreTrainedTokenizerBase
+    control: ControlTokens | None
+    eos_token_ids: tuple[int, ...]
+    context_length: int
+    max_depth: int
+    sampling: Sampling
+
+    @staticmethod
+    def from_pretrained(source: str | Path, name: str | None = None) -> ServedModel:
+        """Read config, generation config and tokenizer of a folder or hub id.
+
+        Raises:
+            OSError: if they cannot be found.
+            ValueError: if the model names no token that ends an answer.
+        """
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        generation = _generation_config(source)
+        control = ControlTokens.of_config(config)
+        if control is None:
+            try:
+                control = ControlTokens.of_tokenizer(tokenizer)
+            except ValueError:
+                control = None
+        ends: Any = generation.eos_token_id if generation.eos_token_id is not None else config.eos_token_id
+        if ends is None:
+            raise ValueError(f"{str(source)!r} names no eos_token_id; record it in its generation_config.json")
+        return ServedModel(
+            name=name or str(source),
+            tokenizer=tokenizer,
+            control=control,
+            eos_token_ids=tuple(ends) if isinstance(ends, list) else (int(ends),),
+            context_length=context_length(config),
+            max_depth=1 if control is None else thread_depth(config),
+            sampling=_sampling(generation),
+        )
+
+    def text(self, token_ids: list[int]) -> str:
+        """What tokens say, without special tokens."""
+        text: Any = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
+
+
+def _generation_config(source: str | Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return GenerationConfig()
+
+
+def _sampling(config: GenerationConfig) -> Sampling:
+    """Greedy unless the file says `do_sample`, as transformers reads it."""
+    penalty = config.repetition_penalty or 1.0
+    if not config.do_sample:
+        return Sampling(repetition_penalty=penalty)
+    return Sampling(
+        temperature=1.0 if config.temperature is None else config.temperature,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=config.top_k or 0,
+        repetition_penalty=penalty,
+    )

@@ -1,0 +1,295 @@
+"""The HTTP server: OpenAI's interface, streaming in reading order, around anything that writes answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Body, Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+
+from .admission import Admission, QueueFullError
+from .api import ChatBody, CompletionBody, RefusedRequestError, Wire, error_body
+from .body_limit import BodyLimit
+from .engine import EngineError
+from .metrics import Metrics
+from .reading import ReadingText
+from .requests import AnswerRequest
+from .served_model import ServedModel
+from .snapshots import Answerer, Snapshot
+
+CLIENT_CLOSED_REQUEST = 499
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What the server lets in.
+
+    Attributes:
+        running: answers that are written at the same time.
+        waiting: requests that wait behind them; further ones get status 429.
+        threads: most threads of one answer that write at the same time.
+        body_bytes: of a request.
+    """
+
+    running: int = 64
+    waiting: int = 256
+    threads: int = 16
+    body_bytes: int = 2**20
+
+
+def create_app(
+    answerer: Answerer, model: ServedModel, limits: ServerLimits = ServerLimits(), api_key: str | None = None
+) -> FastAPI:
+    """The application.
+
+    Args:
+        answerer: writes answers; closed with the application.
+        model: what it serves.
+        limits: what it lets in.
+        api_key: that clients have to send as a bearer token; None lets everybody in.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await answerer.close()
+
+    app = FastAPI(title="medusa-apar", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    admission = Admission(limits.running, limits.waiting)
+    serving = _Serving(answerer, model, limits, admission, Metrics(admission))
+    app.state.metrics = serving.metrics
+
+    def check_key(request: Request) -> None:
+        if api_key is None:
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), api_key.encode()):
+            raise RefusedRequestError("The API key is missing or wrong; send it as a bearer token.", status=401)
+
+    secured = [Depends(check_key)]
+    _handle_errors(app, serving.metrics)
+
+    app.add_middleware(BodyLimit, most=limits.body_bytes)
+
+    @app.post("/v1/chat/completions", dependencies=secured)
+    async def chat(body: Annotated[ChatBody, Body()], request: Request) -> Response:
+        return await serving.respond(body, request)
+
+    @app.post("/v1/completions", dependencies=secured)
+    async def completions(body: Annotated[CompletionBody, Body()], request: Request) -> Response:
+        return await serving.respond(body, request)
+
+    @app.post("/threads", dependencies=secured)
+    async def threads(body: Annotated[ChatBody, Body()]) -> Response:
+        return await serving.respond_with_threads(body)
+
+    @app.get("/v1/models", dependencies=secured)
+    async def models() -> dict[str, Any]:
+        served = {"id": model.name, "object": "model", "created": 0, "owned_by": "medusa-apar"}
+        return {"object": "list", "data": [served | {"max_model_len": model.context_length}]}
+
+    @app.get("/health")
+    async def health() -> Response:
+        await answerer.check()
+        return Response(status_code=200)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(serving.metrics.exposition(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
+
+    return app
+
+
+def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
+    @app.exception_handler(RefusedRequestError)
+    async def refused(_: Request, error: RefusedRequestError) -> JSONResponse:
+        metrics.requests.labels("refused").inc()
+        kind = "authentication_error" if error.status == 401 else "invalid_request_error"
+        return JSONResponse(error_body(error.message, kind, error.param), error.status)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        metrics.requests.labels("refused").inc()
+        first = error.errors()[0]
+        param = ".".join(str(part) for part in first["loc"] if part != "body")
+        shown = "" if first["type"] == "missing" else f" (is {str(first.get('input'))[:80]!r})"
+        return JSONResponse(
+            error_body(f"{param or 'The body'}: {first['msg']}{shown}.", "invalid_request_error", param or None), 400
+        )
+
+    @app.exception_handler(QueueFullError)
+    async def full(_: Request, error: QueueFullError) -> JSONResponse:
+        metrics.requests.labels("queue_full").inc()
+        body = error_body("The queue is full; ask again later.", "rate_limit_error", code="queue_full")
+        return JSONResponse(body, 429, headers={"Retry-After": "1"})
+
+    @app.exception_handler(EngineError)
+    async def failed(_: Request, error: EngineError) -> JSONResponse:
+        metrics.requests.labels("failed").inc()
+        return JSONResponse(error_body(str(error), "server_error"), 503)
+
+
+class _Serving:
+    """Answers requests, counts them, and lets go of answers whose clients have gone."""
+
+    def __init__(
+        self, answerer: Answerer, model: ServedModel, limits: ServerLimits, admission: Admission, metrics: Metrics
+    ) -> None:
+        self.answerer = answerer
+        self.model = model
+        self.limits = limits
+        self.admission = admission
+        self.metrics = metrics
+
+    async def respond(self, body: ChatBody | CompletionBody, request: Request) -> Response:
+        """Answer as OpenAI's server does."""
+        asked = body.answer_request(self.model, self.limits.threads)
+        wire = Wire(body, self.model, len(asked.prompt_token_ids))
+        texts = self._texts(asked, body.stop_strings)
+        if not body.stream:
+            return await self._whole(texts, wire, request)
+        first = await anext(texts)  # so that a full queue and a dead engine have a status of their own
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return _event_stream(self._chunks(first, texts, wire, usage=usage))
+
+    async def respond_with_threads(self, body: ChatBody) -> Response:
+        """Stream the answer's pieces with their threads, all of them each time."""
+        asked = body.answer_request(self.model, self.limits.threads)
+        snapshots = self._snapshots(asked)
+        first = await anext(snapshots)
+
+        async def events() -> AsyncGenerator[dict[str, Any]]:
+            start = time.perf_counter()
+            async with aclosing(snapshots):
+                yield self._pieces(first, start)
+                try:
+                    async for snapshot in snapshots:
+                        yield self._pieces(snapshot, start)
+                except EngineError as error:
+                    yield error_body(str(error), "server_error")
+
+        return _event_stream(events())
+
+    def _pieces(self, snapshot: Snapshot, start: float) -> dict[str, Any]:
+        pieces = [
+            {"thread": piece.thread, "text": self.model.text(piece.token_ids), "running": piece.running}
+            for piece in snapshot.pieces
+        ]
+        seconds = max(1e-6, time.perf_counter() - start)
+        return {
+            "pieces": pieces,
+            "threads": snapshot.threads,
+            "running": snapshot.running,
+            "tokens": snapshot.tokens,
+            "tokens_per_second": snapshot.tokens / seconds,
+            "finish_reason": snapshot.finish_reason,
+        }
+
+    async def _whole(self, texts: AsyncGenerator[_Text], wire: Wire, request: Request) -> Response:
+        async def read() -> _Text:
+            async with aclosing(texts):
+                return [text async for text in texts][-1]
+
+        reading = asyncio.create_task(read())
+        leaving = asyncio.create_task(_disconnected(request))
+        try:
+            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            last = reading.result()
+        finally:
+            for task in (reading, leaving):
+                task.cancel()
+            await asyncio.gather(reading, leaving, return_exceptions=True)
+        assert last.finish_reason is not None
+        return JSONResponse(wire.whole(last.whole, last.finish_reason, last.tokens))
+
+    async def _chunks(
+        self, first: _Text, texts: AsyncGenerator[_Text], wire: Wire, *, usage: bool
+    ) -> AsyncGenerator[dict[str, Any]]:
+        async with aclosing(texts):
+            last = first
+            yield wire.chunk(first.new, first=True)
+            try:
+                async for last in texts:
+                    if last.new:
+                        yield wire.chunk(last.new)
+            except EngineError as error:
+                yield error_body(str(error), "server_error")
+                return
+            yield wire.chunk("", last.finish_reason)
+            if usage:
+                yield wire.usage_chunk(last.tokens)
+
+    async def _texts(self, asked: AnswerRequest, stop: list[str]) -> AsyncGenerator[_Text]:
+        """The answer's text in reading order, as it becomes certain; the last one has a finish reason."""
+        reading = ReadingText(self.model, stop)
+        async with aclosing(self._snapshots(asked)) as snapshots:
+            async for snapshot in snapshots:
+                readable = snapshot.readable
+                new = reading.update(readable, final=snapshot.finish_reason is not None)
+                reason = "stop" if reading.stopped else snapshot.finish_reason
+                yield _Text(new, reading.text, len(readable), reason)
+                if reason is not None:
+                    return
+
+    async def _snapshots(self, asked: AnswerRequest) -> AsyncGenerator[Snapshot]:
+        """The answer while it grows, once it is its turn; counted."""
+        start, readable, threads = time.perf_counter(), False, 0
+        snapshot: Snapshot | None = None
+        async with self.admission.turn():
+            try:
+                async with aclosing(self.answerer.answer(asked)) as snapshots:
+                    async for snapshot in snapshots:
+                        self.metrics.threads.inc(snapshot.running - threads)
+                        threads = snapshot.running
+                        if not readable and snapshot.readable:
+                            readable = True
+                            self.metrics.first_token.observe(time.perf_counter() - start)
+                        if snapshot.finish_reason is not None:
+                            self.metrics.finished(len(asked.prompt_token_ids), snapshot, time.perf_counter() - start)
+                        yield snapshot
+            except (GeneratorExit, asyncio.CancelledError):
+                if snapshot is None or snapshot.finish_reason is None:
+                    self.metrics.requests.labels("closed").inc()  # by the client, or at a stop string
+                raise
+            finally:
+                self.metrics.threads.dec(threads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """An answer's text at one moment: what is new of it, all of it, and its tokens."""
+
+    new: str
+    whole: str
+    tokens: int
+    finish_reason: str | None
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _event_stream(events: AsyncGenerator[dict[str, Any]]) -> StreamingResponse:
+    async def lines() -> AsyncGenerator[str]:
+        async with aclosing(events):
+            async for event in events:
+                yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+            yield "data: [DONE]\n\n"
+
+    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})

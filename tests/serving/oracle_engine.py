@@ -1,0 +1,71 @@
+"""An engine that has the slow oracle write each thread, and hands its tokens out in lumps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from random import Random
+
+from transformers import PreTrainedModel
+
+from medusa_apar.serving.engine import EngineError, ThreadRequest
+
+from ..conftest import CONTROL, EOS
+from ..oracle import Oracle
+
+FORBIDS_CHILD, MAY_FORK, MAY_NOT_FORK = "[Child]", "[Fork][Fork]", "[Fork]"
+
+
+@dataclass
+class OracleEngine:
+    """What it was asked, and how many threads it writes now.
+
+    Attributes:
+        backbone: writes.
+        fails_behind: tokens of all threads after which it fails.
+        pause: seconds between two lumps.
+    """
+
+    backbone: PreTrainedModel
+    fails_behind: float = float("inf")
+    pause: float = 0.0
+    asked: list[ThreadRequest] = field(default_factory=list)
+    running: int = 0
+    most_running: int = 0
+    closed: bool = False
+    written: int = 0
+    random: Random = field(default_factory=lambda: Random(0))
+
+    async def stream(self, request: ThreadRequest) -> AsyncGenerator[list[int]]:
+        self.asked.append(request)
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            tokens = self.tokens_of(request)
+            while tokens:
+                lump = self.random.randint(1, 5)
+                await asyncio.sleep(self.pause)
+                if self.written >= self.fails_behind:
+                    raise EngineError("the engine has failed")
+                self.written += min(lump, len(tokens))
+                yield tokens[:lump]
+                tokens = tokens[lump:]
+        finally:
+            self.running -= 1
+
+    def tokens_of(self, request: ThreadRequest) -> list[int]:
+        """All tokens of a thread, under the rules that its bad words make."""
+        child, fork = request.bad_words
+        assert child == FORBIDS_CHILD
+        assert fork in (MAY_FORK, MAY_NOT_FORK)
+        oracle = Oracle(self.backbone, CONTROL, EOS, max_depth=2)
+        depth = 1 if fork == MAY_FORK else 2
+        return oracle.continue_thread(list(request.prompt_token_ids), depth, request.max_tokens)[0]
+
+    async def check(self) -> None:
+        if self.closed:
+            raise EngineError("the engine is closed")
+
+    async def close(self) -> None:
+        self.closed = True

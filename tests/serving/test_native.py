@@ -1,0 +1,108 @@
+"""Answers from our own decoder: those of `generate`, alone or beside others."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from transformers import PreTrainedModel
+
+from medusa_apar import MedusaAparModel
+from medusa_apar.serving.engine import EngineError
+from medusa_apar.serving.native import NativeAnswerer
+from medusa_apar.serving.requests import AnswerRequest, Sampling
+from medusa_apar.serving.served_model import ServedModel
+from medusa_apar.serving.snapshots import Snapshot
+
+from .test_orchestrator import answers, generated, prompts
+
+
+@pytest.fixture
+def native(model: MedusaAparModel, served: ServedModel) -> Iterator[NativeAnswerer]:
+    answerer = NativeAnswerer(model, served, max_batch=4)
+    yield answerer
+    asyncio.run(answerer.close())
+
+
+def requests(limit: int = 60, **values: object) -> list[AnswerRequest]:
+    return [AnswerRequest(prompt, limit, max_depth=2, **values) for prompt in prompts(9)]  # type: ignore[arg-type]
+
+
+def test_answers_are_those_of_generate_with_more_requests_than_places(
+    native: NativeAnswerer, model: MedusaAparModel
+) -> None:
+    asked = requests()
+    for request, answer in zip(asked, answers(native, *asked), strict=True):
+        assert answer.readable == generated(model, request)
+        assert answer.finish_reason == ("length" if answer.tokens == 60 else "stop")
+
+
+def test_requests_of_several_limits_and_depths(native: NativeAnswerer, model: MedusaAparModel) -> None:
+    asked = [
+        AnswerRequest(prompt, limit, max_depth=depth)
+        for prompt, limit, depth in zip(prompts(6), (1, 5, 30, 80, 80, 30), (1, 2, 2, 3, 1, 2), strict=True)
+    ]
+    for request, answer in zip(asked, answers(native, *asked), strict=True):
+        assert answer.readable == generated(model, request)
+
+
+def test_a_seed_draws_the_same_answer_alone_and_beside_others(native: NativeAnswerer) -> None:
+    asked = requests(sampling=Sampling(temperature=0.9, top_p=0.95, seed=3))
+    together = [answer.readable for answer in answers(native, *asked)]
+    alone = [answers(native, request)[0].readable for request in asked]
+    assert together == alone
+    others = requests(sampling=Sampling(temperature=0.9, top_p=0.95, seed=4))
+    assert [answer.readable for answer in answers(native, *others)] != alone
+
+
+def test_penalties_hold(native: NativeAnswerer, backbone: PreTrainedModel) -> None:
+    plain, penalised = requests(40), requests(40, sampling=Sampling(repetition_penalty=50.0))
+
+    def repeats(found: list[Snapshot]) -> int:
+        return sum(len(each.readable) - len(set(each.readable)) for each in found)
+
+    assert repeats(answers(native, *penalised)) < repeats(answers(native, *plain))
+
+
+def test_an_answer_that_nobody_waits_for_makes_room(native: NativeAnswerer, model: MedusaAparModel) -> None:
+    endless = AnswerRequest(prompts(1)[0], 100_000, max_depth=1, sampling=Sampling(temperature=5.0, seed=0))
+
+    async def run() -> Snapshot:
+        for _ in range(6):  # more than there are places
+            answer = native.answer(endless)
+            await anext(answer)
+            await answer.aclose()
+        return [snapshot async for snapshot in native.answer(requests()[0])][-1]
+
+    assert asyncio.run(run()).readable == generated(model, requests()[0])
+
+
+def test_a_failure_ends_the_answers_of_its_batch_and_no_others(
+    native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(model.backbone, "forward", lambda *_, **__: 1 / 0)
+        with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
+            answers(native, requests()[0])
+    assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])
+
+
+def test_when_it_closes_answers_end_with_an_error(model: MedusaAparModel, served: ServedModel) -> None:
+    native = NativeAnswerer(model, served, max_batch=2)
+    endless = AnswerRequest(prompts(1)[0], 100_000, max_depth=1, sampling=Sampling(temperature=5.0, seed=0))
+
+    async def run() -> None:
+        answer = native.answer(endless)
+        await anext(answer)
+        closing = asyncio.create_task(native.close())
+        with pytest.raises(EngineError, match="shutting down"):
+            async for _ in answer:
+                pass
+        await closing
+        with pytest.raises(EngineError, match="shutting down"):
+            await anext(native.answer(endless))
+        with pytest.raises(EngineError, match="restart"):
+            await native.check()
+
+    asyncio.run(run())

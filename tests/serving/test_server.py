@@ -1,0 +1,256 @@
+"""The server as its clients see it: OpenAI's own client, unchanged."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import OpenAI
+from transformers import PreTrainedModel
+
+from medusa_apar import MedusaAparModel
+from medusa_apar.serving.native import NativeAnswerer
+from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.served_model import ServedModel
+from medusa_apar.serving.server import ServerLimits, create_app
+
+from .http_server import running
+from .oracle_engine import OracleEngine
+from .test_orchestrator import prompts
+
+CHAT: Any = [{"role": "user", "content": "w17 w9 w8 w33 w60"}]
+Serve = Callable[..., AbstractContextManager[str]]
+
+
+def chat_tokens(model: MedusaAparModel, served: ServedModel, **options: Any) -> list[int]:
+    """What `generate` answers to the chat."""
+    prompt = served.tokenizer.apply_chat_template(
+        CHAT, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )["input_ids"]  # type: ignore[index]
+    output: Any = model.generate(prompt, max_depth=3, **options)
+    return output[0, prompt.shape[1] :].tolist()
+
+
+@pytest.fixture
+def engine(backbone: PreTrainedModel) -> OracleEngine:
+    return OracleEngine(backbone)
+
+
+@pytest.fixture(params=["native", "threads of an engine"])
+def address(request: pytest.FixtureRequest, model: MedusaAparModel, served: ServedModel) -> Iterator[str]:
+    answerer = (
+        NativeAnswerer(model, served)
+        if request.param == "native"
+        else Orchestrator(OracleEngine(model.backbone), served)
+    )
+    with running(create_app(answerer, served)) as address:
+        yield address
+
+
+def client_of(address: str, key: str = "any") -> OpenAI:
+    return OpenAI(base_url=f"{address}/v1", api_key=key, max_retries=0)
+
+
+def test_openais_client_gets_the_answer_of_generate(address: str, model: MedusaAparModel, served: ServedModel) -> None:
+    expected = chat_tokens(model, served, max_new_tokens=60)
+    answer = client_of(address).chat.completions.create(model="tiny", messages=CHAT, max_tokens=60)
+    assert answer.choices[0].message.content == served.text(expected)
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == len(expected)
+    assert answer.usage.prompt_tokens == 6
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_stream_joins_to_the_same_answer(address: str, model: MedusaAparModel, served: ServedModel) -> None:
+    chunks = list(
+        client_of(address).chat.completions.create(
+            model="tiny", messages=CHAT, max_completion_tokens=60, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    expected = chat_tokens(model, served, max_new_tokens=60)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == served.text(expected)
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] in ("stop", "length")
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(expected)
+
+
+def test_completions_take_text_and_token_ids(address: str, served: ServedModel) -> None:
+    client = client_of(address)
+    ids = prompts(1)[0]
+    text = " ".join(f"w{token}" for token in ids)
+    by_ids = client.completions.create(model="tiny", prompt=ids, max_tokens=20)
+    by_text = client.completions.create(model="tiny", prompt=text, max_tokens=20)
+    assert by_ids.choices[0].text == by_text.choices[0].text != ""
+    assert by_ids.object == "text_completion"
+
+
+def test_our_own_arguments_and_stop_strings(address: str, model: MedusaAparModel, served: ServedModel) -> None:
+    client = client_of(address)
+    plain = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=60, extra_body={"apar": False})
+    expected = chat_tokens(model, served, max_new_tokens=60, apar=False)
+    text = plain.choices[0].message.content
+    assert text == served.text(expected)
+    assert text is not None
+    word = text.split()[4]
+    cut = client.chat.completions.create(
+        model="tiny", messages=CHAT, max_tokens=60, stop=[word], extra_body={"apar": False}
+    )
+    assert cut.choices[0].message.content == text[: text.index(word)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+def test_models_and_health_and_metrics(address: str) -> None:
+    client = client_of(address)
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=30)
+    assert httpx2.get(f"{address}/health").status_code == 200
+    figures = httpx2.get(f"{address}/metrics").text
+    assert 'medusa_apar_requests_total{outcome="finished"} 1.0' in figures
+    assert 'medusa_apar_tokens_total{kind="prompt"} 6.0' in figures
+    assert "medusa_apar_threads 0.0" in figures
+    assert "medusa_apar_requests_waiting 0.0" in figures
+    assert "process_resident_memory_bytes" in figures
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ({}, 400, "messages: Field required."),
+        ({"messages": []}, 400, "messages: "),
+        (
+            {"messages": CHAT, "temperature": -1},
+            400,
+            "temperature: Input should be greater than or equal to 0 (is '-1')",
+        ),
+        ({"messages": CHAT, "n": 2}, 400, "n: Input should be 1"),
+        ({"messages": CHAT, "tools": []}, 400, "tools: Extra inputs are not permitted"),
+        ({"messages": CHAT, "model": "gpt-9"}, 404, "The model 'gpt-9' does not exist; this server has 'tiny'."),
+        (
+            {"messages": [{"role": "user", "content": "w4 " * 300}]},
+            400,
+            "The prompt has 301 tokens; give from 1 to 255.",
+        ),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(
+    served: ServedModel, engine: OracleEngine, body: dict[str, Any], status: int, error: str
+) -> None:
+    with running(create_app(Orchestrator(engine, served), served)) as address:
+        response = httpx2.post(f"{address}/v1/chat/completions", json=body)
+    assert response.status_code == status
+    assert error in response.json()["error"]["message"]
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_body_that_is_not_json_or_too_long(served: ServedModel, engine: OracleEngine) -> None:
+    limits = ServerLimits(body_bytes=100)
+    with running(create_app(Orchestrator(engine, served), served, limits)) as address:
+        url = f"{address}/v1/chat/completions"
+        assert httpx2.post(url, content="{").status_code == 400
+        long = httpx2.post(url, json={"messages": CHAT, "user": "x" * 200})
+        unknown = httpx2.post(url, content=iter([b"{}"]))
+    assert long.status_code == 413
+    assert "100 are the limit" in long.json()["error"]["message"]
+    assert unknown.status_code == 411
+
+
+def test_only_those_with_the_key_come_in(served: ServedModel, engine: OracleEngine) -> None:
+    with running(create_app(Orchestrator(engine, served), served, api_key="secret")) as address:
+        with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+            client_of(address, "guess").models.list()
+        assert client_of(address, "secret").models.list().data[0].id == "tiny"
+        assert httpx2.get(f"{address}/health").status_code == 200, "for whoever watches over the server"
+
+
+@contextmanager
+def slow_server(served: ServedModel, engine: OracleEngine, **limits: int) -> Iterator[str]:
+    engine.pause = 0.05
+    with running(create_app(Orchestrator(engine, served), served, ServerLimits(**limits))) as address:
+        yield address
+
+
+def test_behind_a_full_queue_there_is_status_429(served: ServedModel, engine: OracleEngine) -> None:
+    outcomes: list[str] = []
+
+    def ask(address: str) -> None:
+        try:
+            client_of(address).chat.completions.create(
+                model="tiny", messages=CHAT, max_tokens=40, extra_body={"max_depth": 2}
+            )
+            outcomes.append("answered")
+        except openai.RateLimitError as error:
+            outcomes.append(f"refused for {error.response.headers['retry-after']} s")
+
+    with slow_server(served, engine, running=1, waiting=2) as address:
+        threads = [threading.Thread(target=ask, args=(address,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        figures = httpx2.get(f"{address}/metrics").text
+    assert sorted(outcomes) == ["answered"] * 3 + ["refused for 1 s"] * 3
+    assert 'outcome="queue_full"} 3.0' in figures
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_takes_its_threads_along(
+    served: ServedModel, engine: OracleEngine, stream: bool
+) -> None:
+    body = {"messages": CHAT, "max_tokens": 200, "stream": stream, "max_depth": 2}
+    with slow_server(served, engine) as address:
+        if stream:
+            with httpx2.stream("POST", f"{address}/v1/chat/completions", json=body) as response:
+                next(response.iter_lines())
+        else:
+            with pytest.raises(httpx2.ReadTimeout):
+                httpx2.post(f"{address}/v1/chat/completions", json=body, timeout=0.4)
+        begun = len(engine.asked)
+        deadline = time.monotonic() + 5
+        while engine.running and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert begun >= 1
+    assert engine.running == 0
+    assert engine.written < 190
+
+
+def test_an_engine_that_fails_is_a_503_or_an_error_in_the_stream(served: ServedModel, engine: OracleEngine) -> None:
+    engine.fails_behind = 3
+    with running(create_app(Orchestrator(engine, served), served)) as address:
+        client = client_of(address)
+        with pytest.raises(openai.InternalServerError, match="the engine has failed"):
+            client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=40)
+        engine.written = 0
+        with pytest.raises(openai.APIError, match="the engine has failed"):
+            list(client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=40, stream=True))
+        engine.closed = True
+        assert httpx2.get(f"{address}/health").status_code == 503
+
+
+def test_the_page_gets_pieces_with_their_threads(address: str, model: MedusaAparModel, served: ServedModel) -> None:
+    assert "<title>medusa-apar</title>" in httpx2.get(address).text
+    response = httpx2.post(f"{address}/threads", json={"messages": CHAT, "max_tokens": 60})
+    events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert events[-1] == "[DONE]"
+    last = json.loads(events[-2])
+    assert (
+        "".join(piece["text"] for piece in last["pieces"]).split()
+        == served.text(chat_tokens(model, served, max_new_tokens=60)).split()
+    )
+    assert last["finish_reason"] in ("stop", "length")
+    assert last["threads"] == 1 + max(piece["thread"] for piece in last["pieces"])
+
+
+def test_closing_the_server_closes_the_engine(served: ServedModel, engine: OracleEngine) -> None:
+    with running(create_app(Orchestrator(engine, served), served)):
+        assert not engine.closed
+    assert engine.closed
