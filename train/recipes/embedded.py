@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     heads = {
         "heads": ["--kind", "sequential", "--max_steps", str(args.head_steps),
                   "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2)],
-        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps // 2)],
+        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps // 3)],
     }  # fmt: skip
     for kind, arguments in heads.items():
         folder = args.output / kind
