@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 VOCABULARY = 64
 EOS, FORK, CHILD = 1, 2, 3
@@ -103,3 +108,19 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set MEDUSA_APAR_DATA to the folder that holds responses-train.jsonl.xz")
     return folder
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real browser, for tests of pages."""
+    from playwright.sync_api import sync_playwright  # installed by `make test-browser`
+
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    assert path is not None, f"needs one of {', '.join(BROWSERS)}; on Debian: apt-get install chromium"
+    with sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()

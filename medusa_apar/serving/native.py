@@ -43,6 +43,8 @@ MAX_BATCH = 16
 STEPS_OF_A_BATCH = 10_000
 """Behind so many steps no request joins a batch any more: it keeps figures of all its steps."""
 
+CLOSING = "the server is shutting down; ask again when it is back"
+
 Kind = tuple[Sampling, int, int]
 """What the requests of a batch have in common: sampling but for the seed, depth and threads."""
 
@@ -95,7 +97,7 @@ class NativeAnswerer:
         job = _Job(request, asyncio.get_running_loop())
         with self._changed:
             if self._closed:
-                raise EngineError("the server is shutting down; ask again when it is back")
+                raise EngineError(CLOSING)
             self._waiting.append(job)
             self._changed.notify()
         try:
@@ -137,7 +139,7 @@ class NativeAnswerer:
             except Exception as error:  # whatever it was, the others' answers go on
                 batch.fail(EngineError(f"decoding failed with {type(error).__name__}: {error}"))
         for job in self._waiting:
-            job.deliver(EngineError("the server is shutting down; ask again when it is back"))
+            job.deliver(EngineError(CLOSING))
 
     def take(self, kind: Kind, room: int) -> Iterator[_Job]:
         """The first waiting jobs, as long as they are of this kind and there is room."""
@@ -204,21 +206,27 @@ class _Batch:
 
     def decode(self, backbone: Backbone, drafter: Drafter | None) -> None:
         """Decode until no request is left."""
-        self._decoder = self._answerer.decoder(backbone, drafter, self._kind)
-        self._decoder.decode((), self._between_steps)
+        decoder = self._answerer.decoder(backbone, drafter, self._kind)
+
+        def arrivals() -> list[Request]:
+            self._deliver()
+            closed = self._answerer.closing or decoder.stats.steps > STEPS_OF_A_BATCH
+            return [] if closed else self._let_in()
+
+        decoder.decode((), arrivals)
 
     def fail(self, error: EngineError) -> None:
         """End all answers of the batch."""
         for job in self._jobs.values():
             job.deliver(error)
 
-    def _between_steps(self) -> list[Request]:
-        """Deliver what was written, end what was cancelled, and let new requests in."""
+    def _deliver(self) -> None:
+        """Hand out what was written, and end what was cancelled."""
         for row, job in list(self._jobs.items()):
             request = job.decoded
             assert request is not None
             if self._answerer.closing:
-                job.deliver(EngineError("the server is shutting down; ask again when it is back"))
+                job.deliver(EngineError(CLOSING))
             if job.cancelled or self._answerer.closing:
                 request.limit = 0  # which ends every thread behind the next step
             if not request.live:
@@ -226,8 +234,9 @@ class _Batch:
                 del self._jobs[row]
             elif job.wanted:
                 job.deliver(Snapshot.of(request.tree, request.limit))
-        if self._answerer.closing or self._decoder.stats.steps > STEPS_OF_A_BATCH:
-            return []
+
+    def _let_in(self) -> list[Request]:
+        """Requests that join the batch now."""
         arrived = []
         free = [row for row in range(self._answerer.max_batch) if row not in self._jobs]
         for row, job in zip(free, self._answerer.take(self._kind, len(free)), strict=False):

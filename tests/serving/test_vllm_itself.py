@@ -73,6 +73,7 @@ def test_answers_of_vllm_in_this_process_are_those_of_generate(
     model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, with_heads: bool
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # torch's threads do not survive a fork
     from medusa_apar.serving.vllm_engine import VllmEngine, speculative_config
 
     asked = requests(served, 8)
@@ -139,11 +140,12 @@ def test_when_one_of_two_servers_is_killed_every_request_ends(
         async def last(request: AnswerRequest) -> Snapshot:
             nonlocal begun
             async for snapshot in orchestrator.answer(request):
-                begun += snapshot.tokens > 0 and snapshot.tokens < 20
+                begun += snapshot.tokens > 0
             return snapshot
 
         writing = [asyncio.create_task(last(request)) for request in asked]
         while begun < 8 or any(not replica.running for replica in fleet.replicas):
+            assert not any(task.done() for task in writing), "the load ended before the server was killed"
             await asyncio.sleep(0.01)
         servers[0].kill()
         killed = time.monotonic()

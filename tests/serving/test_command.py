@@ -1,0 +1,110 @@
+"""`medusa-apar serve` as a process, and the arguments that it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from openai import OpenAI
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from medusa_apar import EMBEDDED
+from medusa_apar.cli import main
+from medusa_apar.serving.requests import Sampling
+from medusa_apar.serving.served_model import ServedModel
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The server with the embedded model, and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "medusa_apar.cli", "serve", "--port", str(port), "--dtype", "float32"],
+        env=os.environ | {"MEDUSA_APAR_API_KEY": "secret"},
+    )
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            assert httpx2.get(f"{address}/health").status_code == 200
+            break
+        except httpx2.TransportError:
+            assert server.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.2)
+    yield server, address
+    server.kill()
+    server.wait()
+
+
+def test_it_answers_in_threads_and_ends_what_it_has_begun_before_it_stops(
+    process: tuple[subprocess.Popen[bytes], str],
+) -> None:
+    server, address = process
+    client = OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0)
+    assert client.models.list().data[0].id == "embedded"
+    question = [{"role": "user", "content": "What are the main causes of stress?"}]
+    texts: list[str | None] = []
+
+    def ask() -> None:
+        answer = client.chat.completions.create(model="embedded", messages=question, max_tokens=300)  # type: ignore[arg-type]
+        texts.append(answer.choices[0].message.content)
+
+    ask()
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(0.1)
+    server.send_signal(signal.SIGTERM)
+    asking.join()
+    assert server.wait(timeout=30) in (0, -signal.SIGTERM)
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["--engine", "http"], "--engine http with 0 --url: --engine http takes one or more"),
+        (["--url", "http://one/v1"], "--engine native with 1 --url: --engine http takes one or more"),
+        (["--model", "/no/such/folder"], "/no/such/folder"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", *arguments])
+    assert error in capsys.readouterr().err
+
+
+def saved(folder: Path, generation: GenerationConfig, **config: object) -> Path:
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(folder)
+    loaded = AutoConfig.from_pretrained(EMBEDDED)
+    loaded.update(config)
+    loaded.save_pretrained(folder)
+    generation.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_samples_as_its_files_say(tmp_path: Path) -> None:
+    sampled = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=20, eos_token_id=[1, 2])
+    model = ServedModel.from_pretrained(saved(tmp_path / "sampled", sampled), "model")
+    assert model.sampling == Sampling(0.6, 0.9, 20)
+    assert model.eos_token_ids == (1, 2)
+    greedy = GenerationConfig(repetition_penalty=1.2, eos_token_id=1)
+    assert ServedModel.from_pretrained(saved(tmp_path / "greedy", greedy)).sampling == Sampling(repetition_penalty=1.2)
+
+
+def test_a_model_that_names_no_end_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, GenerationConfig(), eos_token_id=None)
+    with pytest.raises(ValueError, match="names no eos_token_id; record it in its"):
+        ServedModel.from_pretrained(folder)
