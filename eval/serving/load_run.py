@@ -25,7 +25,8 @@ from .arrivals import Arrivals
 MODES = (str(Mode.AR), str(Mode.APAR))
 LoadKey = tuple[int, str, str, int]
 
-_SAMPLE_SECONDS = 0.1
+_USAGE_SECONDS = 0.1
+_MEMORY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,8 @@ class LoadRecord(Record):
         kv_usage: share of the blocks in use, every tenth of a second.
         prefix_hit_rate: of the tokens of all contexts, those that were found in the prefix cache.
         errors: what failed.
+        memory_mib: of the engine and this process, every five seconds.
+        requests_left: that the engine still has once all answers are complete.
     """
 
     measured: ClassVar[str] = "a load"
@@ -61,6 +64,8 @@ class LoadRecord(Record):
     kv_usage: list[float]
     prefix_hit_rate: float | None
     errors: list[str]
+    memory_mib: list[float]
+    requests_left: int
 
     @property
     def key(self) -> LoadKey:
@@ -87,6 +92,12 @@ class Gauges(Protocol):
 
     def prefix_tokens(self) -> tuple[float, float]:
         """Tokens of contexts so far, and those of them that the prefix cache held."""
+
+    def memory_mib(self) -> float:
+        """Memory of the engine and this process."""
+
+    def requests_left(self) -> int:
+        """Requests that the engine has."""
 
     async def forget_prefixes(self) -> None:
         """Empty the prefix cache."""
@@ -140,13 +151,18 @@ class LoadRun:
         queries, hits = gauges.prefix_tokens()
         answers = _Answers(answerer, self._requests_of(mode))
         usage: list[float] = []
-        watching = asyncio.create_task(_watch(gauges.kv_usage, usage))
+        memory: list[float] = []
+        watching = (
+            asyncio.create_task(_watch(gauges.kv_usage, usage, _USAGE_SECONDS)),
+            asyncio.create_task(_watch(gauges.memory_mib, memory, _MEMORY_SECONDS)),
+        )
         start = time.perf_counter()
         try:
             await arrivals.send(requests, answers.ask, seed=number)
         finally:
             seconds = time.perf_counter() - start
-            watching.cancel()
+            for task in watching:
+                task.cancel()
         queries, hits = (after - before for after, before in zip(gauges.prefix_tokens(), (queries, hits), strict=True))
         return LoadRecord(
             kv_blocks=kv_blocks,
@@ -161,6 +177,8 @@ class LoadRun:
             kv_usage=usage,
             prefix_hit_rate=hits / queries if queries else None,
             errors=answers.errors,
+            memory_mib=memory,
+            requests_left=gauges.requests_left(),
         )
 
     def _requests_of(self, mode: str) -> list[AnswerRequest]:
@@ -198,7 +216,7 @@ class _Answers:
         self.threads.append(snapshot.threads)
 
 
-async def _watch(figure: Callable[[], float], kept: list[float]) -> None:
+async def _watch(figure: Callable[[], float], kept: list[float], seconds: float) -> None:
     while True:
         kept.append(figure())
-        await asyncio.sleep(_SAMPLE_SECONDS)
+        await asyncio.sleep(seconds)

@@ -18,11 +18,13 @@ LEGEND = (
     "tokens/s: visible tokens of all answers together; s/answer: latency, median, 90th and 99th percentile; ms/token: "
     "mean latency by the tokens of the answer, which the modes do not write alike; first: median seconds until there "
     "is something to read; KV: share of the blocks in use, mean and peak; hits: of the tokens of all contexts, those "
-    "in the prefix cache; x ar: against ar under the same load with the same memory; of latency the means are compared"
+    "in the prefix cache; MiB: memory of engine and orchestrator, in the first and in the last tenth of the "
+    "time; x ar: against ar under the same load with the same blocks; of latency the means "
+    "are compared"
 )
 COLUMNS = (
     "blocks", "arrivals", "mode", "answers", "tokens", "threads", "tokens/s", "x ar", "s/answer", "x ar", "ms/token",
-    "x ar", "first", "KV", "hits", "errors",
+    "x ar", "first", "KV", "hits", "MiB", "errors",
 )  # fmt: skip
 
 
@@ -42,6 +44,7 @@ class LoadRow:
         kv_mean, kv_peak: share of the blocks; None where it was not seen.
         prefix_hit_rate: mean over rounds; None where it was not seen.
         errors: requests that failed.
+        memory_begin, memory_end: MiB of engine and orchestrator; means over the first and the last tenth of the time.
         throughput_ratio, latency_ratio, per_token_ratio: against `ar`; None without it.
     """
 
@@ -62,6 +65,8 @@ class LoadRow:
     kv_peak: float | None
     prefix_hit_rate: float | None
     errors: int
+    memory_begin: float
+    memory_end: float
     throughput_ratio: float | None = None
     latency_ratio: float | None = None
     per_token_ratio: float | None = None
@@ -111,10 +116,16 @@ def _row(own: Sequence[LoadRecord], plain: LoadRow | None) -> LoadRow:
         kv_peak=float(usage.max()) if len(usage) else None,
         prefix_hit_rate=sum(hits) / len(hits) if hits else None,
         errors=sum(len(record.errors) for record in own),
+        memory_begin=_mean_of_tenth(own[0].memory_mib),
+        memory_end=_mean_of_tenth(own[-1].memory_mib[::-1]),
         throughput_ratio=per_second / plain.tokens_per_second if plain else None,
         latency_ratio=mean / plain.latency_mean if plain else None,
         per_token_ratio=per_token / plain.seconds_per_token if plain else None,
     )
+
+
+def _mean_of_tenth(values: Sequence[float]) -> float:
+    return float(np.mean(values[: -(-len(values) // 10)]))
 
 
 def markdown(rows: Sequence[LoadRow]) -> str:
@@ -148,6 +159,7 @@ def _table(rows: Sequence[LoadRow], lines: box.Box) -> Table:
             f"{row.first_token:.2f}",
             "-" if row.kv_mean is None or row.kv_peak is None else f"{row.kv_mean:.0%} {row.kv_peak:.0%}",
             figure(row.prefix_hit_rate, ".0%"),
+            f"{row.memory_begin:.0f} {row.memory_end:.0f}",
             str(row.errors),
         )
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import REGISTRY
+from psutil import Process
 
 from medusa_apar.serving.vllm_engine import VllmEngine
 
@@ -24,6 +25,15 @@ class VllmGauges:
     def prefix_tokens(self) -> tuple[float, float]:
         """Tokens of contexts so far, and those of them that the prefix cache held."""
         return _value("vllm:prefix_cache_queries_total"), _value("vllm:prefix_cache_hits_total")
+
+    def memory_mib(self) -> float:
+        """Memory of the engine's processes and this one."""
+        own = Process()
+        return sum(process.memory_info().rss for process in (own, *own.children(recursive=True))) / 2**20
+
+    def requests_left(self) -> int:
+        """Requests that the engine has."""
+        return self._engine.llm.output_processor.get_num_unfinished_requests()
 
     async def forget_prefixes(self) -> None:
         """Empty the prefix cache."""

@@ -47,6 +47,12 @@ class Waiting:
     def prefix_tokens(self) -> tuple[float, float]:
         return 0.0, 0.0
 
+    def memory_mib(self) -> float:
+        return 100.0
+
+    def requests_left(self) -> int:
+        return self.running
+
     async def forget_prefixes(self) -> None:
         self.forgotten += 1
 
@@ -117,6 +123,8 @@ def test_a_request_that_fails_is_counted_and_the_load_goes_on(tmp_path: Path) ->
     for record in store.records.values():
         assert record.errors == ["an unlucky request"]
         assert len(record.latencies) == 3
+        assert record.requests_left == 0
+        assert record.memory_mib == [100.0]
         assert LoadRecord.from_json(record.to_json()) == record
 
 
