@@ -29,7 +29,7 @@ from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
 from ..setup import INTERRUPTED, model_name, positive
 from .arrivals import Arrivals
 from .load_plot import plot_loads
-from .load_run import LoadRun, LoadStore
+from .load_run import MODES, LoadRun, LoadStore
 from .load_summary import LEGEND, markdown, summarize, terminal_table
 
 BLOCK_SIZE = 32
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
     parser.add_argument("--temperature", type=float, default=0.7, help="so that the same question is answered anew")
+    parser.add_argument("--modes", type=_modes, default=",".join(MODES), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
     parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
@@ -67,6 +68,14 @@ def _arrivals(text: str) -> list[Arrivals]:
         return list(dict.fromkeys(Arrivals.parse(each) for each in text.split(",")))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _modes(text: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if name not in MODES:
+            raise argparse.ArgumentTypeError(f"mode {name!r} is unknown; choose from {', '.join(MODES)}")
+    return names
 
 
 def requests_of(
@@ -101,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         questions = load_questions(arguments.questions)
         model = ServedModel.from_pretrained(source, model_name(arguments.model))
-        run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds)
+        run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)
         settings: dict[str, Any] = {
             "model": model.name,
             "questions": arguments.questions,

@@ -105,19 +105,21 @@ class Gauges(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoadRun:
-    """Sends the same requests under every load, in both modes.
+    """Sends the same requests under every load, in every mode.
 
-    The modes alternate, and which of them begins does too, so that a drifting machine slows both alike.
+    The modes alternate, and which of them begins does too, so that a drifting machine slows all alike.
 
     Attributes:
         requests: what is asked, with forks; each load sends so many, from the first on.
         arrivals: the loads.
         rounds: how often each is measured.
+        modes: of `MODES`.
     """
 
     requests: Sequence[AnswerRequest]
     arrivals: Sequence[Arrivals]
     rounds: int
+    modes: Sequence[str] = MODES
 
     def missing(self, store: LoadStore, kv_blocks: int) -> list[tuple[Arrivals, str, int]]:
         """The loads that the store lacks of those on an engine with so many blocks, in the order to measure them."""
@@ -125,7 +127,7 @@ class LoadRun:
             (arrivals, mode, number)
             for number in range(1, self.rounds + 1)
             for place, arrivals in enumerate(self.arrivals)
-            for mode in rotated(MODES, number + place)
+            for mode in rotated(self.modes, number + place)
         ]
         return [each for each in wanted if (kv_blocks, str(each[0]), each[1], each[2]) not in store]
 
