@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -148,6 +149,7 @@ async def _measure(
 
     from .vllm_gauges import VllmGauges
 
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB; on CPUs vLLM takes most of the memory otherwise
     for blocks in arguments.kv_blocks:
         if not run.missing(store, blocks):
             continue
