@@ -40,6 +40,10 @@ def plot_loads(rows: Sequence[LoadRow], path: Path, *, title: str) -> None:
                     )  # fmt: skip
             panel.set_xlabel("clients" if kind == "closed" else "requests per second")
             panel.set_title(label, fontsize="medium")
+            panel.set_xticks(
+                sorted({float(row.arrivals.split(":")[1]) for row in rows if row.arrivals.startswith(kind)})
+            )
+            panel.xaxis.set_major_formatter("{x:g}")
             panel.set_ylim(bottom=0)
             panel.grid(alpha=0.3)
             panel.spines[["top", "right"]].set_visible(False)

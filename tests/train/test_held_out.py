@@ -32,6 +32,7 @@ def test_acceptance_along_an_answer_is_what_the_decoder_accepts(kind: str, apar:
     assert acceptance == sorted(acceptance, reverse=True)
     stats = output.stats
     assert (stats.forks > 0) == apar
-    # Threads start and end in steps with fewer guesses than the path has places for.
-    assert sum(acceptance) == pytest.approx(stats.accepted_guesses / stats.steps, rel=0.06 if apar else 1e-9)
-    assert sum(acceptance) > 0.5
+    # Threads start and end in steps with fewer guesses than the path has places for; their EOS is no accepted guess.
+    ends = (stats.forks + 1) / stats.steps
+    assert sum(acceptance) == pytest.approx(stats.accepted_guesses / stats.steps, abs=ends + 1e-9)
+    assert sum(acceptance) > 3 * ends, "so that this tells something"
