@@ -8,7 +8,7 @@ VLLM_VENV ?= .venv-vllm
 MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 MEDUSA_APAR_DATA ?= ../shared/data
-PROMPT ?= What are the main causes of stress?
+PROMPT ?= What are the most common causes of stress?
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-oldest test-serving test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-embedded clean
