@@ -164,7 +164,7 @@ class RehearsedRun:
 class RehearsedGuess:
     """Compiled guesses, of which none are compiled in the middle of an answer.
 
-    A budget asks for trees, and for single paths behind many threads: two graphs, both of which the first call compiles.
+    A budget asks for trees, and for single paths behind many threads: two graphs, which the first call compiles both.
 
     Args:
         guess: the compiled `Drafter.guess`.

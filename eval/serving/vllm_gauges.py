@@ -33,7 +33,7 @@ class VllmGauges:
 
     def requests_left(self) -> int:
         """Requests that the engine has."""
-        return self._engine.llm.output_processor.get_num_unfinished_requests()
+        return int(self._engine.llm.output_processor.get_num_unfinished_requests())
 
     async def forget_prefixes(self) -> None:
         """Empty the prefix cache."""
