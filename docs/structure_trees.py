@@ -19,9 +19,10 @@ from medusa_apar import EMBEDDED
 from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.responses import Response
 from medusa_apar.train.structure import RULES, Rule, Rules, extract
-from medusa_apar.train.structure_report import StructureFigures
+from medusa_apar.train.structure_report import StructureFigures, Tally
 
 TREES = 10
+WANTED = 1.6
 WIDTH = 76
 HERE = Path(__file__).parent
 
@@ -54,6 +55,16 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
 
+def reach(tally: Tally) -> str:
+    """What a ratio of `WANTED` would leave for the roots of the forkable answers."""
+    left = (tally.tokens / WANTED - tally.longest) / tally.forkable
+    have = (tally.steps - tally.longest) / tally.forkable
+    return (
+        f"A ratio of {WANTED} leaves {left:.0f} tokens for all roots of an answer together; with {tally.mean_threads:.1f} "
+        f"threads they have {have:.0f}, and {tally.bound:.2f} is the end, with no roots at all."
+    )
+
+
 def main() -> None:
     turns = answers(Path(os.environ["MEDUSA_APAR_DATA"]) / "mt_bench")
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
@@ -64,10 +75,16 @@ def main() -> None:
     total = StructureFigures.total(by_category.values())
     deepest = list(total.tallies)[-1]
     text = (HERE / "structure.template.md").read_text(encoding="utf-8")
-    rows = ["| category | forkable | ideal step ratio | tokens | steps |", "| --- | ---: | ---: | ---: | ---: |"]
+    rows = [
+        "| category | forkable | ideal step ratio | bound | tokens | steps |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for name, figures in {**by_category, "all": total}.items():
         tally = figures.tallies[deepest]
-        rows.append(f"| {name} | {tally.forkable_share:.0%} | {tally.ratio:.2f} | {tally.tokens:,} | {tally.steps:,} |")
+        rows.append(
+            f"| {name} | {tally.forkable_share:.0%} | {tally.ratio:.2f} | {tally.bound:.2f} | {tally.tokens:,} "
+            f"| {tally.steps:,} |"
+        )
     trees = []
     for rule in Rule:
         alone = Rules(frozenset({rule}), RULES.max_depth, RULES.min_items)
@@ -75,6 +92,7 @@ def main() -> None:
         trees += [f"### {str(rule).capitalize()}", "", f"{len(found)} of {len(turns)} answers.", ""]
         for category, tree in Random(0).sample(found, min(TREES, len(found))):
             trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
+    text = text.replace("{reach}", reach(total.tallies[deepest]))
     text = text.replace("{figures}", total.table()).replace("{categories}", "\n".join(rows))
     (HERE / "structure.md").write_text(text.replace("{trees}", "\n".join(trees).rstrip()), encoding="utf-8")
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-COMMANDS = ("backbone", "batch", "quality", "replay", "report", "scaling", "serving", "speed")
+COMMANDS = ("backbone", "batch", "heads", "quality", "replay", "report", "scaling", "serving", "speed")
 """Each is a module; what one of them needs, the others may do without."""
 
 
@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "report: one page out of the folders of these; "
         "scaling: the modes as threads, rows, answers and backbones grow, a calibrated simulation; "
         "serving: threads as requests of vLLM under load; "
-        "backbone: how well a model forks on held-out conversations",
+        "backbone: how well a model forks on held-out conversations; "
+        "heads: what they guess on held-out questions, and what Medusa alone is worth",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)

@@ -20,6 +20,9 @@ from medusa_apar.model import MedusaAparModel
 from .questions import load_questions
 from .setup import load_model, positive
 
+Chat = list[dict[str, str]]
+"""Messages with a role and a content."""
+
 FAILED = 1
 
 
@@ -51,7 +54,10 @@ def main(argv: Sequence[str]) -> int:
             "give heads that do with --against DIR (`medusa-apar train heads --eval_data` stores it)"
         )
     chats = _chats(arguments.data)[: arguments.limit]
-    served = tokens_per_step(model, tokenizer, chats, arguments.max_new_tokens)
+    best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
+    served = tokens_per_step(
+        model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best
+    )
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
         f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
@@ -61,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     return 0 if enough else FAILED
 
 
-def _chats(file: str | None) -> list[list[dict[str, str]]]:
+def _chats(file: str | None) -> list[Chat]:
     """What is asked in a file of conversations, or in the bundled questions."""
     if file is None:
         return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
@@ -74,24 +80,23 @@ def _chats(file: str | None) -> list[list[dict[str, str]]]:
 
 
 def tokens_per_step(
-    model: MedusaAparModel, tokenizer: Any, chats: Sequence[list[dict[str, str]]], max_new_tokens: int
+    model: MedusaAparModel, tokenizer: Any, chats: Sequence[Chat], max_new_tokens: int, **options: Any
 ) -> float:
-    """Tokens that a thread gets in a step, decoded greedily with the best guess of each head alone.
+    """Tokens that a step brings in greedy answers, one thread at a time.
 
     Args:
         model: with heads.
         tokenizer: with a chat template.
         chats: messages; each is answered.
         max_new_tokens: of an answer.
+        **options: of `generate`: which guesses a step carries, and that no two threads share it.
     """
-    assert model.heads is not None
-    best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
     accepted = steps = 0
-    for chat in tqdm(chats, desc="verify"):
+    for chat in tqdm(chats, desc="decoding", leave=False):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         output: Any = model.generate(
             input_ids=inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
-            max_threads=1, medusa_choices=best, return_dict_in_generate=True,
+            return_dict_in_generate=True, **options,
         )  # fmt: skip
         accepted += output.stats.accepted_guesses
         steps += output.stats.steps

@@ -36,6 +36,7 @@ class Tally:
         forkable: those with a paragraph tree.
         tokens: of all, as plain decoding chooses them.
         steps: of all, at best.
+        longest: of all, the tokens of the longest node of each: steps if roots cost nothing.
         threads: how many forkable responses have so many threads.
     """
 
@@ -43,12 +44,14 @@ class Tally:
     forkable: int = 0
     tokens: int = 0
     steps: int = 0
+    longest: int = 0
     threads: dict[int, int] = field(default_factory=dict)
 
     def note(self, figures: TreeFigures) -> None:
         self.responses += 1
         self.tokens += figures.tokens
         self.steps += figures.steps
+        self.longest += figures.longest
         if figures.threads > 1:
             self.forkable += 1
             self.threads[figures.threads] = self.threads.get(figures.threads, 0) + 1
@@ -58,6 +61,7 @@ class Tally:
         self.forkable += other.forkable
         self.tokens += other.tokens
         self.steps += other.steps
+        self.longest += other.longest
         self.threads = dict(Counter(self.threads) + Counter(other.threads))
 
     @property
@@ -68,6 +72,11 @@ class Tally:
     def ratio(self) -> float:
         """Of the steps of plain decoding to the fewest."""
         return self.tokens / max(1, self.steps)
+
+    @property
+    def bound(self) -> float:
+        """The ratio if every response took no more steps than its longest node."""
+        return self.tokens / max(1, self.longest)
 
     @property
     def mean_threads(self) -> float:
@@ -116,9 +125,12 @@ class StructureFigures:
 
     def table(self) -> str:
         """As Markdown."""
-        lines = ["| rules | forkable | threads | ideal step ratio |", "| --- | ---: | ---: | ---: |"]
+        lines = ["| rules | forkable | threads | ideal step ratio | bound |", "| --- | ---: | ---: | ---: | ---: |"]
         for name, tally in self.tallies.items():
-            lines.append(f"| {name} | {tally.forkable_share:.1%} | {tally.mean_threads:.1f} | {tally.ratio:.2f} |")
+            lines.append(
+                f"| {name} | {tally.forkable_share:.1%} | {tally.mean_threads:.1f} | {tally.ratio:.2f} "
+                f"| {tally.bound:.2f} |"
+            )
         return "\n".join(lines)
 
 
@@ -141,7 +153,8 @@ def write_report(folder: Path, figures: StructureFigures, corpus: dict[str, Any]
 {figures.table()}
 
 forkable: share of responses with a paragraph tree; threads: mean over these; ideal step ratio: steps of plain decoding
-against the fewest in which threads can write the same text, over all responses. "paper" are APAR's two rules, to depth
+against the fewest in which threads can write the same text, over all responses; bound: the same if an answer took no
+more steps than its longest node has tokens, because roots cost nothing. "paper" are APAR's two rules, to depth
 2; each rule stands alone, then all of them up to a depth.
 
 ![Structure](structure.png)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.responses import BadRows, read_responses
 from medusa_apar.train.structure import PAPER, RULES, Rule, Rules, extract, flatten
+from medusa_apar.train.structure.figures import TreeFigures
 
 Pieces = list[tuple[str, str]]
 
@@ -453,3 +454,14 @@ def test_forkable_share_of_vicunas_mt_bench_answers(data_folder: Path) -> None:
         print(f"{name}: forkable {share:.3f}, ideal step ratio {found[name]:.3f}")
         assert 0.3 <= share <= 0.45
     assert 1.25 <= found["paper"] < found["all rules"]
+
+
+def test_no_answer_takes_fewer_steps_than_its_longest_piece_has_tokens() -> None:
+    text = "1. Red: a colour.\n2. Salt: a taste of the sea and of tears.\n3. Loud: a sound."
+    starts = list(range(len(text)))  # a token is a character
+    tree = extract(text)
+    assert tree is not None
+    figures = TreeFigures.of(tree, starts)
+    assert figures.longest == len(" a taste of the sea and of tears.") + 1
+    assert figures.longest < figures.steps < figures.tokens == len(text) + 1
+    assert TreeFigures.of(None, starts).longest == len(text) + 1

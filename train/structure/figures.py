@@ -18,12 +18,14 @@ class TreeFigures:
         tokens: that plain decoding chooses: those of the text, and EOS.
         steps: tokens on the longest path, `[Fork]` and EOS among them: the steps of a decoder without heads that has
             room for every thread.
+        longest: tokens of the longest node, and its `[Fork]` or EOS: steps if no other node stood on its path.
         threads: that write it.
         depth: of the deepest thread; the main one has depth 1.
     """
 
     tokens: int
     steps: int
+    longest: int
     threads: int
     depth: int
 
@@ -37,9 +39,11 @@ class TreeFigures:
         """
         tokens = len(starts) + 1
         if tree is None:
-            return TreeFigures(tokens, tokens, 1, 1)
+            return TreeFigures(tokens, tokens, tokens, 1, 1)
+        bounds = np.cumsum([0, *(len(node.text) for node in tree.reading_order())])
+        longest = int(np.diff(np.searchsorted(starts, bounds)).max()) + 1
         steps, threads, depth, _ = _measure(tree, 0, np.asarray(starts))
-        return TreeFigures(tokens, steps, threads, depth)
+        return TreeFigures(tokens, steps, longest, threads, depth)
 
 
 def _measure(node: ParagraphNode, at: int, starts: np.ndarray) -> tuple[int, int, int, int]:

@@ -1,0 +1,61 @@
+"""`medusa-apar eval heads`: accuracy on held-out questions, and Medusa alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from medusa_apar import EMBEDDED, MedusaAparModel
+from medusa_apar.eval.cli import main
+from medusa_apar.eval.heads import measure_heads
+from medusa_apar.eval.questions import load_questions
+from medusa_apar.eval.replay.hits import PUBLISHED
+
+
+def test_the_embedded_heads_are_as_accurate_as_the_published_ones_in_their_domain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    assert main(["heads", "--limit", "4", "--nodes", "16", "--dtype", "float32", "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
+        assert row[0] >= top_1
+        assert row[4] >= top_5
+        assert row == sorted(row), "a longer list of guesses is right more often"
+    assert figures["trees"]["16"] > 2
+    shown = capsys.readouterr().out
+    assert "0.56, 0.78" in shown
+    assert "Medusa alone, 16 nodes:" in shown
+
+
+@pytest.mark.slow
+def test_medusa_alone_gets_more_than_the_wanted_tokens_in_a_step(tmp_path: Path) -> None:
+    out = tmp_path / "figures.json"
+    assert main(["heads", "--nodes", "16,64", "--dtype", "float32", "--out", str(out)]) == 0
+    assert min(json.loads(out.read_text())["trees"].values()) >= 2.6
+
+
+@pytest.fixture(scope="module")
+def embedded() -> MedusaAparModel:
+    return MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+
+
+def test_nodes_that_hold_no_guess_give_one_token_a_step(embedded: MedusaAparModel) -> None:
+    chats = [[{"role": "user", "content": question.turns[0]}] for question in load_questions("lists")[:1]]
+    figures = measure_heads(embedded, AutoTokenizer.from_pretrained(EMBEDDED), chats, 48, [1])
+    assert figures.trees == {1: 1.0}
+
+
+def test_a_model_without_heads_is_refused(embedded: MedusaAparModel) -> None:
+    with pytest.raises(ValueError, match="the model has no heads; name some with --heads DIR"):
+        measure_heads(MedusaAparModel(embedded.backbone), AutoTokenizer.from_pretrained(EMBEDDED), [], 8, [1])
+
+
+def test_wrong_questions_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["heads", "--questions", "list"])
+    assert "questions='list' is neither" in capsys.readouterr().err
