@@ -15,8 +15,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="medusa-apar eval report", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "folders", metavar="DIR", type=Path, nargs="+", help="folders that eval speed, replay or quality wrote"
-    )
+        "folders", metavar="DIR", type=Path, nargs="+",
+        help="folders that eval speed, batch, quality, replay, scaling or serving wrote",
+    )  # fmt: skip
     parser.add_argument("--answer", metavar="QUESTION_ID", help="whose timeline to draw; by default one with threads")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder of the page")
     return parser
@@ -27,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     try:
-        speed, quality = read_results(arguments.folders)
-        page = write_page(arguments.out, speed, quality, arguments.answer)
+        page = write_page(arguments.out, read_results(arguments.folders), arguments.answer)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print(f"report: {page}")

@@ -1,4 +1,4 @@
-"""The pictures of a report as SVG: threads step by step, and slots over time.
+"""The pictures of a report as SVG: threads step by step, slots over time, and figures as something grows.
 
 Colours are CSS variables of the page, so that they follow its light and dark scheme.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, floor, log10
 
 from ..timeline import ThreadLine
+from .sweeps import Line, Panel, largest
 
 WIDTH = 860
 LEFT = 64
@@ -151,6 +152,69 @@ def slot_curves(held: Mapping[str, Sequence[int]], height: float = 240) -> SlotC
     step_ticks = tuple((round(LEFT + across * step, 2), step) for step in range(0, steps + 1, _round_step(steps)))
     slot_ticks = tuple((y(slots), slots) for slots in range(0, most + 1, _round_step(most, ticks=5)))
     return SlotCurves(curves, step_ticks, slot_ticks, height)
+
+
+PANEL_WIDTH, PANEL_HEIGHT = 420, 250
+
+
+@dataclass(frozen=True, slots=True)
+class Stroke:
+    """A line of a sweep's panel.
+
+    Attributes:
+        line: whose it is.
+        points: of an SVG polyline.
+        dots: places of what was measured, each with its figure.
+    """
+
+    line: Line
+    points: str
+    dots: tuple[tuple[float, float, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PanelPicture:
+    """The picture of one figure as something grows.
+
+    Attributes:
+        panel: what it shows.
+        strokes: its lines.
+        across, up: places and names of the ticks along both axes.
+    """
+
+    panel: Panel
+    strokes: tuple[Stroke, ...]
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+
+
+def rounded(figure: float) -> str:
+    """A figure to three digits, or whole."""
+    return f"{figure:,.0f}" if figure >= 100 else f"{figure:.3g}"
+
+
+def panel_picture(panel: Panel) -> PanelPicture:
+    """Draw a panel; its values lie at equal distances, and heights begin at 0."""
+    most = largest(panel.lines)
+    unit = (PANEL_HEIGHT - TOP - BOTTOM) / most
+    column = (PANEL_WIDTH - LEFT - 8) / len(panel.values)
+    across = [round(LEFT + column * (at + 0.5), 1) for at in range(len(panel.values))]
+
+    def y(height: float) -> float:
+        return round(PANEL_HEIGHT - BOTTOM - unit * height, 1)
+
+    strokes = []
+    for line in panel.lines:
+        dots = tuple(
+            (x, y(height), f"{line.name}, {panel.grows} {value}: {rounded(height)} {panel.figure}")
+            for x, value, height in zip(across, panel.values, line.heights, strict=True)
+            if height is not None
+        )
+        strokes.append(Stroke(line, " ".join(f"{x},{height}" for x, height, _ in dots), dots))
+    scale = 10 ** floor(log10(most)) / 100  # ticks of whole numbers of this
+    step = _round_step(ceil(most / scale), ticks=5)
+    up = tuple((y(each * scale), f"{each * scale:g}") for each in range(0, ceil(most / scale) + 1, step))
+    return PanelPicture(panel, tuple(strokes), tuple(zip(across, panel.values, strict=True)), up)
 
 
 def _round_step(span: int, ticks: int = 10) -> int:

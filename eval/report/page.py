@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from ..tables import LEGEND, interval_figures, markdown, spread_figures
 from ..thread_summary import LEGEND as THREADS_LEGEND
 from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown
 from ..turns import TurnRecord
-from .drawings import LEFT, WIDTH, SlotCurves, Timeline, slot_curves, timeline_of
-from .results import QualityResults, SpeedResults
+from .drawings import LEFT, PANEL_HEIGHT, PANEL_WIDTH, WIDTH, SlotCurves, Timeline, panel_picture, rounded, slot_curves, timeline_of
+from .results import Results, SpeedResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +80,12 @@ def _section(results: SpeedResults, question_id: str | None) -> Section:
     )
 
 
-def write_page(
-    folder: Path, speed: Sequence[SpeedResults], quality: Sequence[QualityResults], question_id: str | None = None
-) -> Path:
+def write_page(folder: Path, results: Results, question_id: str | None = None) -> Path:
     """Write `index.html` and `report.md`.
 
     Args:
         folder: made if it does not exist.
-        speed: measurements of speed, the one of the headline first.
-        quality: measurements of quality.
+        results: what to show.
         question_id: of the answer whose timeline is drawn.
 
     Returns:
@@ -98,7 +94,7 @@ def write_page(
     Raises:
         ValueError: no measurement has an answer to that question.
     """
-    sections = [_section(results, question_id) for results in speed]
+    sections = [_section(each, question_id) for each in results.speed]
     environment = Environment(
         loader=PackageLoader("medusa_apar.eval.report"),
         autoescape=select_autoescape(["html.jinja"]),
@@ -106,18 +102,21 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spread": spread_figures, "interval": interval_figures}
+    environment.filters |= {"spread": spread_figures, "interval": interval_figures, "rounded": rounded}
     shown = {
         "sections": sections,
-        "quality": quality,
+        "quality": results.quality,
+        "sweeps": [(sweep, [panel_picture(panel) for panel in sweep.panels]) for sweep in results.sweeps],
         "overall": OVERALL,
         "width": WIDTH,
         "left": LEFT,
+        "panel_width": PANEL_WIDTH,
+        "panel_height": PANEL_HEIGHT,
         "legends": {"speed": LEGEND, "threads": THREADS_LEGEND, "acceptance": ACCEPTANCE_LEGEND},
         "markdown": markdown,
         "threads_markdown": threads_markdown,
-        "acceptance_markdown": lambda results: acceptance_markdown(
-            summarize_acceptance(results.records, [mode for mode in results.modes if mode in tuple(Mode)])
+        "acceptance_markdown": lambda each: acceptance_markdown(
+            summarize_acceptance(each.records, [mode for mode in each.modes if mode in tuple(Mode)])
         ),
     }
     folder.mkdir(parents=True, exist_ok=True)

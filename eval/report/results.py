@@ -1,4 +1,4 @@
-"""Reading the folders that `eval speed`, `eval replay` and `eval quality` leave."""
+"""Reading the folders that measurements leave."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from medusa_apar.modes import Mode
 from ..repetition import LOOPING_BELOW
 from ..summary import OVERALL, SummaryRow, summarize
 from ..turns import TurnRecord
+from .sweeps import Sweep, read_records, read_sweep
 
 
 @dataclass(frozen=True)
@@ -112,28 +113,40 @@ class QualityResults:
         return [row for row in self.summary["scores"] if row["category"] == OVERALL and row["turn"] is None]
 
 
-def read_results(folders: Sequence[Path]) -> tuple[list[SpeedResults], list[QualityResults]]:
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What a page shows.
+
+    Attributes:
+        speed: measurements of speed, the one of the headline first.
+        quality: measurements of quality.
+        sweeps: measurements of something that grows.
+    """
+
+    speed: list[SpeedResults]
+    quality: list[QualityResults]
+    sweeps: list[Sweep]
+
+
+def read_results(folders: Sequence[Path]) -> Results:
     """Read folders of results.
 
     Raises:
-        ValueError: for a folder that holds none, or of turns that another version wrote; names it and the remedy.
+        ValueError: for a folder that holds none, or what another version wrote; names it and the remedy.
     """
-    speed, quality = [], []
+    results = Results([], [], [])
     for folder in folders:
         turns, summary = folder / "turns.jsonl", folder / "summary.json"
         if turns.is_file() and (folder / "settings.json").is_file():
             settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-            try:
-                records = tuple(TurnRecord.from_json(line) for line in turns.read_bytes().splitlines())
-            except ValueError as error:
-                raise ValueError(f"{turns}: {error}; measure again into another folder") from error
-            if not records:
-                raise ValueError(f"{turns} has no turns yet; let the measurement end first")
-            speed.append(SpeedResults(folder, settings, records))
+            results.speed.append(SpeedResults(folder, settings, tuple(read_records(turns, TurnRecord))))
+        elif (sweep := read_sweep(folder)) is not None:
+            results.sweeps.append(sweep)
         elif summary.is_file() and "measures" in (found := json.loads(summary.read_text(encoding="utf-8"))):
-            quality.append(QualityResults(folder, found))
+            results.quality.append(QualityResults(folder, found))
         else:
             raise ValueError(
-                f"{folder} holds no results; give folders that eval speed, eval replay or eval quality wrote with --out"
+                f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
+                "wrote with --out"
             )
-    return speed, quality
+    return results

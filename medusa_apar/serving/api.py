@@ -179,10 +179,9 @@ class CompletionBody(_Body):
         if isinstance(prompt, str):
             token_ids: list[int] = model.tokenizer(prompt)["input_ids"]
             return token_ids
-        known = len(model.tokenizer)
         given = [token for token in prompt if isinstance(token, int)]
-        if any(not 0 <= token < known for token in given):
-            raise RefusedRequestError(f"The prompt has token ids beyond 0 to {known - 1}.", "prompt")
+        if not all(map(model.knows, given)):
+            raise RefusedRequestError(f"The prompt has token ids beyond 0 to {model.vocab_size - 1}.", "prompt")
         return given
 
 

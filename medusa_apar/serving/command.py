@@ -15,7 +15,7 @@ from ..model import MedusaAparModel
 from ..precision import default_dtype
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer
-from .orchestrator import Orchestrator
+from .orchestrator import TIMEOUT, Orchestrator
 from .served_model import ServedModel
 from .server import ServerLimits, create_app
 from .snapshots import Answerer
@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--engine-timeout", type=float, default=TIMEOUT,
+                        help="seconds without a token of any answer before vllm or http has stalled")  # fmt: skip
     parser.add_argument("--max-model-len", type=int, help="longest context for --engine vllm; by default the model's")
     parser.add_argument("--block-size", type=int, default=32, help="KV block for --engine vllm: full ones are shared")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs for --engine vllm")
@@ -71,7 +73,8 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         )
     if arguments.engine == "http":
         urls, name = arguments.url, arguments.url_model or arguments.model
-        return Orchestrator(Fleet.at(urls, name, timeout=arguments.url_timeout), model)
+        fleet = Fleet.at(urls, name, timeout=arguments.url_timeout)
+        return Orchestrator(fleet, model, arguments.engine_timeout)
     if arguments.engine == "vllm":
         from .vllm_engine import VllmEngine, speculative_config
 
@@ -85,7 +88,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
             options["speculative_config"] = speculative_config(
                 arguments.speculative_heads, arguments.speculative_tokens
             )
-        return Orchestrator(VllmEngine(arguments.model, **options), model)
+        return Orchestrator(VllmEngine(arguments.model, **options), model, arguments.engine_timeout)
     dtype = default_dtype() if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = MedusaAparModel.from_pretrained(arguments.model, heads=arguments.heads, dtype=dtype).to(device)

@@ -24,6 +24,7 @@ class ThreadRequest:
         stop_token_ids: tokens that end it; they are part of what comes back.
         sampling: how tokens are drawn.
         answer: names the answer; its threads share a prefix.
+        priority: the answer's place among all answers; where room is short, threads of the lowest go first.
     """
 
     prompt_token_ids: Sequence[int]
@@ -32,6 +33,7 @@ class ThreadRequest:
     stop_token_ids: Sequence[int]
     sampling: Sampling
     answer: str
+    priority: int
 
 
 class Engine(Protocol):

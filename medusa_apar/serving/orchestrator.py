@@ -8,17 +8,22 @@ them back when the thread ends. Source: APAR (Liu et al. 2024, arXiv 2401.06761)
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import count
 from uuid import uuid4
 
 from ..paragraph_tree import ParagraphTree, Thread
 from ..randomness import child_key, root_key
-from .engine import Engine, ThreadRequest
+from .engine import Engine, EngineError, ThreadRequest
 from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Snapshot
+
+TIMEOUT = 300.0
+"""Seconds of silence after which an engine has stalled."""
 
 _SEEDS = 2**63
 """Engines take seeds below this."""
@@ -30,22 +35,38 @@ class Orchestrator:
     Args:
         engine: what writes threads.
         model: the model that it serves.
+        timeout: seconds in which the engine writes no token of any answer after which it has stalled.
     """
 
-    def __init__(self, engine: Engine, model: ServedModel) -> None:
+    def __init__(self, engine: Engine, model: ServedModel, timeout: float = TIMEOUT) -> None:
         self.engine = engine
         self.model = model
+        self._timeout = timeout
+        self._last_growth = time.monotonic()
+        self._places = count()
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[Snapshot]:
         """Write an answer, as `Answerer` says."""
-        writing = _Writing(self.engine, self.model, request)
+        writing = _Writing(self.engine, self.model, request, next(self._places))
         try:
             writing.begin()
-            while (snapshot := await writing.next_snapshot()).finish_reason is None:
+            while (snapshot := await self._next(writing)).finish_reason is None:
                 yield snapshot
             yield snapshot
         finally:
             await writing.cancel()
+
+    async def _next(self, writing: _Writing) -> Snapshot:
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    snapshot = await writing.next_snapshot()
+            except TimeoutError:
+                if time.monotonic() - self._last_growth < self._timeout:
+                    continue  # other answers grow, and this one waits for its turn
+                raise EngineError(f"the engine has written nothing for {self._timeout:g} seconds") from None
+            self._last_growth = time.monotonic()
+            return snapshot
 
     async def check(self) -> None:
         """As `Answerer` says."""
@@ -59,10 +80,11 @@ class Orchestrator:
 class _Writing:
     """One answer while its threads run, each in a task of its own."""
 
-    def __init__(self, engine: Engine, model: ServedModel, request: AnswerRequest) -> None:
+    def __init__(self, engine: Engine, model: ServedModel, request: AnswerRequest, place: int) -> None:
         self._engine = engine
         self._model = model
         self._request = request
+        self._place = place
         self._name = uuid4().hex
         self._room = asyncio.Semaphore(request.max_threads)
         self._grown = asyncio.Event()
@@ -123,14 +145,23 @@ class _Writing:
             thread.finish_reason = "length"
 
     def _append(self, index: int, token: int) -> None:
-        """Take a token of a thread; at `[Fork]` open the child, while the parent goes on."""
+        """Take a token of a thread; at `[Fork]` open the child, while the parent goes on.
+
+        Raises:
+            EngineError: the model has no such token, or it is `[Child]`, which no thread may write.
+        """
+        control = self._model.control
+        if not self._model.knows(token) or (control is not None and token == control.child_token_id):
+            raise EngineError(
+                f"the engine wrote token {token!r}, which {self._model.name!r} cannot write; is it another model's?"
+            )
         thread = self._tree.threads[index]
         thread.token_ids.append(token)
         if token in self._model.eos_token_ids:
             thread.finish_reason = "eos"
         elif len(thread.token_ids) >= self._model.context_length:
             thread.finish_reason = "context"
-        if self._model.control is not None and token == self._model.control.fork_token_id:
+        if control is not None and token == control.fork_token_id:
             self._open_child(index)
 
     def _open_child(self, parent: int) -> None:
@@ -169,6 +200,7 @@ class _Writing:
             stop_token_ids=self._model.eos_token_ids,
             sampling=sampling,
             answer=self._name,
+            priority=self._place,
         )
 
 

@@ -20,6 +20,7 @@ class ServedModel:
     Attributes:
         name: under which it is served.
         tokenizer: its tokenizer.
+        vocab_size: ids that it may write; as large as the tokenizer's at least.
         control: its control tokens; None where it has none and so does not fork.
         eos_token_ids: tokens that end a thread.
         context_length: tokens of the longest path.
@@ -29,6 +30,7 @@ class ServedModel:
 
     name: str
     tokenizer: PreTrainedTokenizerBase
+    vocab_size: int
     control: ControlTokens | None
     eos_token_ids: tuple[int, ...]
     context_length: int
@@ -58,12 +60,17 @@ class ServedModel:
         return ServedModel(
             name=name or str(source),
             tokenizer=tokenizer,
+            vocab_size=max(config.get_text_config().vocab_size, len(tokenizer)),
             control=control,
             eos_token_ids=tuple(ends) if isinstance(ends, list) else (int(ends),),
             context_length=context_length(config),
             max_depth=1 if control is None else thread_depth(config),
             sampling=_sampling(generation),
         )
+
+    def knows(self, token: object) -> bool:
+        """Whether something is one of the model's token ids."""
+        return isinstance(token, int) and 0 <= token < self.vocab_size
 
     def text(self, token_ids: list[int]) -> str:
         """What tokens say, without special tokens."""

@@ -23,6 +23,9 @@ def speculative_config(heads: str, tokens: int) -> dict[str, Any]:
 class VllmEngine:
     """Writes threads on vLLM, whose prefix cache shares the blocks of their common contexts.
 
+    Where KV memory is short, vLLM keeps the threads of the answers that came first. By itself it would preempt the
+    newest threads: details of an answer that is nearly complete, which would soon give their blocks back.
+
     Args:
         model: folder or hub id.
         **options: of vLLM's `AsyncEngineArgs`, such as `dtype`, `max_model_len`, `num_gpu_blocks_override`,
@@ -36,7 +39,9 @@ class VllmEngine:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self.arguments = AsyncEngineArgs(model=model, enable_prefix_caching=True, **options)
+        self.arguments = AsyncEngineArgs(
+            model=model, enable_prefix_caching=True, scheduling_policy="priority", **options
+        )
         self.llm = AsyncLLM.from_engine_args(self.arguments)
 
     async def stream(self, request: ThreadRequest) -> AsyncGenerator[list[int]]:
@@ -61,7 +66,8 @@ class VllmEngine:
         )
         prompt = TokensPrompt(prompt_token_ids=list(request.prompt_token_ids))
         try:
-            async with aclosing(self.llm.generate(prompt, parameters, request_id=uuid4().hex)) as outputs:
+            generated = self.llm.generate(prompt, parameters, request_id=uuid4().hex, priority=request.priority)
+            async with aclosing(generated) as outputs:
                 async for output in outputs:
                     if token_ids := list(output.outputs[0].token_ids):
                         yield token_ids

@@ -48,6 +48,7 @@ def served() -> ServedModel:
     return ServedModel(
         name="tiny",
         tokenizer=tokenizer_of_letters(),
+        vocab_size=VOCABULARY,
         control=CONTROL,
         eos_token_ids=(EOS,),
         context_length=CONTEXT,

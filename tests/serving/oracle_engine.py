@@ -25,11 +25,13 @@ class OracleEngine:
         backbone: writes.
         fails_behind: tokens of all threads after which it fails.
         pause: seconds between two lumps.
+        garbage: a token that it writes in place of the third lump of a thread.
     """
 
     backbone: PreTrainedModel
     fails_behind: float = float("inf")
     pause: float = 0.0
+    garbage: int | None = None
     asked: list[ThreadRequest] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -42,14 +44,15 @@ class OracleEngine:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
-            tokens = self.tokens_of(request)
+            tokens, lumps = self.tokens_of(request), 0
             while tokens:
                 lump = self.random.randint(1, 5)
                 await asyncio.sleep(self.pause)
                 if self.written >= self.fails_behind:
                     raise EngineError("the engine has failed")
                 self.written += min(lump, len(tokens))
-                yield tokens[:lump]
+                lumps += 1
+                yield tokens[:lump] if self.garbage is None or lumps != 3 else [self.garbage]
                 tokens = tokens[lump:]
         finally:
             self.running -= 1

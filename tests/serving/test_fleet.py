@@ -62,7 +62,7 @@ class CompletionsServer:
 
     async def events(self, body: dict[str, Any]) -> AsyncGenerator[str]:
         thread = ThreadRequest(
-            body["prompt"], body["max_tokens"], body["bad_words"], body["stop_token_ids"], Sampling(), answer=""
+            body["prompt"], body["max_tokens"], body["bad_words"], body["stop_token_ids"], Sampling(), "", 0
         )
         lumps = 0
         async with aclosing(self.engine.stream(thread)) as stream:

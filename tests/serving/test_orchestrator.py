@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncGenerator
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -12,23 +14,25 @@ import torch
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.serving.engine import EngineError
+from medusa_apar.serving.engine import EngineError, ThreadRequest
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Answerer, Snapshot
 
+from ..conftest import CONTROL, EOS, VOCABULARY
 from .oracle_engine import OracleEngine
+
+
+async def last(answerer: Answerer, request: AnswerRequest) -> Snapshot:
+    return [snapshot async for snapshot in answerer.answer(request)][-1]
 
 
 def answers(answerer: Answerer, *requests: AnswerRequest) -> list[Snapshot]:
     """The last snapshot of each, all written at the same time."""
 
-    async def last(request: AnswerRequest) -> Snapshot:
-        return [snapshot async for snapshot in answerer.answer(request)][-1]
-
     async def run() -> list[Snapshot]:
-        return await asyncio.gather(*(last(request) for request in requests))
+        return await asyncio.gather(*(last(answerer, request) for request in requests))
 
     return asyncio.run(run())
 
@@ -143,6 +147,57 @@ def test_a_thread_that_fails_ends_the_answer_with_its_error(
     with pytest.raises(EngineError, match="the engine has failed"):
         answers(Orchestrator(engine, served), many_threads)
     assert engine.running == 0
+
+
+@pytest.mark.parametrize("token", [VOCABULARY, -1, CONTROL.child_token_id])
+def test_a_token_that_the_model_cannot_write_ends_the_answer_with_an_error(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest, token: int
+) -> None:
+    engine = OracleEngine(backbone, garbage=token)
+    with pytest.raises(EngineError, match=f"the engine wrote token {token}, which 'tiny' cannot write"):
+        answers(Orchestrator(engine, served), many_threads)
+    assert engine.running == 0
+
+
+def test_an_engine_that_stalls_ends_its_answers_with_an_error(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest
+) -> None:
+    engine = OracleEngine(backbone, pause=60)
+    with pytest.raises(EngineError, match=r"the engine has written nothing for 0\.1 seconds"):
+        answers(Orchestrator(engine, served, timeout=0.1), many_threads)
+    assert engine.running == 0
+
+
+class OneAtATime(OracleEngine):
+    """Writes twenty tokens in a second, and a thread only once the one before it has ended."""
+
+    turn = asyncio.Semaphore(1)
+
+    async def stream(self, request: ThreadRequest) -> AsyncGenerator[list[int]]:
+        async with self.turn:
+            for token in [5] * 19 + [EOS]:
+                await asyncio.sleep(0.05)
+                yield [token]
+
+
+def test_an_answer_that_waits_while_others_grow_has_not_stalled(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest
+) -> None:
+    start = time.monotonic()
+    found = answers(Orchestrator(OneAtATime(backbone), served, timeout=0.8), *[many_threads] * 3)
+    assert time.monotonic() - start > 2
+    assert [answer.finish_reason for answer in found] == ["stop"] * 3
+
+
+def test_threads_of_earlier_answers_go_first(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest
+) -> None:
+    engine = OracleEngine(backbone)
+    answers(Orchestrator(engine, served), many_threads, many_threads)
+    places: dict[str, set[int]] = {}
+    for asked in engine.asked:
+        places.setdefault(asked.answer, set()).add(asked.priority)
+    assert list(places.values()) == [{0}, {1}], "one place for all threads of an answer"
 
 
 def test_every_thread_draws_with_a_seed_of_its_own(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -200,6 +202,29 @@ def test_behind_a_full_queue_there_is_status_429(served: ServedModel, engine: Or
         figures = httpx2.get(f"{address}/metrics").text
     assert sorted(outcomes) == ["answered"] * 3 + ["refused for 1 s"] * 3
     assert 'outcome="queue_full"} 3.0' in figures
+
+
+def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again(
+    served: ServedModel, engine: OracleEngine
+) -> None:
+    body = {"messages": CHAT, "max_tokens": 20, "max_depth": 2}
+
+    async def ask_all(address: str) -> list[int]:
+        limits = httpx2.Limits(max_connections=1000)
+        async with httpx2.AsyncClient(limits=limits, timeout=60) as client:
+            url = f"{address}/v1/chat/completions"
+            responses = await asyncio.gather(*(client.post(url, json=body) for _ in range(1000)))
+        return [response.status_code for response in responses]
+
+    with slow_server(served, engine, running=4, waiting=16) as address:
+        statuses = Counter(asyncio.run(ask_all(address)))
+        assert httpx2.get(f"{address}/health").status_code == 200
+        after = httpx2.post(f"{address}/v1/chat/completions", json=body)
+    assert set(statuses) == {200, 429}
+    assert statuses[200] >= 20
+    assert after.status_code == 200
+    assert engine.running == 0
+    assert engine.most_running <= 4 * 8
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_model import record
 
+from medusa_apar.eval.batch_run import BatchRecord
+from medusa_apar.eval.records import Record
+from medusa_apar.eval.scaling.points import Point
+from medusa_apar.eval.scaling.scaling_run import ScalingRecord
+from medusa_apar.eval.serving.load_run import LoadRecord
 from medusa_apar.eval.timeline import ThreadLine
 
 MODES = ["ar", "apar", "medusa-apar"]
@@ -58,3 +65,49 @@ def quality_folder(tmp_path: Path) -> Path:
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
+
+
+def written(folder: Path, name: str, records: Iterable[Record], described: dict[str, Any]) -> Path:
+    folder.mkdir()
+    (folder / name).write_bytes(b"".join(each.to_json() for each in records))
+    (folder / "settings.json").write_text(json.dumps(described))
+    return folder
+
+
+@pytest.fixture
+def batch_folder(tmp_path: Path) -> Path:
+    """Two sizes in two modes."""
+    records = [
+        BatchRecord(round=1, batch_size=size, mode=mode, answer_tokens=tokens, steps=10, seconds=1.0)
+        for size, mode, tokens in ((1, "ar", 100), (1, "apar", 250), (32, "ar", 1000), (32, "apar", 1500))
+    ]
+    return written(tmp_path / "batch", "batches.jsonl", records, settings(modes=["ar", "apar"]))
+
+
+@pytest.fixture
+def scaling_folder(tmp_path: Path) -> Path:
+    """Two thread counts in two modes."""
+    base = Point("tiny", threads=1, rows=1, tokens=60)
+    records = [
+        ScalingRecord(
+            point=replace(base, threads=threads), round=1, mode=mode, answer_tokens=tokens, steps=10, nodes=20,
+            seconds=1.0, head_seconds=0.0,
+        )
+        for threads, mode, tokens in ((1, "ar", 40), (1, "apar", 41), (8, "ar", 42), (8, "apar", 123))
+    ]  # fmt: skip
+    simulated = {"what": "Calibrated simulation", "base": asdict(base), "sweeps": {"threads": [1, 8]}}
+    return written(tmp_path / "scaling", "points.jsonl", records, simulated | {"modes": ["ar", "apar"]})
+
+
+@pytest.fixture
+def serving_folder(tmp_path: Path) -> Path:
+    """One load on two sizes of KV memory; with the smaller one `ar` was not measured."""
+    records = [
+        LoadRecord(
+            kv_blocks=blocks, arrivals="closed:4", mode=mode, round=1, seconds=1.0, tokens=[tokens], threads=[1],
+            latencies=[0.5], first_tokens=[0.1], kv_usage=[0.5], prefix_hit_rate=0.5, errors=[], memory_mib=[1.0],
+            requests_left=0,
+        )
+        for blocks, mode, tokens in ((512, "ar", 600), (512, "apar", 900), (40, "apar", 777))
+    ]  # fmt: skip
+    return written(tmp_path / "serving", "loads.jsonl", records, settings())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.report.drawings import LEFT, WIDTH, slot_curves, timeline_of
+from medusa_apar.eval.report.drawings import LEFT, WIDTH, panel_picture, slot_curves, timeline_of
+from medusa_apar.eval.report.sweeps import Line, Panel
 from medusa_apar.eval.timeline import ThreadLine
 
 ROOT = ThreadLine(None, 1, "Here are two:", ((0, 1), (1, 2), (2, 1), (3, 4)))
@@ -42,3 +43,15 @@ def test_curves_rise_with_the_slots_and_end_with_their_answer() -> None:
     assert ar[0][1] > ar[3][1], "more slots stand higher"
     assert ours[0][1] == pytest.approx(ar[2][1])
     assert ours[0][0] == ar[0][0]
+
+
+def test_a_panel_begins_at_nothing_and_leaves_out_what_was_not_measured() -> None:
+    lines = (Line("ar", "ar", 0, (50.0, 100.0)), Line("apar, 40 blocks", "apar", 1, (None, 200.0)))
+    picture = panel_picture(Panel("tokens/s", "clients", ("1", "4"), lines))
+    ar, apar = picture.strokes
+    bottom = picture.up[0][0]
+    assert picture.up[0][1] == "0"
+    assert bottom - ar.dots[1][1] == pytest.approx(2 * (bottom - ar.dots[0][1]), abs=0.2), "heights in proportion"
+    assert [label for _, _, label in apar.dots] == ["apar, 40 blocks, clients 4: 200 tokens/s"]
+    assert [name for _, name in picture.across] == ["1", "4"]
+    assert ar.dots[0][0] == picture.across[0][0]

@@ -16,9 +16,17 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def address(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> str:
+def address(
+    speed_folder: Path,
+    quality_folder: Path,
+    batch_folder: Path,
+    scaling_folder: Path,
+    serving_folder: Path,
+    tmp_path: Path,
+) -> str:
     out = tmp_path / "report"
-    assert main(["report", str(speed_folder), str(quality_folder), "--out", str(out)]) == 0
+    folders = [speed_folder, quality_folder, batch_folder, scaling_folder, serving_folder]
+    assert main(["report", *map(str, folders), "--out", str(out)]) == 0
     return (out / "index.html").as_uri()
 
 

@@ -99,6 +99,33 @@ def test_the_same_as_markdown(speed_folder: Path, tmp_path: Path) -> None:
     assert "### Acceptance" in text
 
 
+def test_sweeps_are_drawn_and_their_figures_stand_below(
+    batch_folder: Path, scaling_folder: Path, serving_folder: Path, tmp_path: Path
+) -> None:
+    page = report(tmp_path / "report", str(batch_folder), str(scaling_folder), str(serving_folder))
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert tags.fetched == []
+    batches, scaling, serving = page.split('<section class="sweep">')[1:]
+    assert "<h2>Batches: embedded on lists, bfloat16</h2>" in batches
+    assert "<td>apar</td><td>250</td><td>1,500</td>" in batches
+    assert "<td>apar</td><td>2.5</td><td>1.5</td>" in batches
+    assert '<p class="simulation">Calibrated simulation</p>' in scaling
+    assert "apar, threads of an answer 8: 123 tokens/s" in scaling
+    assert "<td>ar, 512 blocks</td><td>600</td>" in serving
+    assert "<td>apar, 40 blocks</td><td>777</td>" in serving
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## Serving: embedded on vLLM, lists" in text
+    assert re.search(r"\| +32 +\| apar +\|", text)
+
+
+def test_a_sweep_without_figures_is_named(batch_folder: Path) -> None:
+    (batch_folder / "batches.jsonl").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"batches\.jsonl holds nothing yet; let the measurement end first"):
+        read_results([batch_folder])
+
+
 def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
     assert "Question 3, medusa-apar" in report(tmp_path / "report", str(speed_folder), "--answer", "3")
 
@@ -107,7 +134,7 @@ def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
     ("arguments", "error"),
     [
         (["{speed}", "--answer", "99"], "answer='99': .* has no answer of mode medusa-apar to that question"),
-        (["{empty}"], "holds no results; give folders that eval speed, eval replay or eval quality wrote"),
+        (["{empty}"], "holds no results; give folders that eval speed, batch, quality, replay, scaling or"),
     ],
 )
 def test_what_cannot_be_reported(
