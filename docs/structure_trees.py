@@ -60,8 +60,8 @@ def reach(tally: Tally) -> str:
     left = (tally.tokens / WANTED - tally.longest) / tally.forkable
     have = (tally.steps - tally.longest) / tally.forkable
     return (
-        f"A ratio of {WANTED} leaves {left:.0f} tokens for all roots of an answer together; with {tally.mean_threads:.1f} "
-        f"threads they have {have:.0f}, and {tally.bound:.2f} is the end, with no roots at all."
+        f"A ratio of {WANTED} leaves {left:.0f} tokens for all roots of an answer together; with "
+        f"{tally.mean_threads:.1f} threads they have {have:.0f}, and {tally.bound:.2f} is the end, with no root at all."
     )
 
 

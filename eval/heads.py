@@ -72,9 +72,11 @@ def measure_heads(
         raise ValueError("the model has no heads; name some with --heads DIR, or train them: `medusa-apar train heads`")
     rows = []
     for chat in chats:
-        inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+        inputs: Any = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
         output: Any = model.generate(
-            inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,  # type: ignore[index]
+            inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
             return_dict_in_generate=True,
         )  # fmt: skip
         rows.append(decoded_row(output.trees[0]))

@@ -55,9 +55,7 @@ def main(argv: Sequence[str]) -> int:
         )
     chats = _chats(arguments.data)[: arguments.limit]
     best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
-    served = tokens_per_step(
-        model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best
-    )
+    served = tokens_per_step(model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best)
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
         f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "

@@ -16,7 +16,18 @@ from ..tables import LEGEND, interval_figures, markdown, spread_figures
 from ..thread_summary import LEGEND as THREADS_LEGEND
 from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown
 from ..turns import TurnRecord
-from .drawings import LEFT, PANEL_HEIGHT, PANEL_WIDTH, WIDTH, SlotCurves, Timeline, panel_picture, rounded, slot_curves, timeline_of
+from .drawings import (
+    LEFT,
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    WIDTH,
+    SlotCurves,
+    Timeline,
+    panel_picture,
+    rounded,
+    slot_curves,
+    timeline_of,
+)
 from .results import Results, SpeedResults
 
 

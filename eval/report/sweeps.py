@@ -143,9 +143,7 @@ def _of_scaling(path: Path, settings: dict[str, Any]) -> Sweep:
             lines.append(Line(mode, mode, 0, heights))
         panels.append(Panel("tokens/s", LABELS[axis], tuple(map(str, values)), tuple(lines)))
     title = f"{settings['what']}: tokens/s as threads, rows, answers and backbones grow"
-    return Sweep(
-        path.parent, settings, title, tuple(panels), scaling_summary.markdown(rows), scaling_summary.LEGEND
-    )
+    return Sweep(path.parent, settings, title, tuple(panels), scaling_summary.markdown(rows), scaling_summary.LEGEND)
 
 
 def _of_loads(path: Path, settings: dict[str, Any]) -> Sweep:

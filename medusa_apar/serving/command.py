@@ -42,8 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument("--engine-timeout", type=float, default=TIMEOUT,
-                        help="seconds without a token of any answer before vllm or http has stalled")  # fmt: skip
+    parser.add_argument(
+        "--url-priorities", action="store_true",
+        help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine-timeout", type=float, default=TIMEOUT,
+        help="seconds without a token of any answer after which vllm or http has stalled",
+    )  # fmt: skip
     parser.add_argument("--max-model-len", type=int, help="longest context for --engine vllm; by default the model's")
     parser.add_argument("--block-size", type=int, default=32, help="KV block for --engine vllm: full ones are shared")
     parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs for --engine vllm")
@@ -73,7 +79,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         )
     if arguments.engine == "http":
         urls, name = arguments.url, arguments.url_model or arguments.model
-        fleet = Fleet.at(urls, name, timeout=arguments.url_timeout)
+        fleet = Fleet.at(urls, name, timeout=arguments.url_timeout, priorities=arguments.url_priorities)
         return Orchestrator(fleet, model, arguments.engine_timeout)
     if arguments.engine == "vllm":
         from .vllm_engine import VllmEngine, speculative_config

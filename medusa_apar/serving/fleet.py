@@ -59,14 +59,18 @@ class Fleet:
     Attributes:
         model: the name under which the replicas serve it.
         replicas: the servers.
+        priorities: whether they know priorities, as vLLM's server does with `--scheduling-policy priority`.
     """
 
     model: str
     replicas: list[Replica]
+    priorities: bool = False
     _of_answer: dict[str, Replica] = field(default_factory=dict)
 
     @staticmethod
-    def at(urls: Sequence[str], model: str, *, api_key: str = "none", timeout: float = 60.0) -> Fleet:
+    def at(
+        urls: Sequence[str], model: str, *, api_key: str = "none", timeout: float = 60.0, priorities: bool = False
+    ) -> Fleet:
         """Replicas at these addresses.
 
         Args:
@@ -74,10 +78,11 @@ class Fleet:
             model: the name under which they serve the model.
             api_key: for all of them.
             timeout: seconds between two tokens of a thread after which its replica has failed.
+            priorities: whether to send them each thread's priority; others than vLLM's server may refuse it.
         """
         limits = httpx2.Timeout(timeout, connect=min(timeout, 5.0))
         clients = {url: AsyncOpenAI(base_url=url, api_key=api_key, timeout=limits, max_retries=0) for url in urls}
-        return Fleet(model, [Replica(url, client) for url, client in clients.items()])
+        return Fleet(model, [Replica(url, client) for url, client in clients.items()], priorities)
 
     async def stream(self, request: ThreadRequest) -> AsyncGenerator[list[int]]:
         """Write a thread, as `Engine` says, on one replica after the other if need be."""
@@ -92,7 +97,7 @@ class Fleet:
             )
             replica.running += 1
             try:
-                async with aclosing(_tokens_of(replica, self.model, rest)) as stream:
+                async with aclosing(self._tokens_of(replica, rest)) as stream:
                     async for token_ids in stream:
                         written += token_ids
                         yield token_ids
@@ -122,6 +127,60 @@ class Fleet:
             del self._of_answer[next(iter(self._of_answer))]
         return chosen
 
+    async def _tokens_of(self, replica: Replica, request: ThreadRequest) -> AsyncGenerator[list[int]]:
+        """The tokens of one thread as one replica streams them.
+
+        Raises:
+            _ReplicaError: it cannot be reached, breaks off, or is in trouble.
+            EngineError: it refuses the request, as any other would.
+        """
+        sampling = request.sampling
+        priority = {"priority": request.priority} if self.priorities else {}
+        finished = False
+        try:
+            stream = await replica.client.completions.create(
+                model=self.model,
+                prompt=list(request.prompt_token_ids),
+                max_tokens=request.max_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
+                stream=True,
+                extra_body={
+                    "top_k": sampling.top_k,
+                    "repetition_penalty": sampling.repetition_penalty,
+                    "bad_words": list(request.bad_words),
+                    "stop_token_ids": list(request.stop_token_ids),
+                    "return_token_ids": True,
+                    **priority,
+                },
+            )
+            async with stream:
+                async for chunk in stream:
+                    for choice in chunk.choices:
+                        token_ids = getattr(choice, "token_ids", None)
+                        if token_ids:
+                            yield list(token_ids)
+                        elif choice.text and token_ids is None:
+                            raise EngineError(
+                                f"{replica.url} returns no token ids; use a server that knows return_token_ids"
+                            )
+                        finished = finished or choice.finish_reason is not None
+        except APITimeoutError as error:
+            raise _ReplicaError("timed out") from error
+        except APIConnectionError as error:
+            raise _ReplicaError(f"cannot be reached: {error.__cause__ or error}") from error
+        except APIStatusError as error:
+            if error.status_code == 429 or error.status_code >= 500:
+                raise _ReplicaError(f"status {error.status_code}") from error
+            raise EngineError(
+                f"{replica.url} refuses the request with status {error.status_code}: {error.message}"
+            ) from error
+        except httpx2.HTTPError as error:
+            raise _ReplicaError(f"broke off: {type(error).__name__}") from error
+        if not finished:
+            raise _ReplicaError("ended its stream without a finish reason")
+
     async def check(self) -> None:
         """As `Engine` says."""
         found = await asyncio.gather(*(_answers(replica) for replica in self.replicas))
@@ -139,56 +198,3 @@ async def _answers(replica: Replica) -> bool:
     except (APIConnectionError, APIStatusError):
         return False
     return True
-
-
-async def _tokens_of(replica: Replica, model: str, request: ThreadRequest) -> AsyncGenerator[list[int]]:
-    """The tokens of one thread as one replica streams them.
-
-    Raises:
-        _ReplicaError: it cannot be reached, breaks off, or is in trouble.
-        EngineError: it refuses the request, as any other would.
-    """
-    sampling = request.sampling
-    finished = False
-    try:
-        stream = await replica.client.completions.create(
-            model=model,
-            prompt=list(request.prompt_token_ids),
-            max_tokens=request.max_tokens,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            seed=sampling.seed,
-            stream=True,
-            extra_body={
-                "top_k": sampling.top_k,
-                "repetition_penalty": sampling.repetition_penalty,
-                "bad_words": list(request.bad_words),
-                "stop_token_ids": list(request.stop_token_ids),
-                "return_token_ids": True,
-            },
-        )
-        async with stream:
-            async for chunk in stream:
-                for choice in chunk.choices:
-                    token_ids = getattr(choice, "token_ids", None)
-                    if token_ids:
-                        yield list(token_ids)
-                    elif choice.text and token_ids is None:
-                        raise EngineError(
-                            f"{replica.url} returns no token ids; use a server that knows return_token_ids"
-                        )
-                    finished = finished or choice.finish_reason is not None
-    except APITimeoutError as error:
-        raise _ReplicaError("timed out") from error
-    except APIConnectionError as error:
-        raise _ReplicaError(f"cannot be reached: {error.__cause__ or error}") from error
-    except APIStatusError as error:
-        if error.status_code == 429 or error.status_code >= 500:
-            raise _ReplicaError(f"status {error.status_code}") from error
-        raise EngineError(
-            f"{replica.url} refuses the request with status {error.status_code}: {error.message}"
-        ) from error
-    except httpx2.HTTPError as error:
-        raise _ReplicaError(f"broke off: {type(error).__name__}") from error
-    if not finished:
-        raise _ReplicaError("ended its stream without a finish reason")

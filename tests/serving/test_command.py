@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 from openai import OpenAI
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -22,30 +18,14 @@ from medusa_apar.cli import main
 from medusa_apar.serving.requests import Sampling
 from medusa_apar.serving.served_model import ServedModel
 
+from .server_process import serving
+
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The server with the embedded model, and its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "medusa_apar.cli", "serve", "--port", str(port), "--dtype", "float32"],
-        env=os.environ | {"MEDUSA_APAR_API_KEY": "secret"},
-    )
-    address = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            assert httpx2.get(f"{address}/health").status_code == 200
-            break
-        except httpx2.TransportError:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.2)
-    yield server, address
-    server.kill()
-    server.wait()
+    with serving("--dtype", "float32", MEDUSA_APAR_API_KEY="secret") as started:
+        yield started
 
 
 def test_it_answers_in_threads_and_ends_what_it_has_begun_before_it_stops(

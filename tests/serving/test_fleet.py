@@ -119,6 +119,17 @@ def test_threads_of_an_answer_go_where_its_prefix_is(
         assert len(serving) == 1
 
 
+@pytest.mark.parametrize("priorities", [True, False])
+def test_priorities_go_to_servers_that_know_them(
+    servers: list[CompletionsServer], fleet: Fleet, served: ServedModel, priorities: bool
+) -> None:
+    fleet.priorities = priorities
+    request = AnswerRequest(prompts(1)[0], 20, max_depth=1)
+    answers(Orchestrator(fleet, served), request, request)
+    sent = [body.get("priority") for server in servers for body in server.asked]
+    assert sorted(sent, key=str) == ([0, 1] if priorities else [None, None])
+
+
 def test_threads_of_a_replica_that_breaks_off_go_on_at_another(
     fleet: Fleet, servers: list[CompletionsServer], model: MedusaAparModel, served: ServedModel
 ) -> None:

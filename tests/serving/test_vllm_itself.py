@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
+from openai import OpenAI
 
 from medusa_apar import EMBEDDED, MedusaAparModel
 from medusa_apar.cli import main
@@ -22,6 +25,7 @@ from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Snapshot
 
 from ..oracle import TIE
+from .server_process import serving
 from .vllm_server import NAME, VllmServer
 
 pytestmark = pytest.mark.vllm
@@ -162,3 +166,32 @@ def test_when_one_of_two_servers_is_killed_every_request_ends(
     for request, answer in zip(asked, asyncio.run(run()), strict=True):
         assert answer.finish_reason is not None
         check_is_generates(model, request, answer)
+
+
+@pytest.mark.parametrize("engine", ["vllm", "http"])
+def test_the_server_command_answers_as_generate_does(
+    engine: str, model: MedusaAparModel, served: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    question: Any = [{"role": "user", "content": load_questions("lists")[1].turns[0]}]
+    with ExitStack() as started:
+        options = ["--engine", engine, "--dtype", "float32"]
+        if engine == "vllm":
+            options += ["--max-model-len", "512"]
+        else:
+            behind = VllmServer.start(tmp_path, "behind", "--scheduling-policy", "priority")
+            started.callback(behind.kill)
+            behind.wait()
+            options += ["--url", behind.url, "--url-model", NAME, "--url-priorities"]
+        _, address = started.enter_context(serving(*options))
+        client = OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0, timeout=120)
+        answer = client.chat.completions.create(model=NAME, messages=question, max_tokens=LIMIT)
+        stream = client.chat.completions.create(model=NAME, messages=question, max_tokens=LIMIT, stream=True)
+        streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        metrics = httpx2.get(f"{address}/metrics").text
+        assert httpx2.get(f"{address}/health").status_code == 200
+    assert streamed == answer.choices[0].message.content
+    request = requests(served, 2)[1]
+    tokens = model.generate(torch.tensor([request.prompt_token_ids]), max_new_tokens=LIMIT, max_depth=request.max_depth)
+    assert streamed == served.text(tokens[0, len(request.prompt_token_ids) :].tolist())  # type: ignore[index]
+    assert 'medusa_apar_requests_total{outcome="finished"} 2.0' in metrics

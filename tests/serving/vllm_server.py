@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 import httpx2
 
 from medusa_apar import EMBEDDED
+
+from .server_process import free_port
 
 NAME = "embedded"
 _START_SECONDS = 240
@@ -34,17 +35,15 @@ class VllmServer:
     log: Path
 
     @staticmethod
-    def start(folder: Path, name: str, max_model_len: int = 512) -> VllmServer:
+    def start(folder: Path, name: str, *options: str) -> VllmServer:
         """Start it; it is ready once `wait` returns."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         log = folder / f"{name}.log"
         command = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(EMBEDDED),
             "--served-model-name", NAME, "--dtype", "float32", "--enforce-eager", "--block-size", "32",
-            "--max-model-len", str(max_model_len), "--host", "127.0.0.1", "--port", str(port),
-            "--max-num-seqs", "32",
+            "--max-model-len", "512", "--host", "127.0.0.1", "--port", str(port),
+            "--max-num-seqs", "32", *options,
         ]  # fmt: skip
         environment = os.environ | {
             "VLLM_CPU_KVCACHE_SPACE": "1",
