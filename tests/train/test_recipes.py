@@ -168,3 +168,11 @@ def test_no_benchmark_question_is_trained_on(data_folder: Path) -> None:
     for part in ("train", "heldout"):
         for response in read_responses(data_folder / f"responses-{part}.jsonl.xz", BadRows()):
             assert " ".join(response.prompt.lower().split()) not in asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lists", "everyday"])
+def test_bundled_questions_are_no_training_prompts_nor_rewordings_of_them(data_folder: Path, name: str) -> None:
+    prompts = {each.prompt for each in read_responses(data_folder / "responses-train.jsonl.xz", BadRows())}
+    for question in load_questions(name):
+        assert not any(has_words_of(prompt, question.turns[0]) for prompt in prompts), question.turns[0]
