@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil, floor, log10
 
 from ..timeline import ThreadLine
-from .sweeps import Line, Panel, largest
+from .sweeps import Line, Panel
 
 WIDTH = 860
 LEFT = 64
@@ -195,7 +195,8 @@ def rounded(figure: float) -> str:
 
 def panel_picture(panel: Panel) -> PanelPicture:
     """Draw a panel; its values lie at equal distances, and heights begin at 0."""
-    most = largest(panel.lines)
+    heights = [height for line in panel.lines for height in line.heights if height is not None]
+    most = max(heights, default=0.0) or 1.0
     unit = (PANEL_HEIGHT - TOP - BOTTOM) / most
     column = (PANEL_WIDTH - LEFT - 8) / len(panel.values)
     across = [round(LEFT + column * (at + 0.5), 1) for at in range(len(panel.values))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -176,8 +176,3 @@ READERS: dict[str, Callable[[Path, dict[str, Any]], Sweep]] = {
     "loads.jsonl": _of_loads,
 }
 """By the file that a measurement leaves."""
-
-
-def largest(lines: Sequence[Line]) -> float:
-    """The largest height of some lines; 1 where there is none."""
-    return max((height for line in lines for height in line.heights if height is not None), default=1.0) or 1.0
