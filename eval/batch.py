@@ -14,7 +14,7 @@ from .batch_run import BatchRun, BatchStore
 from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table
 from .decoding import BASELINE, Limits
 from .questions import load_questions
-from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, positive
+from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, positive, positives
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _LIMITS = Limits(max_new_tokens=128)
@@ -37,13 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_arguments(parser, questions="lists", limits=_LIMITS)
     sizes = ",".join(str(size) for size in BATCH_SIZES)
-    parser.add_argument("--batch-sizes", type=_sizes, default=sizes, help="prompts in a batch, separated by commas")
+    parser.add_argument("--batch-sizes", type=positives, default=sizes, help="prompts in a batch, separated by commas")
     parser.add_argument("--rounds", type=positive, default=5, help="how often every batch size is measured")
     return parser
-
-
-def _sizes(text: str) -> list[int]:
-    return sorted({positive(size) for size in text.split(",")})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

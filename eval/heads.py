@@ -12,20 +12,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.model import MedusaAparModel
 
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .replay.hits import PUBLISHED
-from .setup import DTYPES, load_model, positive
-from .verify_heads import Chat, tokens_per_step
+from .setup import DTYPES, load_model, positive, positives
+from .verify_heads import Chat, greedy_answers, tokens_per_step
 
 ROWS = 4
 """Answers in a forward pass."""
@@ -70,16 +68,8 @@ def measure_heads(
 
     if model.heads is None:
         raise ValueError("the model has no heads; name some with --heads DIR, or train them: `medusa-apar train heads`")
-    rows = []
-    for chat in chats:
-        inputs: Any = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        )
-        output: Any = model.generate(
-            inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
-            return_dict_in_generate=True,
-        )  # fmt: skip
-        rows.append(decoded_row(output.trees[0]))
+    answers = greedy_answers(model, tokenizer, chats, max_new_tokens)
+    rows = [decoded_row(tree) for answer in answers for tree in answer.trees or ()]
     collate = TreeCollator.of(tokenizer, label_heads=model.heads.config.num_heads)
     batches = (
         {name: each.to(model.device) for name, each in collate(rows[first : first + ROWS]).items()}
@@ -90,7 +80,9 @@ def measure_heads(
         accuracy=found.accuracy,
         chain=1 + sum(found.acceptance),
         trees={
-            size: tokens_per_step(model, tokenizer, chats, max_new_tokens, apar=False, nodes_per_step=size)
+            size: tokens_per_step(
+                greedy_answers(model, tokenizer, chats, max_new_tokens, apar=False, nodes_per_step=size)
+            )
             for size in nodes
         },
     )
@@ -108,10 +100,6 @@ def accuracy_table(figures: HeadFigures) -> Table:
     return table
 
 
-def _sizes(text: str) -> list[int]:
-    return sorted({positive(size) for size in text.split(",")})
-
-
 def main(argv: Sequence[str]) -> int:
     """Run `medusa-apar eval heads` with these arguments."""
     parser = argparse.ArgumentParser(
@@ -125,14 +113,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
-    parser.add_argument("--nodes", type=_sizes, default="16,64", help="nodes of a step, separated by commas")
+    parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
     try:
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
-        ControlTokens.of_tokenizer(tokenizer)
         chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]
         figures = measure_heads(model, tokenizer, chats, arguments.max_new_tokens, arguments.nodes)
         if arguments.out is not None:

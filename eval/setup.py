@@ -92,6 +92,11 @@ def positive(text: str) -> int:
     return value
 
 
+def positives(text: str) -> list[int]:
+    """Whole numbers from 1, separated by commas, each once and in rising order, for argparse."""
+    return sorted({positive(each) for each in text.split(",")})
+
+
 def not_negative(text: str) -> int:
     """A whole number from 0, for argparse."""
     value = int(text)

@@ -7,7 +7,7 @@ the heads decode with their best guesses alone, and what is accepted is held aga
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.output import MedusaAparOutput
 
 from .questions import load_questions
 from .setup import load_model, positive
@@ -55,7 +56,9 @@ def main(argv: Sequence[str]) -> int:
         )
     chats = _chats(arguments.data)[: arguments.limit]
     best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
-    served = tokens_per_step(model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best)
+    served = tokens_per_step(
+        greedy_answers(model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best)
+    )
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
         f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
@@ -77,25 +80,28 @@ def _chats(file: str | None) -> list[Chat]:
     return chats
 
 
-def tokens_per_step(
+def greedy_answers(
     model: MedusaAparModel, tokenizer: Any, chats: Sequence[Chat], max_new_tokens: int, **options: Any
-) -> float:
-    """Tokens that a step brings in greedy answers, one thread at a time.
+) -> Iterator[MedusaAparOutput]:
+    """What `generate` gives for each chat in turn.
 
     Args:
-        model: with heads.
+        model: what answers.
         tokenizer: with a chat template.
         chats: messages; each is answered.
         max_new_tokens: of an answer.
-        **options: of `generate`: which guesses a step carries, and that no two threads share it.
+        **options: further ones of `generate`.
     """
-    accepted = steps = 0
     for chat in tqdm(chats, desc="decoding", leave=False):
         inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
         output: Any = model.generate(
             input_ids=inputs["input_ids"].to(model.device), max_new_tokens=max_new_tokens, do_sample=False,
             return_dict_in_generate=True, **options,
         )  # fmt: skip
-        accepted += output.stats.accepted_guesses
-        steps += output.stats.steps
-    return 1 + accepted / max(1, steps)
+        yield output
+
+
+def tokens_per_step(outputs: Iterable[MedusaAparOutput]) -> float:
+    """Tokens that a step brings in answers that were decoded one thread at a time."""
+    stats = [output.stats for output in outputs if output.stats is not None]
+    return 1 + sum(each.accepted_guesses for each in stats) / max(1, sum(each.steps for each in stats))

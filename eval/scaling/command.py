@@ -25,7 +25,7 @@ from medusa_apar.train.provenance import commit
 from ..replay.command import SIMULATION, VOCABULARY
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
-from ..setup import DTYPES, INTERRUPTED, modes_of, positive
+from ..setup import DTYPES, INTERRUPTED, modes_of, positive, positives
 from ..shapes import SHAPES, random_model
 from .points import Axis, Point, Sweeps, all_points
 from .scaling_plot import plot_scaling
@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="medusa-apar eval scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     sweep = parser.add_argument_group("what grows", "values separated by commas; a single one leaves the axis out")
-    sweep.add_argument("--threads", type=_numbers, default="1,2,4,8,16", help="of an answer")
-    sweep.add_argument("--rows", type=_numbers, default="1,2,4,8,16", help="of a batch")
-    sweep.add_argument("--tokens", type=_numbers, default="64,128,256,512,1024", help="of an answer")
+    sweep.add_argument("--threads", type=positives, default="1,2,4,8,16", help="of an answer")
+    sweep.add_argument("--rows", type=positives, default="1,2,4,8,16", help="of a batch")
+    sweep.add_argument("--tokens", type=positives, default="64,128,256,512,1024", help="of an answer")
     sweep.add_argument("--backbones", type=_shapes, default="llama-15m,llama-42m,llama-110m", help="by size")
     base = parser.add_argument_group("the base point", "what the others stay at while one grows")
     base.add_argument("--at-threads", type=positive, default=BASE.threads, help="of an answer")
@@ -58,10 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
-
-
-def _numbers(text: str) -> list[int]:
-    return sorted({positive(each) for each in text.split(",")})
 
 
 def _shapes(text: str) -> list[str]:

@@ -27,7 +27,7 @@ from medusa_apar.train.provenance import commit
 
 from .. import fingerprint
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
-from ..setup import INTERRUPTED, model_name, positive
+from ..setup import INTERRUPTED, model_name, positive, positives
 from .arrivals import Arrivals
 from .load_plot import plot_loads
 from .load_run import MODES, LoadRun, LoadStore
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--arrivals", type=_arrivals, default="closed:1,closed:4,closed:16",
         help="loads, separated by commas: closed:N clients that ask again once answered, poisson:R requests a second",
     )  # fmt: skip
-    parser.add_argument("--kv-blocks", type=_numbers, default="64,512", help="KV memory, in blocks of 32 tokens")
+    parser.add_argument("--kv-blocks", type=positives, default="64,512", help="KV memory, in blocks of 32 tokens")
     parser.add_argument("--max-model-len", type=positive, default=1024, help="longest context")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
@@ -58,10 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
-
-
-def _numbers(text: str) -> list[int]:
-    return sorted({positive(each) for each in text.split(",")})
 
 
 def _arrivals(text: str) -> list[Arrivals]:
