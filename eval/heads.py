@@ -19,10 +19,11 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.precision import DTYPES
 
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .replay.hits import PUBLISHED
-from .setup import DTYPES, load_model, positive, positives
+from .setup import load_model, positive, positives
 from .verify_heads import Chat, greedy_answers, tokens_per_step
 
 ROWS = 4
@@ -114,7 +115,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
     parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
     try:

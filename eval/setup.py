@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.precision import default_dtype
+from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from . import fingerprint
@@ -24,7 +24,6 @@ from .questions import BENCHMARKS, BUNDLED, Question
 
 INTERRUPTED = 130
 _EMBEDDED_NAME = "embedded"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model(
@@ -34,13 +33,12 @@ def load_model(
 
     Args:
         model: folder or hub id of the model.
-        dtype: of the weights.
+        dtype: of the weights, one of `DTYPES`.
         heads: folder or hub id of other heads than those that come with the model.
     """
     source = EMBEDDED if model is None else model
-    chosen = default_dtype() if dtype == "auto" else DTYPES[dtype]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=chosen)
+    loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=dtype_named(dtype))
     return loaded.to(device), AutoTokenizer.from_pretrained(source)
 
 
@@ -53,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
     parser.add_argument(

@@ -23,7 +23,7 @@ from .drawing import draw
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import MedusaAparOutput
-from .precision import default_dtype
+from .precision import DTYPES, dtype_named
 
 INTERRUPTED = 130
 USER_ERROR = 2
@@ -41,15 +41,14 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=512, help="visible tokens of the answer")
     parser.add_argument("--max-threads", type=int, default=8, help="threads in a step; more wait")
     parser.add_argument("--max-depth", type=int, help="threads of this depth do not fork (default: as trained)")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     args = parser.parse_args(argv)
 
     if not args.prompt.strip():
         raise ValueError(f"PROMPT={args.prompt!r} is empty; say what to answer")
-    dtype = default_dtype() if args.dtype == "auto" else getattr(torch, args.dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype).to(device)
+    model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype_named(args.dtype)).to(device)
     messages = [{"role": "user", "content": args.prompt}]
     chat: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

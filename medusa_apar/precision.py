@@ -1,8 +1,11 @@
-"""The number format that this machine computes fastest in."""
+"""Number formats by name, and the one that this machine computes fastest in."""
 
 from __future__ import annotations
 
 import torch
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""What `--dtype` may name."""
 
 
 def cpu_has_bfloat16() -> bool:
@@ -14,3 +17,11 @@ def cpu_has_bfloat16() -> bool:
 def default_dtype() -> torch.dtype:
     """bfloat16 on a GPU or a CPU with bfloat16 instructions, else float32."""
     return torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The number format that one of `DTYPES` names; `auto` is this machine's fastest, whatever the checkpoint has."""
+    if name == "auto":
+        return default_dtype()
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

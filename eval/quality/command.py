@@ -18,6 +18,7 @@ from rich.console import Console
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
+from medusa_apar.precision import DTYPES
 from medusa_apar.train.provenance import commit
 
 from .. import fingerprint
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", help="whose backbone reads the answers: folder or hub id; by default the bundled one"
     )
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     judge = parser.add_argument_group("judge", "without --judge-url nothing is sent anywhere")

@@ -19,14 +19,14 @@ import transformers
 from rich.console import Console
 
 from medusa_apar.modes import Mode
-from medusa_apar.precision import default_dtype
+from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from .. import fingerprint
 from ..decoding import Limits
 from ..plot import plot_speed_up
 from ..questions import BENCHMARKS, find_questions, read_questions
-from ..setup import DTYPES, INTERRUPTED, positive
+from ..setup import INTERRUPTED, positive
 from ..shapes import SHAPES, random_model
 from ..summary import summarize
 from ..tables import LEGEND, markdown, terminal_table
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--backbone", choices=SHAPES, default="llama-110m", help="sizes of the random backbone")
     parser.add_argument("--modes", default=",".join(_MODES), help="which modes, separated by commas")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--max-threads", type=positive, default=Limits().max_threads, help="threads in a step")
     parser.add_argument("--max-depth", type=positive, default=3, help="depth at which forks end")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         turns = [turn for turn in turns if turn.question_id in kept]
         hits = HitModel.published(calibration.correlation)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = default_dtype() if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+        dtype = dtype_named(arguments.dtype)
         torch.manual_seed(0)
         scripted = ScriptedModel(random_model(arguments.backbone, device, dtype, vocab_size=VOCABULARY), hits)
         settings: dict[str, Any] = {

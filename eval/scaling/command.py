@@ -19,13 +19,13 @@ import transformers
 from rich.console import Console
 
 from medusa_apar.modes import Mode
-from medusa_apar.precision import default_dtype
+from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from ..replay.command import SIMULATION, VOCABULARY
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
-from ..setup import DTYPES, INTERRUPTED, modes_of, positive, positives
+from ..setup import INTERRUPTED, modes_of, positive, positives
 from ..shapes import SHAPES, random_model
 from .points import Axis, Point, Sweeps, all_points
 from .scaling_plot import plot_scaling
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modes", type=modes_of, default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
     parser.add_argument("--correlation", type=float, default=CORRELATION, help="of the heads' errors")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = Point(arguments.at_backbone, arguments.at_threads, arguments.at_rows, arguments.at_tokens)
     sweeps = _sweeps(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = default_dtype() if arguments.dtype == "auto" else DTYPES[arguments.dtype]
+    dtype = dtype_named(arguments.dtype)
     hits = HitModel.published(arguments.correlation)
 
     def model_of(backbone: str) -> ScriptedModel:

@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 
 from medusa_apar import EMBEDDED
+from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, default=0.7, help="so that the same question is answered anew")
     parser.add_argument("--modes", type=_modes, default=",".join(MODES), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
-    parser.add_argument("--dtype", default="auto", help="of the weights")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
 
@@ -118,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "max_threads": arguments.max_threads,
             "temperature": arguments.temperature,
             "block_size": BLOCK_SIZE,
-            "dtype": arguments.dtype,
+            "dtype": str(dtype_named(arguments.dtype)).removeprefix("torch."),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "cpu_threads": torch.get_num_threads(),
             "commit": commit(),
@@ -151,7 +152,7 @@ async def _measure(
             continue
         engine = VllmEngine(
             source,
-            dtype=arguments.dtype,
+            dtype=dtype_named(arguments.dtype),
             max_model_len=arguments.max_model_len,
             block_size=BLOCK_SIZE,
             num_gpu_blocks_override=blocks,

@@ -12,7 +12,7 @@ import uvicorn
 
 from .. import EMBEDDED
 from ..model import MedusaAparModel
-from ..precision import default_dtype
+from ..precision import DTYPES, dtype_named
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer
 from .orchestrator import TIMEOUT, Orchestrator
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url-model", help="name under which these serve the model; by default --model")
     parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument(
         "--url-priorities", action="store_true",
         help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
@@ -85,7 +85,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         from .vllm_engine import VllmEngine, speculative_config
 
         options: dict[str, Any] = {
-            "dtype": arguments.dtype,
+            "dtype": dtype_named(arguments.dtype),
             "max_model_len": arguments.max_model_len,
             "block_size": arguments.block_size,
             "tensor_parallel_size": arguments.tensor_parallel_size,
@@ -95,9 +95,10 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
                 arguments.speculative_heads, arguments.speculative_tokens
             )
         return Orchestrator(VllmEngine(arguments.model, **options), model, arguments.engine_timeout)
-    dtype = default_dtype() if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loaded = MedusaAparModel.from_pretrained(arguments.model, heads=arguments.heads, dtype=dtype).to(device)
+    loaded = MedusaAparModel.from_pretrained(
+        arguments.model, heads=arguments.heads, dtype=dtype_named(arguments.dtype)
+    ).to(device)
     return NativeAnswerer(loaded, model, arguments.max_batch)
 
 
