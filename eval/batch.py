@@ -10,11 +10,13 @@ from dataclasses import asdict
 
 from rich.console import Console
 
+from medusa_apar.whole_numbers import positive, positives
+
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table
 from .decoding import BASELINE, Limits
 from .questions import load_questions
-from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, positive, positives
+from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _LIMITS = Limits(max_new_tokens=128)

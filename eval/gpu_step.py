@@ -32,8 +32,8 @@ from medusa_apar.compilation import CompiledStep
 from medusa_apar.kv_pool import EXTENT_BUCKET
 from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
+from medusa_apar.whole_numbers import positive
 
-from .setup import positive
 from .shapes import SHAPES, random_model
 from .summary import Spread
 from .tables import as_markdown

@@ -20,10 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import DTYPES
+from medusa_apar.whole_numbers import positive, positives
 
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .replay.hits import PUBLISHED
-from .setup import load_model, positive, positives
+from .setup import load_model
 from .verify_heads import Chat, greedy_answers, tokens_per_step
 
 ROWS = 4
@@ -65,6 +66,7 @@ def measure_heads(
         ValueError: the model has no heads.
     """
     from medusa_apar.train.held_out import measure  # needs the packages of training
+    from medusa_apar.train.tree_attention import attend_along_paths
     from medusa_apar.train.tree_data import TreeCollator, decoded_row
 
     if model.heads is None:
@@ -76,7 +78,11 @@ def measure_heads(
         {name: each.to(model.device) for name, each in collate(rows[first : first + ROWS]).items()}
         for first in range(0, len(rows), ROWS)
     )
-    found = measure(model.backbone, model.heads, batches)
+    along_paths = attend_along_paths(model.backbone)
+    try:
+        found = measure(model.backbone, model.heads, batches)
+    finally:
+        along_paths.remove()
     return HeadFigures(
         accuracy=found.accuracy,
         chain=1 + sum(found.acceptance),

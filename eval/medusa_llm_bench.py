@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM
 from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
+from medusa_apar.whole_numbers import positive
 
 from .decoding import BASELINE
 from .medusa_llm_export import export
 from .medusa_llm_run import OWN, Bench, SystemKey, SystemRecord, SystemStore, Worker
 from .questions import load_questions
-from .setup import INTERRUPTED, describe, load_model, positive
+from .setup import INTERRUPTED, describe, load_model
 from .summary import Spread
 from .tables import as_markdown, spread_figures
 

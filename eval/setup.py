@@ -12,13 +12,13 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from medusa_apar import EMBEDDED
+from medusa_apar import EMBEDDED, fingerprint
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
+from medusa_apar.whole_numbers import positive
 
-from . import fingerprint
 from .decoding import Limits
 from .questions import BENCHMARKS, BUNDLED, Question
 
@@ -82,27 +82,6 @@ def modes_of(text: str) -> list[str]:
     return [str(Mode(name.strip())) for name in text.split(",")]
 
 
-def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is less than 1")
-    return value
-
-
-def positives(text: str) -> list[int]:
-    """Whole numbers from 1, separated by commas, each once and in rising order, for argparse."""
-    return sorted({positive(each) for each in text.split(",")})
-
-
-def not_negative(text: str) -> int:
-    """A whole number from 0, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is less than 0")
-    return value
-
-
 def model_name(model: str | None) -> str:
     """What a report calls the model that `load_model` loads."""
     return model or _EMBEDDED_NAME
@@ -123,7 +102,7 @@ def describe(
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "compiled": model.compiled,
         "questions": arguments.questions,
-        "questions_digest": fingerprint.of_questions(questions),
+        "questions_digest": fingerprint.of_items(questions),
         "modes": [str(mode) for mode in modes],
         **asdict(limits_of(arguments)),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.console import Console
 
+from medusa_apar import fingerprint
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
+from medusa_apar.whole_numbers import not_negative, positive
 
-from . import fingerprint
 from .acceptance import LEGEND as ACCEPTANCE_LEGEND
 from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from .answers import write_answers
@@ -22,7 +23,7 @@ from .decoding import FORK_ERROR_RATE, Limits
 from .peers import Peer, PeerOptions, is_peer, load_assistant
 from .plot import plot_speed_up
 from .questions import load_questions
-from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of, not_negative, positive
+from .setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
 from .speed_run import SpeedRun
 from .summary import SummaryRow, summarize
 from .tables import LEGEND, markdown, terminal_table

@@ -17,9 +17,10 @@ from tqdm import tqdm
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import MedusaAparOutput
+from medusa_apar.whole_numbers import positive
 
 from .questions import load_questions
-from .setup import load_model, positive
+from .setup import load_model
 
 Chat = list[dict[str, str]]
 """Messages with a role and a content."""

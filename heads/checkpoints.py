@@ -27,6 +27,7 @@ def load_heads(
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    **hub: Any,
 ) -> DraftHeads:
     """Load heads from a checkpoint of any format.
 
@@ -38,6 +39,7 @@ def load_heads(
         backbone: the causal LM that the heads will sit on; their sizes must agree.
         dtype: dtype of the heads; by default the backbone's, without one the checkpoint's.
         device: device of the heads; by default the backbone's, without one the CPU.
+        **hub: for `snapshot_download`, such as `token`.
 
     Returns:
         The heads in evaluation mode.
@@ -48,8 +50,8 @@ def load_heads(
         ValueError: the checkpoint has none of the formats, holds pickled code (never executed), contradicts itself, or
             does not fit the backbone.
     """
-    checkpoint_format = detect_format(source)
-    folder = locate(source, [CONFIG, *WEIGHT_FILES[checkpoint_format]])
+    checkpoint_format = detect_format(source, **hub)
+    folder = locate(source, [CONFIG, *WEIGHT_FILES[checkpoint_format]], **hub)
     values = read_json(folder / CONFIG)
     rename: Callable[[str], str] = str
     config: HeadsConfig

@@ -53,22 +53,29 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
         source: folder or hub id of the heads.
         output: folder to write.
         checkpoint_format: medusa-llm's or vLLM's.
-        backbone: folder or hub id of the heads' backbone; by default the folder around `source`, if that is a model.
+        backbone: folder or hub id of the heads' backbone; by default the folder around `source`, if that is a model;
+            vLLM's format needs none unless the heads share its projection.
 
     Raises:
         ValueError: the backbone is unknown or does not fit, or the format cannot express the heads.
         OSError: a file is missing, unreadable, or cannot be written.
     """
     heads = load_heads(source)
-    if backbone is None:
-        backbone = str(_surrounding_model(source))
-    local = Path(backbone).is_dir()
+    shared = isinstance(heads, MedusaHeads) and heads.config.shared_projection
+    backbone = backbone or _surrounding_model(source)
+    if backbone is None and (shared or checkpoint_format is CheckpointFormat.MEDUSA_LLM):
+        raise ValueError(
+            f"{source}: --format {checkpoint_format} needs the backbone of these heads, and there is none around them; "
+            "give it with --backbone DIR"
+        )
+    local = backbone is not None and Path(backbone).is_dir()
     model: PreTrainedModel | None = None
-    if local or (isinstance(heads, MedusaHeads) and heads.config.shared_projection):
+    if backbone is not None and (local or shared):
         model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
     if checkpoint_format is CheckpointFormat.VLLM:
         save_vllm(heads, output, model)
     else:
+        assert backbone is not None
         save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
     Console().print(f"wrote {heads.config.num_heads} heads to {output}", soft_wrap=True, highlight=False)
 
@@ -95,13 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _surrounding_model(source: str) -> Path:
+def _surrounding_model(source: str) -> str | None:
     parent = Path(source).resolve().parent
-    if Path(source).is_dir() and (parent / "config.json").is_file():
-        return parent
-    raise ValueError(
-        f"medusa-llm's format names the backbone, and {parent} around the heads is none; give it with --backbone DIR"
-    )
+    return str(parent) if Path(source).is_dir() and (parent / "config.json").is_file() else None
 
 
 def _sizes(heads: DraftHeads, checkpoint_format: CheckpointFormat) -> Table:

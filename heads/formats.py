@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
@@ -45,14 +46,18 @@ WEIGHT_FILES = {
 }
 
 
-def detect_format(source: str | Path) -> CheckpointFormat:
+def detect_format(source: str | Path, **hub: Any) -> CheckpointFormat:
     """Tell which format a checkpoint has.
+
+    Args:
+        source: a folder, or an id on the Hugging Face hub.
+        **hub: for `snapshot_download`, such as `token`.
 
     Raises:
         FileNotFoundError: there is no such folder or hub id, or it has no `config.json`.
         ValueError: `config.json` is broken or belongs to something else.
     """
-    folder = locate(source, [CONFIG])
+    folder = locate(source, [CONFIG], **hub)
     path = folder / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
@@ -92,15 +97,15 @@ def writing(folder: Path, checkpoint_format: CheckpointFormat) -> Iterator[Path]
             os.replace(file, folder / file.name)
 
 
-def locate(source: str | Path, patterns: list[str]) -> Path:
-    """Return the local folder of a checkpoint, fetched from the hub if it is an id there."""
+def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:
+    """Return the local folder of a checkpoint, fetched from the hub, with arguments for that, if it is an id there."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
         raise NotADirectoryError(f"{source} is a file; pass the folder that holds {CONFIG} and the weights")
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        return Path(snapshot_download(str(source), allow_patterns=patterns, **hub))
     except HFValidationError as error:
         raise FileNotFoundError(f"heads at {source} not found: no such folder; check the path") from error
     except OSError as error:

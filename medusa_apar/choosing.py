@@ -109,4 +109,5 @@ def inverse_cdf(probabilities: Tensor, numbers: Tensor) -> Tensor:
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1]
     target = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    found = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    return found.clamp(max=probabilities.shape[-1] - 1)  # a token also where probabilities are not numbers

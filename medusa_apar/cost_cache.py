@@ -19,6 +19,9 @@ CURVES = ("forward", "heads", "chains")
 
 logger = logging.getLogger(__name__)
 
+_UNKEPT: dict[Path, StepCost] = {}
+"""What this process has measured and could not write."""
+
 
 def cache_folder() -> Path:
     """The folder of measured costs: `$MEDUSA_APAR_CACHE`, else in the user's cache folder. It may be deleted."""
@@ -35,7 +38,7 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
     """
     text = json.dumps(subject, sort_keys=True, default=str)
     path = cache_folder() / f"{sha256(text.encode()).hexdigest()[:32]}.json"
-    known = _read(path)
+    known = _UNKEPT.get(path) or _read(path)
     if known is not None:
         return known
     cost = measure()
@@ -45,7 +48,8 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
         partial.write_text(json.dumps({"subject": json.loads(text), **asdict(cost)}), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        logger.warning("step costs could not be kept in %s (%s); they will be measured again", path.parent, error)
+        _UNKEPT[path] = cost
+        logger.warning("step costs could not be kept in %s (%s); each process measures them", path.parent, error)
     return cost
 
 

@@ -135,6 +135,15 @@ class Generation:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
+        try:
+            return self._decode(input_ids, attention_mask, streamer)
+        finally:
+            if streamer is not None:  # who reads it in another thread would wait for ever
+                streamer.end()
+
+    def _decode(
+        self, input_ids: Tensor, attention_mask: Tensor | None, streamer: BaseStreamer | None
+    ) -> torch.LongTensor | MedusaAparOutput:
         self._check_config()
         medusa, apar = self._modes()
         prompts = self._prompts(input_ids, attention_mask)
@@ -165,11 +174,7 @@ class Generation:
                 max_slots=max_slots,
             )
             start = perf_counter()
-            try:
-                decoder.decode(requests)
-            finally:
-                if requests[0].stream is not None:
-                    requests[0].stream.end()
+            decoder.decode(requests)
         trees = tuple(request.tree.trimmed(request.limit, request.cut_reason) for request in requests)
         sequences = _sequences(input_ids, trees, self._padding(ends))
         if not self.config.return_dict_in_generate:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any, cast
 
 import torch
@@ -31,12 +32,15 @@ from .control_tokens import ControlTokens, thread_depth
 from .drafting import Drafter, new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
+from .heads.checkpoint_files import first_line
 from .heads.checkpoints import load_heads
 from .output import MedusaAparOutput
 from .packed_products import PackedProducts
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a checkpoint folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
+HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
+"""Arguments of `from_pretrained` that say how to ask the hub, for whatever is fetched."""
 REFUSED_ARGUMENTS = {
     "assistant_model": "it is another way to decode; generate with the backbone itself",
     "negative_prompt_ids": "it is of classifier-free guidance; generate with the backbone itself",
@@ -83,6 +87,7 @@ class MedusaAparModel:
         )
         ends = backbone.get_input_embeddings(), backbone.get_output_embeddings()
         self._drafter = None if heads is None else new_drafter(heads, *ends)
+        self._lock = RLock()
         self._products: PackedProducts | CompiledStep = PackedProducts(
             [backbone] if heads is None else [backbone, heads]
         )
@@ -147,10 +152,13 @@ class MedusaAparModel:
             backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         except SafetensorError as error:
             raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
+        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
         if not isinstance(heads, DraftHeads):
-            found = _heads_folder(source, kwargs.get("revision")) if heads is None else heads
-            heads = None if found is None else load_heads(found, backbone)
-        control = ControlTokens.of_config(backbone.config) or _control_of_tokenizer(source, kwargs.get("revision"))
+            found = _heads_folder(source, kwargs.get("revision"), hub) if heads is None else heads
+            heads = None if found is None else load_heads(found, backbone, **hub)
+        control = ControlTokens.of_config(backbone.config)
+        if control is None:
+            control = _control_of_tokenizer(source, revision=kwargs.get("revision"), **hub)
         return cls(
             backbone,
             heads,
@@ -293,8 +301,8 @@ class MedusaAparModel:
 
     @contextmanager
     def decoding(self) -> Iterator[tuple[Backbone, Drafter | None]]:
-        """While open, a `Decoder` can run on the backbone and the drafter that come back."""
-        with self._backbone.active(), self._products.active():
+        """While open, a `Decoder` can run on the backbone and the drafter that come back; other Python threads wait."""
+        with self._lock, self._backbone.active(), self._products.active():
             yield self._backbone, self._drafter
 
     def _with_stop_strings(
@@ -359,20 +367,28 @@ def _check_model_kwargs(input_ids: Tensor, attention_mask: Tensor | None, model_
             )
 
 
-def _heads_folder(source: str, revision: str | None) -> Path | None:
-    """The folder of the heads that come with a checkpoint, if any do."""
+def _heads_folder(source: str, revision: str | None, hub: dict[str, Any]) -> Path | None:
+    """The folder of the heads that come with a checkpoint, if any do.
+
+    Raises:
+        OSError: the hub does not say whether there are any.
+    """
     folder = Path(source)
     if not folder.is_dir():
         try:
             patterns = [f"{name}/*" for name in HEADS_SUBFOLDERS]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
-        except (HfHubHTTPError, LocalEntryNotFoundError):
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub))
+        except LocalEntryNotFoundError:
             return None
+        except HfHubHTTPError as error:
+            raise OSError(
+                f"the hub does not say whether {source!r} has heads ({first_line(error)}); try again, or pass heads="
+            ) from error
     return next((folder / name for name in HEADS_SUBFOLDERS if (folder / name / "config.json").is_file()), None)
 
 
-def _control_of_tokenizer(source: str, revision: str | None) -> ControlTokens | None:
+def _control_of_tokenizer(source: str, **hub: Any) -> ControlTokens | None:
     try:
-        return ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(source, revision=revision))
+        return ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(source, **hub))
     except (OSError, ValueError):
         return None

@@ -20,6 +20,11 @@ from .precision import cpu_has_bfloat16
 MAX_BYTES = 2**30
 """No copies are made of models that would need more memory for them."""
 
+SAMPLED = 64
+"""Values of a weight that are compared."""
+
+_Mark = tuple[int, int, torch.dtype, tuple[float, ...]]
+
 ROWS = 16
 """The number of rows for which oneDNN picks the layout."""
 
@@ -27,7 +32,8 @@ ROWS = 16
 class PackedProducts:
     """While active, `nn.Linear` layers on the CPU multiply with packed weights.
 
-    The modules keep their own weights; the copies are made at the first use, and again after a weight changed.
+    The modules keep their own weights; the copies are made at the first use, and again after a weight changed. Where
+    that went through `.data`, of which torch keeps no count, it is seen by some `SAMPLED` values.
 
     Args:
         modules: whose linear layers to speed up; nothing happens to those on other devices or of other dtypes.
@@ -35,7 +41,7 @@ class PackedProducts:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._modules = list(modules)
-        self._copies: dict[nn.Linear, tuple[int, Tensor]] = {}
+        self._copies: dict[nn.Linear, tuple[_Mark, Tensor]] = {}
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -78,13 +84,21 @@ class PackedProducts:
         return forward
 
     def _packed(self, linear: nn.Linear) -> Tensor:
-        version = 0 if linear.weight.is_inference() else linear.weight._version
+        mark = _mark(linear.weight)
         known = self._copies.get(linear)
-        if known is None or known[0] != version:
+        if known is None or known[0] != mark:
             weight = linear.weight.detach().to(_computed(linear.weight.dtype)).contiguous()
-            known = version, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+            known = mark, torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
             self._copies[linear] = known
         return known[1]
+
+
+def _mark(weight: Tensor) -> _Mark:
+    """What tells whether a weight is still the same."""
+    version = 0 if weight.is_inference() else weight._version
+    values = weight.detach().flatten()
+    sample = values[:: -(-len(values) // SAMPLED)].tolist()
+    return weight.data_ptr(), version, weight.dtype, tuple(sample)
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:

@@ -25,10 +25,6 @@ class ReadingOrderStream:
             self._streamer.put(torch.tensor([token]))
         self._sent = len(readable)
 
-    def end(self) -> None:
-        """Tell the streamer that nothing more comes."""
-        self._streamer.end()
-
 
 def readable_token_ids(tree: ParagraphTree) -> list[int]:
     """The answer up to the first thread, in reading order, that still runs."""

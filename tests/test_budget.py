@@ -139,12 +139,19 @@ def test_measured_costs_are_kept_and_broken_files_measured_again(
     assert "are measured again" in caplog.text
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(
+def test_a_cache_that_cannot_be_written_is_no_error_and_costs_are_measured_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(blocked / "below"))
     cost = StepCost(CostCurve((0.0, 1.0)), CostCurve((0.0, 2.0)), CostCurve((0.0, 1.5)))
-    assert cached_cost({}, lambda: cost) == cost
-    assert "will be measured again" in caplog.text
+    calls = []
+
+    def measure() -> StepCost:
+        calls.append(1)
+        return cost
+
+    assert [cached_cost({}, measure) for _ in range(2)] == [cost, cost]
+    assert len(calls) == 1
+    assert "each process measures them" in caplog.text

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel
 
@@ -341,3 +344,53 @@ def test_a_tokenizer_without_control_tokens_leaves_apar_off(model: MedusaAparMod
     assert loaded.control is None
     with pytest.raises(ValueError, match="apar=True, but no control tokens are known"):
         loaded.generate(torch.tensor([[9]]), apar=True)
+
+
+def test_python_threads_that_generate_at_once_wait_for_one_another(model: MedusaAparModel) -> None:
+    prompts = [torch.randint(10, 60, (1, 4)) for _ in range(6)]
+    alone = [model.generate(prompt, max_new_tokens=40) for prompt in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        together = list(pool.map(lambda prompt: model.generate(prompt, max_new_tokens=40), prompts))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)  # type: ignore[arg-type]
+    assert model.backbone.config._attn_implementation == "sdpa"
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None = None) -> list[dict[str, Any]]:
+    """A hub that has one model, and what it was asked for."""
+    asked: list[dict[str, Any]] = []
+    of_transformers = AutoModelForCausalLM.from_pretrained
+
+    def load(source: str, **options: Any) -> Any:
+        options.pop("token", None)
+        return of_transformers(folder, **options)
+
+    def snapshot(source: str, **options: Any) -> str:
+        asked.append({"source": source, **options})
+        if error is not None:
+            raise error
+        return str(folder)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr("medusa_apar.model.snapshot_download", snapshot)
+    return asked
+
+
+def test_heads_of_a_private_repository_are_asked_for_with_its_token(
+    model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    MedusaAparModel(model.backbone, random_heads(model.backbone)).save_pretrained(tmp_path)
+    asked = hub(monkeypatch, tmp_path)
+    loaded = MedusaAparModel.from_pretrained("somebody/model", token="secret")
+    assert loaded.heads is not None
+    assert [(each["source"], each["token"]) for each in asked] == [("somebody/model", "secret")]
+
+
+def test_a_hub_that_does_not_answer_is_no_model_without_heads(
+    model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.backbone.save_pretrained(tmp_path)
+    refused = HfHubHTTPError("503 Service Unavailable", response=Mock())
+    hub(monkeypatch, tmp_path, refused)
+    with pytest.raises(OSError, match=r"does not say whether 'somebody/model' has heads .*503.*pass heads="):
+        MedusaAparModel.from_pretrained("somebody/model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -32,13 +34,27 @@ def test_products_are_the_same_up_to_rounding(
     assert (packed.double() - exact).abs().max() < CLOSE[dtype] * exact.abs().max()
 
 
-def test_a_changed_weight_is_packed_again() -> None:
+def double_in_place(linear: nn.Linear) -> None:
+    linear.weight.mul_(2)
+
+
+def double_behind_torchs_back(linear: nn.Linear) -> None:
+    """As merges of LoRA and averages of weights do."""
+    linear.weight.data.mul_(2)
+
+
+def double_by_another(linear: nn.Linear) -> None:
+    linear.weight = nn.Parameter(2 * linear.weight)
+
+
+@pytest.mark.parametrize("double", [double_in_place, double_behind_torchs_back, double_by_another])
+def test_a_changed_weight_is_packed_again(double: Callable[[nn.Linear], None]) -> None:
     linear = nn.Linear(16, 16, bias=False)
     products, x = PackedProducts([linear]), torch.randn(4, 16)
     with torch.no_grad():
         with products.active():
             before = linear(x)
-        linear.weight.mul_(2)
+        double(linear)
         with products.active():
             assert torch.allclose(linear(x), 2 * before, atol=1e-5)
 

@@ -15,7 +15,7 @@ def test_a_name_is_the_format_of_torch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "instructions, gpu, expected",
+    ("instructions", "gpu", "expected"),
     [(False, False, torch.float32), (True, False, torch.bfloat16), (False, True, torch.bfloat16)],
 )
 def test_auto_is_bfloat16_only_where_the_machine_multiplies_in_it(

@@ -59,3 +59,11 @@ def test_a_streamer_takes_one_row() -> None:
     _, ids, _ = batch()
     with pytest.raises(ValueError, match="streamer takes one row, but the batch has 3"):
         MedusaAparModel(forking_backbone()).generate(ids, streamer=Recorder())
+
+
+def test_the_streamer_is_ended_where_nothing_can_be_decoded() -> None:
+    _, ids, _ = batch(lengths=(5,))
+    recorder = Recorder()
+    with pytest.raises(ValueError, match="medusa=True, but the model has no heads"):
+        MedusaAparModel(forking_backbone()).generate(ids, medusa=True, streamer=recorder)
+    assert recorder.ended == 1

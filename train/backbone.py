@@ -5,7 +5,8 @@ Source: APAR (Liu et al. 2024, arXiv 2401.06761), section 4.1; its settings are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from medusa_apar.control_tokens import ControlTokens
 
+from .claims import claim
 from .command import InputError, run
 from .responses import BadRows, Response, read_responses
 from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import is_shards, settings_of
 from .structure import Rules, extract
 from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, TreeTrainingArguments, last_checkpoint
-from .tree_attention import FLEX, mask_in_blocks
+from .tree_attention import FLEX, attend_along_paths
 from .tree_data import TreeCollator, TreeDataset
+
+logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter"
 """Folder of the LoRA weights beside the merged model."""
@@ -42,9 +46,12 @@ class DataArguments(RowArguments):
         default=0.5, metadata={"help": "share of responses with a paragraph tree; the rest teach not to fork"}
     )
 
-    attn_implementation: str = field(
-        default="sdpa",
-        metadata={"choices": ["sdpa", FLEX], "help": "how the backbone attends; flex_attention trains on GPUs alone"},
+    attn_implementation: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["sdpa", "eager", FLEX],
+            "help": "how the backbone attends (default: as transformers chooses); flex_attention trains on GPUs alone",
+        },
     )
 
     def check_files(self) -> None:
@@ -113,6 +120,14 @@ class BackboneTrainingArguments(TreeTrainingArguments):
     greater_is_better: bool = False
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
 
+    def choose_best_by(self, held_out: Mapping[str, object]) -> None:
+        """Keep the best checkpoint by what there is where no held-out response has the structure to go by."""
+        if self.metric_for_best_model == f"{STRUCTURED}_loss" and STRUCTURED not in held_out:
+            self.metric_for_best_model = f"{next(iter(held_out))}_loss"
+            logger.warning(
+                "--eval_data: no response forks; the best checkpoint is that of %s", self.metric_for_best_model
+            )
+
 
 def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> ControlTokens:
     """Give tokenizer and model `[Fork]` and `[Child]` where they are missing, and record the ids in the config.
@@ -131,7 +146,7 @@ def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 
 
 def load_backbone(
-    arguments: RowArguments, attn_implementation: str = "sdpa"
+    arguments: RowArguments, attn_implementation: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model that the arguments name, in float32, and its tokenizer.
 
@@ -152,7 +167,7 @@ def load_backbone(
         raise InputError(
             f"--max_length {arguments.max_length}: the model's context has {context} tokens; give at most that"
         )
-    mask_in_blocks(model)
+    attend_along_paths(model)
     return model, tokenizer
 
 
@@ -196,20 +211,27 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     data.check_files()
     data.check_device(args.device)
     model, tokenizer = load_backbone(data, data.attn_implementation)
-    control = prepare_for_forks(tokenizer, model)
-    model.config.thread_depth = data.depth
     assert args.output_dir is not None
     folder = Path(args.output_dir)
+    with args.main_process_first(local=args.save_on_each_node):
+        claim(folder, model, data, lora)
+    held_out = held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None
+    if held_out is not None:
+        args.choose_best_by(held_out)
+    control = prepare_for_forks(tokenizer, model)
+    model.config.thread_depth = data.depth
     trainer = BackboneTrainer(
         lora.wrap(model),
         args,
         data_collator=TreeCollator.of(tokenizer, length=data.max_length if args.torch_compile else None),
         train_dataset=data.rows(data.data, tokenizer),
-        eval_dataset=held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None,
+        eval_dataset=held_out,
         processing_class=tokenizer,
         control_tokens=control,
         eos_token_id=tokenizer.eos_token_id,
     )
+    if lora.lora_rank is not None:
+        trainer.check_whole(f"--lora_rank {lora.lora_rank}")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())

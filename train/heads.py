@@ -24,10 +24,11 @@ from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 
 from .backbone import DataArguments, load_backbone
+from .claims import claim
 from .command import InputError, run
 from .held_out import measure
 from .own_answers import kept_answers, own_answers
-from .places import Places, head_inputs, label_sources, labels_of
+from .places import Places, backbone_logits, head_inputs, label_sources, labels_of
 from .responses import BadRows, read_responses
 from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
@@ -63,17 +64,32 @@ class HeadsDataArguments(DataArguments):
             raise InputError(f"--model {self.model}: {error}") from error
         return backbone, tokenizer
 
-    def labelled_rows(
+    def all_rows(
+        self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output_dir: str
+    ) -> tuple[Dataset[TreeRow], Dataset[TreeRow] | None]:
+        """Rows to train on, and held-out ones if any; answers of the backbone itself are kept in `output_dir`."""
+        train, held_out = (
+            None if files is None else self._rows_of(files, backbone, tokenizer, kept_answers(output_dir, part))
+            for part, files in (("train", self.data), ("eval", self.eval_data))
+        )
+        assert train is not None
+        return train, held_out
+
+    def _rows_of(
         self, files: list[str], backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, own: Path
     ) -> Dataset[TreeRow]:
-        """Rows of conversations; answers of the backbone itself are kept in the file `own`."""
         if self.labels == "data":
             return self.rows(files, tokenizer)
         bad_rows = BadRows()
-        questions = [row.question for file in files for row in read_responses(file, bad_rows)]
+        questions: dict[str, list[int]] = {}
+        for number, row in enumerate((row for file in files for row in read_responses(file, bad_rows)), start=1):
+            prompt: Any = tokenizer.apply_chat_template(row.question, add_generation_prompt=True, return_dict=False)
+            if len(prompt) < self.max_length:
+                questions.setdefault(json.dumps(row.question), prompt)
+            else:
+                bad_rows.add(f"a prompt of {self.max_length} tokens or more", f"response {number}")
         bad_rows.warn()
-        questions = list({json.dumps(question): question for question in questions}.values())
-        answers = own_answers(backbone, tokenizer, questions, own, max_new_tokens=self.max_new_tokens)
+        answers = own_answers(backbone, tokenizer, list(questions.values()), own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
@@ -115,6 +131,8 @@ class HeadsArguments:
 
     def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
         """Heads of this kind and shape for a backbone and what is to be guessed."""
+        if self.num_heads < 1:
+            raise InputError(f"--num_heads {self.num_heads} guesses nothing; give a whole number from 1")
         for name, least, kind in (
             ("intermediate_size", 1, "sequential"),
             ("draft_vocab_size", 2, "sequential"),
@@ -213,7 +231,7 @@ class HeadsTrainer(TreeTrainer):
         logits = places.logits(model, self.backbone)
         if self.distil:
             with torch.no_grad():
-                teacher = self.backbone.get_output_embeddings()(label_sources(hidden, inputs))
+                teacher = backbone_logits(self.backbone, label_sources(hidden, inputs))
             losses = [
                 distilled_loss(head_logits, labels, self.heads.as_guessed(chosen.float().softmax(dim=-1)))
                 for head_logits, labels, chosen in zip(logits, places.labels, teacher, strict=True)
@@ -229,8 +247,9 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     backbone, tokenizer = data.load()
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    rows = data.labelled_rows(data.data, backbone, tokenizer, kept_answers(args.output_dir, "train"))
+    with args.main_process_first(local=args.save_on_each_node):
+        claim(args.output_dir, backbone, data, shape)
+        rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
@@ -240,13 +259,11 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         distil=data.labels == "self",
         data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
         train_dataset=rows,
-        eval_dataset=data.labelled_rows(data.eval_data, backbone, tokenizer, kept_answers(args.output_dir, "eval"))
-        if data.eval_data
-        else None,
+        eval_dataset=held_out,
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
-    if data.eval_data:
-        measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
+    if held_out is not None:
+        measure(backbone, heads, trainer.get_eval_dataloader(), trainer.sum_of_processes).record_in(heads.config)
     heads.config.backbone = data.model
     trainer.finish()
     return Path(args.output_dir)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from .tree_data import IGNORE_INDEX, NO_SUCCESSOR
 logger = logging.getLogger(__name__)
 
 TOP = 5
-"""Accuracies are reported for the best 1 to `TOP` guesses."""
+"""Accuracies are reported for the best 1 to `TOP` guesses, or of as many as there are."""
 
 CALIBRATED = 256
 """Tokens of each batch on which the temperatures are fitted."""
@@ -48,35 +47,49 @@ class HeldOut:
         config.calibration_temperature = [round(temperature, 3) for temperature in self.temperatures]
         config.acceptance = [round(share, 4) for share in self.acceptance]
         for k, row in enumerate(config.accuracy, start=1):
-            logger.info("head %d: top-1 to top-%d accuracy %s", k, TOP, row)
+            logger.info("head %d: top-1 to top-%d accuracy %s", k, len(row), row)
         logger.info("%.2f tokens per step with the best guesses alone", config.tokens_per_step)
 
 
 @torch.inference_mode()
-def measure(backbone: PreTrainedModel, heads: DraftHeads, batches: Iterable[dict[str, Any]]) -> HeldOut:
-    """Measure trained heads on held-out batches of `TreeCollator`."""
+def measure(
+    backbone: PreTrainedModel,
+    heads: DraftHeads,
+    batches: Iterable[dict[str, Any]],
+    total: Callable[[Tensor], Tensor] = lambda figures: figures,
+) -> HeldOut:
+    """Measure trained heads on held-out batches of `TreeCollator`.
+
+    Args:
+        backbone: which attends along paths.
+        heads: for it.
+        batches: those of this process.
+        total: sums what is counted over all processes.
+    """
     shape = (heads.config.num_heads,)
-    hits, tokens = torch.zeros(*shape, TOP), torch.zeros(shape)
+    top = min(TOP, heads.guessable)
+    hits, tokens = torch.zeros(*shape, top), torch.zeros(shape)
     temperatures = torch.linspace(0.5, 2.0, 61)
     losses = torch.zeros(*shape, len(temperatures))
-    steps: Counter[int] = Counter()
+    steps = torch.zeros(1 + heads.config.num_heads, dtype=torch.float64)  # by how many guesses are right in a row
     for batch in tqdm(batches, desc="held-out accuracy"):
         places = Places.of_batch(head_inputs(backbone, batch), batch)
         logits = places.logits(heads, backbone).float()
         best = logits[..., : heads.guessable].argmax(dim=-1) == labels_of(heads, places)
-        steps.update(_steps(batch, best.cumprod(dim=0).sum(dim=0)))
+        right = torch.tensor([*_steps(batch, best.cumprod(dim=0).sum(dim=0))], dtype=torch.long)
+        steps += torch.bincount(right, minlength=len(steps))
         for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
             known = head_labels != IGNORE_INDEX
             head_logits, head_labels = head_logits[known], head_labels[known]
-            hit = head_logits[:, : heads.guessable].topk(TOP).indices == head_labels[:, None]
+            hit = head_logits[:, : heads.guessable].topk(top).indices == head_labels[:, None]
             hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
             tokens[k] += len(head_labels)
             losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
-    total = max(1, steps.total())
+    hits, tokens, losses, steps = map(total, (hits, tokens, losses, steps))
     return HeldOut(
         accuracy=(hits / tokens.clamp(min=1)[:, None]).tolist(),
         temperatures=temperatures[losses.argmin(dim=1)].tolist(),
-        acceptance=[sum(n for right, n in steps.items() if right > k) / total for k in range(heads.config.num_heads)],
+        acceptance=(steps.flip(0).cumsum(0).flip(0)[1:] / steps.sum().clamp(min=1)).tolist(),
     )
 
 

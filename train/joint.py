@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.checkpoints import load_heads
 
+from .claims import claim
 from .command import InputError, run
 from .heads import HeadsDataArguments, decayed, mean_loss
 from .held_out import measure
-from .own_answers import kept_answers
-from .places import Places, head_inputs, labels_of
+from .places import Places, backbone_logits, head_inputs, labels_of
 from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_data import TreeCollator
 
@@ -67,7 +67,7 @@ class Joint(nn.Module):
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
         """The backbone's loss per token on a batch of `TreeCollator`, and the heads' weighted sum."""
         hidden = head_inputs(self.backbone, batch)
-        own = mean_loss(self.backbone.get_output_embeddings()(hidden).flatten(0, 1), batch["labels"].flatten())
+        own = mean_loss(backbone_logits(self.backbone, hidden).flatten(0, 1), batch["labels"].flatten())
         places = Places.of_batch(hidden, batch)
         logits = places.logits(self.heads, self.backbone)
         losses = [mean_loss(*each) for each in zip(logits, labels_of(self.heads, places), strict=True)]
@@ -76,6 +76,8 @@ class Joint(nn.Module):
 
 class JointTrainer(TreeTrainer):
     """Trains both; checkpoints are folders of the backbone with its heads inside. `eval_loss` is the backbone's own."""
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over each batch, not over all that are accumulated
 
     def __init__(self, joint: Joint, *args: Any, joint_arguments: JointArguments, **kwargs: Any) -> None:
         super().__init__(joint, *args, **kwargs)
@@ -129,6 +131,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
     """Train backbone and heads and save them in `args.output_dir`; goes on from the last checkpoint."""
     data.check_device(args.device)
     backbone, tokenizer = data.load()
+    backbone.to(args.device)  # type: ignore[arg-type]
     source = joint.heads or str(Path(data.model) / HEADS)
     try:
         heads = load_heads(source, backbone)
@@ -136,11 +139,9 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         raise InputError(f"--heads {source}: {error}") from error
     assert args.output_dir is not None
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = data.labelled_rows(data.data, backbone, tokenizer, kept_answers(folder, "train"))
-    held_out = None
-    if data.eval_data:
-        held_out = data.labelled_rows(data.eval_data, backbone, tokenizer, kept_answers(folder, "eval"))
+    with args.main_process_first(local=args.save_on_each_node):
+        claim(folder, backbone, data, joint)
+        rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     joint_model = Joint(backbone, heads, joint.decay)
     trainer = JointTrainer(
         joint_model,
@@ -151,11 +152,12 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         eval_dataset=held_out,
         processing_class=tokenizer,
     )
+    trainer.check_whole("train joint")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if held_out is not None:
         trainer.save_metrics("eval", trainer.evaluate())
         joint_model.eval()
-        measure(backbone, heads, trainer.get_eval_dataloader()).record_in(heads.config)
+        measure(backbone, heads, trainer.get_eval_dataloader(), trainer.sum_of_processes).record_in(heads.config)
     heads.config.backbone = str(folder)
     trainer.finish()
     return folder

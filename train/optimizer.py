@@ -20,8 +20,9 @@ _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def muon_parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Split a model's parameters: hidden matrices for Muon; embeddings, output projection, vectors for AdamW."""
     vocabulary = {
-        id(module.weight)
+        id(parameter)
         for name, module in model.named_modules()
+        for parameter in module.parameters()
         if isinstance(module, nn.Embedding) or name.rsplit(".", 1)[-1] in ("lm_head", "projection")
     }
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,7 +21,7 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import default_dtype
 
 from .command import InputError
-from .responses import Message
+from .tree_attention import FLEX
 from .tree_data import TreeRow, decoded_row
 
 WAYS: tuple[dict[str, Any], ...] = (
@@ -39,7 +40,7 @@ def kept_answers(output_dir: str | Path, part: str) -> Path:
 def own_answers(
     backbone: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[list[Message]],
+    prompts: Sequence[list[int]],
     path: Path,
     *,
     max_new_tokens: int,
@@ -49,31 +50,33 @@ def own_answers(
 
     Args:
         backbone: an APAR-tuned causal LM.
-        tokenizer: with a chat template.
-        questions: what to answer, each once, in one of `WAYS`.
+        tokenizer: of the prompts.
+        prompts: tokens to answer, each once, in one of `WAYS`; shorter than the backbone's context.
         path: JSON lines that keep the answers, a batch in each; what is there already is not made again.
         max_new_tokens: of an answer.
-        batch: questions that are answered together.
+        batch: prompts that are answered together.
 
     Returns:
-        A row for each question.
+        A row for each prompt.
 
     Raises:
         InputError: `path` keeps answers to something else.
     """
-    batches = [list(questions[start : start + batch]) for start in range(0, len(questions), batch)]
-    asked = [{"questions": each, "max_new_tokens": max_new_tokens} for each in batches]
+    batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
+    asked = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
     kept = _kept(path)
     for number, (answered, each) in enumerate(zip(kept, asked, strict=False), start=1):
         if {name: answered.get(name) for name in each} != each:
             raise InputError(
-                f"{path}: line {number} answers other questions, or --max_new_tokens {answered.get('max_new_tokens')}; "
+                f"{path}: line {number} answers other prompts, or --max_new_tokens {answered.get('max_new_tokens')}; "
                 "remove the file, or choose another --output_dir"
             )
     rows = [TreeRow(**row) for answered in kept[: len(batches)] for row in answered["rows"]]
     if len(kept) < len(batches):
         answering: PreTrainedModel = deepcopy(backbone).to(default_dtype())  # type: ignore[arg-type]
-        answering.set_attn_implementation("sdpa")
+        if answering.config._attn_implementation == FLEX:
+            capped = getattr(answering.config, "attn_logit_softcapping", None) is not None
+            answering.set_attn_implementation("eager" if capped else "sdpa")
         model = MedusaAparModel(answering)
         with path.open("a", encoding="utf-8") as file:
             todo = range(len(kept), len(batches))
@@ -106,17 +109,17 @@ def _kept(path: Path) -> list[dict[str, Any]]:
 def _answers(
     model: MedusaAparModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[list[Message]],
+    prompts: Sequence[list[int]],
     max_new_tokens: int,
     **ways: Any,
 ) -> list[TreeRow]:
-    inputs: Any = tokenizer.apply_chat_template(
-        list(questions),
-        add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True,
-    )  # fmt: skip
+    length = max(map(len, prompts))
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     output: Any = model.generate(
-        inputs["input_ids"].to(model.device),
-        attention_mask=inputs["attention_mask"].to(model.device),
+        torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=model.device),
+        attention_mask=torch.tensor(
+            [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+        ),
         max_new_tokens=max_new_tokens,
         return_dict_in_generate=True,
         **ways,

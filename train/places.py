@@ -15,7 +15,10 @@ from .tree_data import IGNORE_INDEX
 
 
 def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Hidden states `[batch, length, hidden_size]` that enter the backbone's `lm_head`."""
+    """Hidden states `[batch, length, hidden_size]` that enter the backbone's `lm_head`.
+
+    The backbone attends along paths (`attend_along_paths`).
+    """
     body = backbone.base_model(
         input_ids=batch["input_ids"],
         position_ids=batch["position_ids"],
@@ -24,6 +27,17 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     )
     hidden: Tensor = body.last_hidden_state
     return hidden
+
+
+def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Logits `[..., vocab_size]` behind `head_inputs`, scaled (Granite) or capped (Gemma) as the model does itself."""
+    logits: Tensor = backbone.get_output_embeddings()(hidden)
+    config = backbone.config.get_text_config()
+    scale: float = getattr(config, "logits_scaling", 1.0)
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    if scale != 1.0:
+        logits = logits / scale
+    return logits if cap is None else (logits / cap).tanh() * cap
 
 
 def guessed_places(batch: dict[str, Any]) -> Tensor:

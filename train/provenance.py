@@ -6,25 +6,48 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from transformers import TrainerState
 
 FILE_NAME = "training.json"
+_SECRET, _HIDDEN = ("_token", "_key"), "<hidden>"
 _PACKAGES = ("medusa-apar", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
 
 
 def commit() -> str | None:
-    """The commit of the source tree that runs, or None outside a git checkout."""
+    """The commit of the source tree that runs, or None outside its git checkout."""
+    if _git("ls-files", Path(__file__).name) is None:  # an environment may lie in the checkout of something else
+        return None
+    return _git("describe", "--always", "--dirty")
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says in this file's folder, if anything."""
     try:
         result = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     return result.stdout.strip() or None
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line without the values of options that end in `_token` or `_key`."""
+    kept: list[str] = []
+    secret = False
+    for argument in arguments:
+        name, given, _ = argument.partition("=")
+        if secret:
+            kept.append(_HIDDEN)
+        else:
+            hidden = given and name.startswith("--") and name.replace("-", "_").endswith(_SECRET)
+            kept.append(f"{name}={_HIDDEN}" if hidden else argument)
+        secret = not given and name.startswith("--") and name.replace("-", "_").endswith(_SECRET)
+    return kept
 
 
 def write_provenance(folder: str | Path, state: TrainerState) -> None:
@@ -33,7 +56,7 @@ def write_provenance(folder: str | Path, state: TrainerState) -> None:
     for entry in state.log_history:
         figures |= entry
     record = {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *without_secrets(sys.argv[1:])],
         "commit": commit(),
         "versions": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),

@@ -35,6 +35,9 @@ _ROLES = {
 }
 """Roles of a chat template by their names in the formats."""
 
+_TURNS = {"messages": ("role", "content"), "conversations": ("from", "value")}
+"""Lists of turns: how a turn names its speaker and its text."""
+
 _OPENERS: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open}
 
 Message = dict[str, str]
@@ -143,10 +146,10 @@ def _responses(row: Any) -> list[Response]:
         except (ValueError, RecursionError) as error:
             raise _UnusableError("not JSON") from error
     if isinstance(row, dict):
-        if "prompt" in row or "response" in row:
+        if "response" in row or ("prompt" in row and not any(isinstance(row.get(name), list) for name in _TURNS)):
             names = (("user", "prompt"), ("assistant", "response"))
             return _of_messages([_message(role, row.get(name), f"`{name}`") for role, name in names])
-        for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+        for name, (role, content) in _TURNS.items():
             turns = row.get(name)
             if isinstance(turns, list):
                 return _of_messages([_turn(turn, name, role, content) for turn in turns])

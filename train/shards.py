@@ -25,6 +25,8 @@ SCHEMA = pa.schema(
     [(field.name, pa.list_(pa.bool_() if field.name == "prompt" else pa.int32())) for field in fields(TreeRow)]
 )
 SETTINGS = "settings.json"
+REPORT = "report.json"
+"""Is written once all shards are."""
 
 
 class Shards:
@@ -95,6 +97,10 @@ class ShardedRows(Dataset[TreeRow]):
             raise InputError(
                 f"{folder}: its rows have up to {settings['max_length']} tokens, more than --max_length {max_length}; "
                 "make them again with a smaller one, or give a larger one here"
+            )
+        if not (folder / REPORT).is_file():
+            raise InputError(
+                f"{folder}: is not finished; run its `medusa-apar train data` again, whole shards are kept"
             )
         files = sorted(str(path) for path in folder.glob("rows-*.parquet"))
         self._rows = datasets.load_dataset("parquet", data_files=files, split="train") if files else []

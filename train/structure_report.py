@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 from transformers import PreTrainedTokenizerBase
 
 from .responses import Response
+from .shards import REPORT
 from .structure import PAPER, Rules, extract
 from .structure.figures import TreeFigures
 
@@ -142,9 +143,7 @@ def write_report(folder: Path, figures: StructureFigures, corpus: dict[str, Any]
         figures: of the structure.
         corpus: what else is known of the corpus, by name.
     """
-    (folder / "report.json").write_text(
-        json.dumps({**corpus, "rules": figures.to_dict()}, indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / REPORT).write_text(json.dumps({**corpus, "rules": figures.to_dict()}, indent=2) + "\n", encoding="utf-8")
     lines = [f"- {name}: {value}" for name, value in corpus.items()]
     text = f"""# Structure
 

@@ -62,6 +62,19 @@ class TreeTrainer(Trainer):
             )
         return loss
 
+    def check_whole(self, what: str) -> None:
+        """Raise an InputError where FSDP or DeepSpeed spreads weights over processes that `what` reads whole."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise InputError(
+                f"{what}: cannot save weights that FSDP or DeepSpeed spreads over processes; launch without their "
+                "configuration, every process then holds all weights"
+            )
+
+    def sum_of_processes(self, figures: Tensor) -> Tensor:
+        """The sum of what all processes have counted, on the CPU."""
+        summed: Tensor = self.accelerator.reduce(figures.to(self.args.device))
+        return summed.cpu()
+
     def finish(self) -> None:
         """Write state, provenance and weights, which pushes the folder where `--push_to_hub` asks for that."""
         self.save_state()
@@ -108,10 +121,9 @@ class BackboneTrainer(TreeTrainer):
         self.decisions, self.text = ForkDecisions(), torch.zeros(2, dtype=torch.float64)
         output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
-        device = self.args.device
         prefix = kwargs.get("metric_key_prefix", "eval")
-        self.counted[prefix] = self.accelerator.reduce(self.decisions.counts.to(device)).cpu()
-        loss, tokens = self.accelerator.reduce(self.text.to(device, torch.float32)).tolist()
+        self.counted[prefix] = self.sum_of_processes(self.decisions.counts)
+        loss, tokens = self.sum_of_processes(self.text.float()).tolist()
         if tokens:
             output.metrics[f"{prefix}_text_loss"] = loss / tokens
         return output

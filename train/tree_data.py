@@ -22,6 +22,7 @@ from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
 from .command import InputError
+from .piece_tokens import piece_tokenizer
 from .responses import BadRows, Response
 from .structure import RULES, Rules, extract
 
@@ -89,12 +90,16 @@ def tree_row(
 ) -> TreeRow:
     """Lay a paragraph tree out after its prompt. Every path ends with EOS."""
     row = TreeRow.empty()
+    continuation = piece_tokenizer(tokenizer)
     stack = [(tree, list(prompt_ids), -1, -1)]
     while stack:
         piece, opening, parent, after = stack.pop()
         if after >= 0 and not opening:
             row.successor[after] = len(row)
-        text_ids = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=True).input_ids
+        if after < 0:
+            text_ids = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=True).input_ids
+        else:
+            text_ids = continuation(piece.text)
         end = tokenizer.eos_token_id if piece.next_sibling is None else control.fork_token_id
         prompt_length = len(opening) if after < 0 else 0
         node = row.append_node([*opening, *text_ids, end], parent, after, prompt_length=prompt_length)

@@ -16,14 +16,15 @@ import torch
 import transformers
 from rich.console import Console
 
+from medusa_apar import fingerprint
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES
 from medusa_apar.train.provenance import commit
+from medusa_apar.whole_numbers import not_negative, positive
 
-from .. import fingerprint
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
-from ..setup import INTERRUPTED, load_model, model_name, not_negative, positive
+from ..setup import INTERRUPTED, load_model, model_name
 from .answer_files import Answers, load_answers
 from .judge_options import JudgeError, JudgeOptions
 from .judge_plan import JudgePlan, plan
@@ -129,7 +130,7 @@ def _describe_report(arguments: argparse.Namespace, questions: Sequence[Question
     described = {
         "answers": str(arguments.answers),
         "questions": arguments.questions,
-        "questions_digest": fingerprint.of_questions(questions),
+        "questions_digest": fingerprint.of_items(questions),
         "commit": commit(),
     }
     if arguments.judge_url is None:

@@ -18,15 +18,16 @@ import torch
 import transformers
 from rich.console import Console
 
+from medusa_apar import fingerprint
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
+from medusa_apar.whole_numbers import positive
 
-from .. import fingerprint
 from ..decoding import Limits
 from ..plot import plot_speed_up
 from ..questions import BENCHMARKS, find_questions, read_questions
-from ..setup import INTERRUPTED, positive
+from ..setup import INTERRUPTED
 from ..shapes import SHAPES, random_model
 from ..summary import summarize
 from ..tables import LEGEND, markdown, terminal_table
@@ -108,8 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings: dict[str, Any] = {
             "what": SIMULATION,
             "answers": arguments.answers.name,
+            "answers_digest": fingerprint.of_items(turns),
             "questions": arguments.questions,
-            "questions_digest": fingerprint.of_questions(questions),
+            "questions_digest": fingerprint.of_items(questions),
             "backbone": arguments.backbone,
             "dtype": str(dtype).removeprefix("torch."),
             "modes": modes,

@@ -106,6 +106,9 @@ def write_page(folder: Path, results: Results, question_id: str | None = None) -
         ValueError: no measurement has an answer to that question.
     """
     sections = [_section(each, question_id) for each in results.speed]
+    if question_id is not None and not any(section.answer for section in sections):
+        folders = ", ".join(str(each.folder) for each in results.speed) or "any folder"
+        raise ValueError(f"answer={question_id!r}: no answer of mode {Mode.MEDUSA_APAR} to that question in {folders}")
     environment = Environment(
         loader=PackageLoader("medusa_apar.eval.report"),
         autoescape=select_autoescape(["html.jinja"]),

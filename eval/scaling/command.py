@@ -21,11 +21,12 @@ from rich.console import Console
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
+from medusa_apar.whole_numbers import positive, positives
 
 from ..replay.command import SIMULATION, VOCABULARY
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
-from ..setup import INTERRUPTED, modes_of, positive, positives
+from ..setup import INTERRUPTED, modes_of
 from ..shapes import SHAPES, random_model
 from .points import Axis, Point, Sweeps, all_points
 from .scaling_plot import plot_scaling

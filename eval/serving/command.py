@@ -19,22 +19,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from medusa_apar import EMBEDDED
+from medusa_apar import EMBEDDED, fingerprint
 from medusa_apar.precision import DTYPES, dtype_named
+from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.train.provenance import commit
+from medusa_apar.whole_numbers import positive, positives
 
-from .. import fingerprint
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
-from ..setup import INTERRUPTED, model_name, positive, positives
+from ..setup import INTERRUPTED, model_name
 from .arrivals import Arrivals
 from .load_plot import plot_loads
 from .load_run import MODES, LoadRun, LoadStore
 from .load_summary import LEGEND, markdown, summarize, terminal_table
 
 BLOCK_SIZE = 32
+FAILED = 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings: dict[str, Any] = {
             "model": model.name,
             "questions": arguments.questions,
-            "questions_digest": fingerprint.of_questions(questions),
+            "questions_digest": fingerprint.of_items(questions),
             "requests": arguments.requests,
             "max_model_len": arguments.max_model_len,
             "max_new_tokens": arguments.max_new_tokens,
@@ -135,6 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = len(store.records)
             print(f"interrupted; {done} loads are kept, and the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
+        except EngineError as error:
+            print(f"{error}; {len(store.records)} loads are kept, and the same command goes on there", file=sys.stderr)
+            return FAILED
     write_report(store)
     return 0
 

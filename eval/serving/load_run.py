@@ -132,12 +132,21 @@ class LoadRun:
         return [each for each in wanted if (kv_blocks, str(each[0]), each[1], each[2]) not in store]
 
     async def run(self, store: LoadStore, kv_blocks: int, answerer: Answerer, gauges: Gauges) -> None:
-        """Measure what the store lacks on one engine."""
+        """Measure what the store lacks on one engine.
+
+        Raises:
+            EngineError: not one request of a load was answered; that load is not kept.
+        """
         missing = self.missing(store, kv_blocks)
         if missing:
             await self._load(answerer, gauges, Arrivals("closed", 2), str(Mode.APAR), 0, kv_blocks, requests=2)
         for arrivals, mode, number in tqdm(missing, desc=f"{kv_blocks} blocks", unit="load"):
-            store.add(await self._load(answerer, gauges, arrivals, mode, number, kv_blocks, len(self.requests)))
+            record = await self._load(answerer, gauges, arrivals, mode, number, kv_blocks, len(self.requests))
+            if not record.latencies:
+                raise EngineError(
+                    f"{arrivals} in mode {mode} on {kv_blocks} blocks: no request was answered ({record.errors[0]})"
+                )
+            store.add(record)
 
     async def _load(
         self,

@@ -74,7 +74,7 @@ class LoadRow:
 
 def summarize(records: Iterable[LoadRecord]) -> list[LoadRow]:
     """Figures in the order of the records' loads, `ar` first."""
-    records = [record for record in records if record.latencies]
+    records = list(records)
     loads = dict.fromkeys((record.kv_blocks, record.arrivals) for record in records)
     rows = []
     for blocks, arrivals in sorted(

@@ -14,6 +14,8 @@ from .requests import AnswerRequest
 from .served_model import ServedModel
 
 DEFAULT_THREADS = 8
+LEAST_TEMPERATURE = 0.01
+"""Below it, but for 0, scores would overflow; vLLM draws the line there too."""
 
 
 class RefusedRequestError(Exception):
@@ -49,7 +51,7 @@ class _Body(BaseModel):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
-    repetition_penalty: float | None = Field(None, gt=0)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: int | None = None
     stop: str | list[str] | None = None
     n: Literal[1, None] = None
@@ -91,12 +93,18 @@ class _Body(BaseModel):
             raise RefusedRequestError(
                 f"The prompt has {len(prompt)} tokens; give from 1 to {model.context_length - 1}.", self._prompt_name
             )
+        if not all(map(model.knows, prompt)):
+            raise RefusedRequestError(
+                f"The prompt has token ids beyond 0 to {model.vocab_size - 1}.", self._prompt_name
+            )
         depth = model.max_depth if self.max_depth is None else self.max_depth
         given = {
             name: value
             for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
             if (value := getattr(self, name)) is not None
         }
+        if given.get("temperature"):
+            given["temperature"] = max(given["temperature"], LEAST_TEMPERATURE)
         return AnswerRequest(
             prompt_token_ids=prompt,
             max_new_tokens=room if self.limit is None else self.limit,
@@ -179,10 +187,7 @@ class CompletionBody(_Body):
         if isinstance(prompt, str):
             token_ids: list[int] = model.tokenizer(prompt)["input_ids"]
             return token_ids
-        given = [token for token in prompt if isinstance(token, int)]
-        if not all(map(model.knows, given)):
-            raise RefusedRequestError(f"The prompt has token ids beyond 0 to {model.vocab_size - 1}.", "prompt")
-        return given
+        return [token for token in prompt if isinstance(token, int)]
 
 
 class Wire:

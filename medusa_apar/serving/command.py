@@ -13,6 +13,7 @@ import uvicorn
 from .. import EMBEDDED
 from ..model import MedusaAparModel
 from ..precision import DTYPES, dtype_named
+from ..whole_numbers import not_negative, positive
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer
 from .orchestrator import TIMEOUT, Orchestrator
@@ -50,20 +51,28 @@ def _parser() -> argparse.ArgumentParser:
         "--engine-timeout", type=float, default=TIMEOUT,
         help="seconds without a token of any answer after which vllm or http has stalled",
     )  # fmt: skip
-    parser.add_argument("--max-model-len", type=int, help="longest context for --engine vllm; by default the model's")
-    parser.add_argument("--block-size", type=int, default=32, help="KV block for --engine vllm: full ones are shared")
-    parser.add_argument("--tensor-parallel-size", type=int, default=1, help="GPUs for --engine vllm")
+    parser.add_argument(
+        "--max-model-len", type=positive, help="longest context, as the engine has it; by default the model's"
+    )
+    parser.add_argument(
+        "--block-size", type=positive, default=32, help="KV block for --engine vllm: full ones are shared"
+    )
+    parser.add_argument("--tensor-parallel-size", type=positive, default=1, help="GPUs for --engine vllm")
     parser.add_argument("--speculative-heads", help="folder of heads in vLLM's layout, for --engine vllm")
-    parser.add_argument("--speculative-tokens", type=int, default=4, help="guesses of these heads in a step")
-    parser.add_argument("--max-batch", type=int, default=MAX_BATCH, help="answers in a step of --engine native")
+    parser.add_argument("--speculative-tokens", type=positive, default=4, help="guesses of these heads in a step")
+    parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=not_negative, default=8000)
     parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
-    parser.add_argument("--max-running", type=int, default=_LIMITS.running, help="answers at a time")
-    parser.add_argument("--max-waiting", type=int, default=_LIMITS.waiting, help="requests behind them; then 429")
-    parser.add_argument("--max-threads", type=int, default=_LIMITS.threads, help="threads of an answer at a time")
-    parser.add_argument("--max-body-bytes", type=int, default=_LIMITS.body_bytes, help="of a request")
-    parser.add_argument("--shutdown-timeout", type=int, default=30, help="seconds that running answers are given")
+    parser.add_argument("--max-running", type=positive, default=_LIMITS.running, help="answers at a time")
+    parser.add_argument(
+        "--max-waiting", type=not_negative, default=_LIMITS.waiting, help="requests behind them; then 429"
+    )
+    parser.add_argument("--max-threads", type=positive, default=_LIMITS.threads, help="threads of an answer at a time")
+    parser.add_argument("--max-body-bytes", type=positive, default=_LIMITS.body_bytes, help="of a request")
+    parser.add_argument(
+        "--shutdown-timeout", type=not_negative, default=30, help="seconds that running answers are given"
+    )
     return parser
 
 
@@ -106,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the server until it is told to stop."""
     arguments = _parser().parse_args(argv)
     name = arguments.served_model_name or ("embedded" if arguments.model == str(EMBEDDED) else arguments.model)
-    model = ServedModel.from_pretrained(arguments.model, name)
+    model = ServedModel.from_pretrained(arguments.model, name, arguments.max_model_len)
     limits = ServerLimits(arguments.max_running, arguments.max_waiting, arguments.max_threads, arguments.max_body_bytes)
     api_key = arguments.api_key or os.environ.get(API_KEY) or None
     app = create_app(answerer_of(arguments, model), model, limits, api_key)

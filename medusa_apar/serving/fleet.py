@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
 
 from .engine import EngineError, ThreadRequest
 
@@ -176,6 +176,8 @@ class Fleet:
             raise EngineError(
                 f"{replica.url} refuses the request with status {error.status_code}: {error.message}"
             ) from error
+        except (APIError, ValueError) as error:  # an error, or no JSON, in place of a chunk
+            raise _ReplicaError(f"broke off: {error}") from error
         except httpx2.HTTPError as error:
             raise _ReplicaError(f"broke off: {type(error).__name__}") from error
         if not finished:

@@ -216,8 +216,8 @@ class _Batch:
         decoder.decode((), arrivals)
 
     def fail(self, error: EngineError) -> None:
-        """End all answers of the batch."""
-        for job in self._jobs.values():
+        """End all answers of the batch; those that it was begun for, if it has let none in yet."""
+        for job in self._jobs.values() or [*self._answerer.take(self._kind, self._answerer.max_batch)]:
             job.deliver(error)
 
     def _deliver(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
@@ -11,6 +13,13 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from ..backbone import context_length
 from ..control_tokens import ControlTokens, thread_depth
 from .requests import Sampling
+
+logger = logging.getLogger(__name__)
+
+TOP_K = 50
+"""Where a generation config samples and does not say, as in `generate`."""
+NOT_SERVED = ("min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens")
+"""What a generation config may hold that `generate` heeds and a server does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +29,7 @@ class ServedModel:
     Attributes:
         name: under which it is served.
         tokenizer: its tokenizer.
-        vocab_size: ids that it may write; as large as the tokenizer's at least.
+        vocab_size: ids that it may read and write.
         control: its control tokens; None where it has none and so does not fork.
         eos_token_ids: tokens that end a thread.
         context_length: tokens of the longest path.
@@ -38,8 +47,13 @@ class ServedModel:
     sampling: Sampling
 
     @staticmethod
-    def from_pretrained(source: str | Path, name: str | None = None) -> ServedModel:
+    def from_pretrained(source: str | Path, name: str | None = None, max_length: int | None = None) -> ServedModel:
         """Read config, generation config and tokenizer of a folder or hub id.
+
+        Args:
+            source: the folder or hub id.
+            name: under which it is served; by default the source.
+            max_length: tokens of the longest path, where an engine takes less than the model.
 
         Raises:
             OSError: if they cannot be found.
@@ -60,10 +74,10 @@ class ServedModel:
         return ServedModel(
             name=name or str(source),
             tokenizer=tokenizer,
-            vocab_size=max(config.get_text_config().vocab_size, len(tokenizer)),
+            vocab_size=config.get_text_config().vocab_size,
             control=control,
             eos_token_ids=tuple(ends) if isinstance(ends, list) else (int(ends),),
-            context_length=context_length(config),
+            context_length=min(context_length(config), max_length or maxsize),
             max_depth=1 if control is None else thread_depth(config),
             sampling=_sampling(generation),
         )
@@ -86,13 +100,16 @@ def _generation_config(source: str | Path) -> GenerationConfig:
 
 
 def _sampling(config: GenerationConfig) -> Sampling:
-    """Greedy unless the file says `do_sample`, as transformers reads it."""
-    penalty = config.repetition_penalty or 1.0
+    """Greedy unless the file says `do_sample`; what it leaves out is as `generate` has it."""
+    for name in NOT_SERVED:
+        if value := getattr(config, name, None):
+            logger.warning("generation_config.json: %s=%r is not served", name, value)
+    penalty = float(config.repetition_penalty or 1.0)
     if not config.do_sample:
         return Sampling(repetition_penalty=penalty)
     return Sampling(
-        temperature=1.0 if config.temperature is None else config.temperature,
-        top_p=1.0 if config.top_p is None else config.top_p,
-        top_k=config.top_k or 0,
+        temperature=1.0 if config.temperature is None else float(config.temperature),
+        top_p=1.0 if config.top_p is None else float(config.top_p),
+        top_k=TOP_K if config.top_k is None else config.top_k,
         repetition_penalty=penalty,
     )

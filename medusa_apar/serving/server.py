@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Body, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from .admission import Admission, QueueFullError
 from .api import ChatBody, CompletionBody, RefusedRequestError, Wire, error_body
@@ -26,7 +28,11 @@ from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Answerer, Snapshot
 
+logger = logging.getLogger(__name__)
+
 CLIENT_CLOSED_REQUEST = 499
+T = TypeVar("T")
+UNEXPECTED = "The server failed unexpectedly; its log says how."
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,8 @@ def create_app(
         return await serving.respond(body, request)
 
     @app.post("/threads", dependencies=secured)
-    async def threads(body: Annotated[ChatBody, Body()]) -> Response:
-        return await serving.respond_with_threads(body)
+    async def threads(body: Annotated[ChatBody, Body()], request: Request) -> Response:
+        return await serving.respond_with_threads(body, request)
 
     @app.get("/v1/models", dependencies=secured)
     async def models() -> dict[str, Any]:
@@ -124,6 +130,10 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
         metrics.requests.labels("refused").inc()
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return JSONResponse(
+                error_body(f"The body is no JSON: {first['ctx']['error']}.", "invalid_request_error"), 400
+            )
         param = ".".join(str(part) for part in first["loc"] if part != "body")
         shown = "" if first["type"] == "missing" else f" (is {str(first.get('input'))[:80]!r})"
         return JSONResponse(
@@ -135,6 +145,16 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         metrics.requests.labels("queue_full").inc()
         body = error_body("The queue is full; ask again later.", "rate_limit_error", code="queue_full")
         return JSONResponse(body, 429, headers={"Retry-After": "1"})
+
+    @app.exception_handler(HTTPException)
+    async def not_served(_: Request, error: HTTPException) -> JSONResponse:
+        metrics.requests.labels("refused").inc()
+        return JSONResponse(error_body(f"{error.detail}.", "invalid_request_error"), error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        metrics.requests.labels("failed").inc()
+        return JSONResponse(error_body(UNEXPECTED, "server_error"), 500)
 
     @app.exception_handler(EngineError)
     async def failed(_: Request, error: EngineError) -> JSONResponse:
@@ -161,15 +181,24 @@ class _Serving:
         texts = self._texts(asked, body.stop_strings)
         if not body.stream:
             return await self._whole(texts, wire, request)
-        first = await anext(texts)  # so that a full queue and a dead engine have a status of their own
+        # The first text is waited for, so that a full queue and a dead engine have a status of their own.
+        first = await _unless_gone(request, anext(texts))
+        if first is None:
+            await texts.aclose()
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         usage = body.stream_options is not None and body.stream_options.include_usage
         return _event_stream(self._chunks(first, texts, wire, usage=usage))
 
-    async def respond_with_threads(self, body: ChatBody) -> Response:
+    async def respond_with_threads(self, body: ChatBody, request: Request) -> Response:
         """Stream the answer's pieces with their threads, all of them each time."""
+        if body.stop_strings:
+            raise RefusedRequestError(f"stop={body.stop!r} is not known here; leave it out.", "stop")
         asked = body.answer_request(self.model, self.limits.threads)
         snapshots = self._snapshots(asked)
-        first = await anext(snapshots)
+        first = await _unless_gone(request, anext(snapshots))
+        if first is None:
+            await snapshots.aclose()
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
 
         async def events() -> AsyncGenerator[dict[str, Any]]:
             start = time.perf_counter()
@@ -178,8 +207,8 @@ class _Serving:
                 try:
                     async for snapshot in snapshots:
                         yield self._pieces(snapshot, start)
-                except EngineError as error:
-                    yield error_body(str(error), "server_error")
+                except Exception as error:  # the status has been sent; the stream has to say it
+                    yield self._failed(error)
 
         return _event_stream(events())
 
@@ -198,22 +227,22 @@ class _Serving:
             "finish_reason": snapshot.finish_reason,
         }
 
+    def _failed(self, error: Exception) -> dict[str, Any]:
+        self.metrics.requests.labels("failed").inc()
+        if not isinstance(error, EngineError):
+            logger.exception("an answer failed in its stream")
+        return error_body(str(error) if isinstance(error, EngineError) else UNEXPECTED, "server_error")
+
     async def _whole(self, texts: AsyncGenerator[_Text], wire: Wire, request: Request) -> Response:
         async def read() -> _Text:
             async with aclosing(texts):
-                return [text async for text in texts][-1]
+                async for text in texts:
+                    last = text
+            return last
 
-        reading = asyncio.create_task(read())
-        leaving = asyncio.create_task(_disconnected(request))
-        try:
-            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-            last = reading.result()
-        finally:
-            for task in (reading, leaving):
-                task.cancel()
-            await asyncio.gather(reading, leaving, return_exceptions=True)
+        last = await _unless_gone(request, read())
+        if last is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         assert last.finish_reason is not None
         return JSONResponse(wire.whole(last.whole, last.finish_reason, last.tokens))
 
@@ -227,8 +256,8 @@ class _Serving:
                 async for last in texts:
                     if last.new:
                         yield wire.chunk(last.new)
-            except EngineError as error:
-                yield error_body(str(error), "server_error")
+            except Exception as error:  # the status has been sent; the stream has to say it
+                yield self._failed(error)
                 return
             yield wire.chunk("", last.finish_reason)
             if usage:
@@ -242,7 +271,7 @@ class _Serving:
                 readable = snapshot.readable
                 new = reading.update(readable, final=snapshot.finish_reason is not None)
                 reason = "stop" if reading.stopped else snapshot.finish_reason
-                yield _Text(new, reading.text, len(readable), reason)
+                yield _Text(new, reading.text, reading.tokens, reason)
                 if reason is not None:
                     return
 
@@ -278,6 +307,19 @@ class _Text:
     whole: str
     tokens: int
     finish_reason: str | None
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:
+    """The result of some work, or None and no more work where the client has gone before."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

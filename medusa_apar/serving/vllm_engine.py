@@ -47,6 +47,7 @@ class VllmEngine:
     async def stream(self, request: ThreadRequest) -> AsyncGenerator[list[int]]:
         """Write a thread, as `Engine` says; a closed generator aborts the request."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMError
         from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -73,7 +74,7 @@ class VllmEngine:
                         yield token_ids
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineError(f"vLLM has failed ({type(error).__name__}: {error}); see its log") from error
-        except ValueError as error:
+        except (ValueError, VLLMError) as error:
             raise EngineError(f"vLLM refuses the request: {error}") from error
 
     async def check(self) -> None:

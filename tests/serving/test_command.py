@@ -58,6 +58,8 @@ def test_it_answers_in_threads_and_ends_what_it_has_begun_before_it_stops(
         (["--engine", "http"], "--engine http with 0 --url: --engine http takes one or more"),
         (["--url", "http://one/v1"], "--engine native with 1 --url: --engine http takes one or more"),
         (["--model", "/no/such/folder"], "/no/such/folder"),
+        (["--max-threads", "0"], "argument --max-threads: 0 is less than 1"),
+        (["--max-waiting", "-1"], "argument --max-waiting: -1 is less than 0"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,6 +82,10 @@ def test_a_model_samples_as_its_files_say(tmp_path: Path) -> None:
     model = ServedModel.from_pretrained(saved(tmp_path / "sampled", sampled), "model")
     assert model.sampling == Sampling(0.6, 0.9, 20)
     assert model.eos_token_ids == (1, 2)
+    left_out = ServedModel.from_pretrained(
+        saved(tmp_path / "left out", GenerationConfig(do_sample=True, eos_token_id=1))
+    )
+    assert left_out.sampling == Sampling(1.0, 1.0, 50), "as `generate` has it"
     greedy = GenerationConfig(repetition_penalty=1.2, eos_token_id=1)
     assert ServedModel.from_pretrained(saved(tmp_path / "greedy", greedy)).sampling == Sampling(repetition_penalty=1.2)
 
@@ -88,3 +94,13 @@ def test_a_model_that_names_no_end_is_refused(tmp_path: Path) -> None:
     folder = saved(tmp_path, GenerationConfig(), eos_token_id=None)
     with pytest.raises(ValueError, match="names no eos_token_id; record it in its"):
         ServedModel.from_pretrained(folder)
+
+
+def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ServedModel.from_pretrained(saved(tmp_path, GenerationConfig(do_sample=True, min_p=0.1, eos_token_id=1)))
+    assert "generation_config.json: min_p=0.1 is not served" in caplog.text
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 2048), (512, 512), (10_000, 2048)])
+def test_an_engine_may_take_less_than_the_model(given: int | None, expected: int) -> None:
+    assert ServedModel.from_pretrained(EMBEDDED, max_length=given).context_length == expected

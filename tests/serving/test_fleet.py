@@ -33,12 +33,14 @@ class CompletionsServer:
     Attributes:
         engine: writes.
         breaks_behind: lumps of a thread after which its stream breaks off.
+        last_words: what stands there in its stream.
         status: of every response.
         with_token_ids: whether it knows `return_token_ids`.
     """
 
     engine: OracleEngine
     breaks_behind: float = float("inf")
+    last_words: str = ""
     status: int = 200
     with_token_ids: bool = True
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -68,6 +70,7 @@ class CompletionsServer:
         async with aclosing(self.engine.stream(thread)) as stream:
             async for token_ids in stream:
                 if lumps >= self.breaks_behind:
+                    yield self.last_words
                     return  # without a finish reason
                 lumps += 1
                 yield self.event(token_ids, None)
@@ -130,10 +133,11 @@ def test_priorities_go_to_servers_that_know_them(
     assert sorted(sent, key=str) == ([0, 1] if priorities else [None, None])
 
 
+@pytest.mark.parametrize("last_words", ["", 'data: {"error": {"message": "out of memory"}}\n\n', "data: {oops\n\n"])
 def test_threads_of_a_replica_that_breaks_off_go_on_at_another(
-    fleet: Fleet, servers: list[CompletionsServer], model: MedusaAparModel, served: ServedModel
+    fleet: Fleet, servers: list[CompletionsServer], model: MedusaAparModel, served: ServedModel, last_words: str
 ) -> None:
-    servers[0].breaks_behind = 2
+    servers[0].breaks_behind, servers[0].last_words = 2, last_words
     found = answers(Orchestrator(fleet, served), *requests())
     assert [each.readable for each in found] == [generated(model, request) for request in requests()]
 

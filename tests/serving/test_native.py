@@ -106,3 +106,13 @@ def test_when_it_closes_answers_end_with_an_error(model: MedusaAparModel, served
             await native.check()
 
     asyncio.run(run())
+
+
+def test_a_failure_before_a_batch_has_begun_ends_the_answers_that_it_was_for(
+    native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr("medusa_apar.serving.native.step_cost", lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
+            answers(native, *requests())
+    assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,3 +45,15 @@ def test_what_may_become_a_stop_string_waits() -> None:
     assert parts(text, until=5)[-1] == "ee "
     assert not text.stopped
     assert text.update(list(range(6)), final=True) == "STOP four"
+
+
+@pytest.mark.parametrize("lumps", [range(1, 7), [2, 6], [4, 6], [6]])
+def test_text_and_tokens_do_not_depend_on_how_many_tokens_come_at_once(lumps: Iterable[int]) -> None:
+    """Of two stop strings the one ends the text that is complete first."""
+    text = reader("Three STOP", "ee S")
+    for count in lumps:
+        text.update(list(range(count)), final=count == 6)
+        if text.stopped:
+            break
+    assert text.text == "One two\N{REPLACEMENT CHARACTER}! Thr"
+    assert text.tokens == 5, "those behind the stop string do not count"

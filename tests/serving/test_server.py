@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from openai import OpenAI
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
+from medusa_apar.serving.api import LEAST_TEMPERATURE, ChatBody
 from medusa_apar.serving.native import NativeAnswerer
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.served_model import ServedModel
@@ -135,6 +137,7 @@ def test_models_and_health_and_metrics(address: str) -> None:
             "temperature: Input should be greater than or equal to 0 (is '-1')",
         ),
         ({"messages": CHAT, "n": 2}, 400, "n: Input should be 1"),
+        ({"messages": CHAT, "repetition_penalty": 1e-40}, 400, "repetition_penalty: Input should be greater"),
         ({"messages": CHAT, "tools": []}, 400, "tools: Extra inputs are not permitted"),
         ({"messages": CHAT, "model": "gpt-9"}, 404, "The model 'gpt-9' does not exist; this server has 'tiny'."),
         (
@@ -158,9 +161,19 @@ def test_a_body_that_is_not_json_or_too_long(served: ServedModel, engine: Oracle
     limits = ServerLimits(body_bytes=100)
     with running(create_app(Orchestrator(engine, served), served, limits)) as address:
         url = f"{address}/v1/chat/completions"
-        assert httpx2.post(url, content="{").status_code == 400
+        json_type = {"content-type": "application/json"}
+        no_json = httpx2.post(url, content="{", headers=json_type)
+        no_text = httpx2.post(url, content=b"\xff", headers=json_type)
+        elsewhere = httpx2.get(f"{address}/v1/elsewhere")
+        wrongly = httpx2.get(url)
         long = httpx2.post(url, json={"messages": CHAT, "user": "x" * 200})
         unknown = httpx2.post(url, content=iter([b"{}"]))
+    assert no_json.status_code == no_text.status_code == 400
+    assert no_json.json()["error"]["message"].startswith("The body is no JSON: ")
+    assert no_json.json()["error"]["param"] is None
+    assert (elsewhere.status_code, wrongly.status_code) == (404, 405)
+    for response in (no_text, elsewhere, wrongly):
+        assert response.json()["error"]["type"] == "invalid_request_error"
     assert long.status_code == 413
     assert "100 are the limit" in long.json()["error"]["message"]
     assert unknown.status_code == 411
@@ -279,3 +292,59 @@ def test_closing_the_server_closes_the_engine(served: ServedModel, engine: Oracl
     with running(create_app(Orchestrator(engine, served), served)):
         assert not engine.closed
     assert engine.closed
+
+
+def test_a_stream_whose_client_goes_while_it_waits_gives_its_place_back(
+    served: ServedModel, engine: OracleEngine
+) -> None:
+    body = {"messages": CHAT, "max_tokens": 200, "stream": True, "max_depth": 2}
+    with slow_server(served, engine, running=1, waiting=1) as address:
+        engine.pause = 1.0
+        url = f"{address}/v1/chat/completions"
+        with httpx2.stream("POST", url, json=body) as first:
+            lines = first.iter_lines()  # as long as this is there, the client stays
+            next(lines)
+            for _ in range(3):  # each takes the only waiting place, and leaves it
+                with pytest.raises(httpx2.ReadTimeout):
+                    httpx2.post(url, json=body, timeout=0.2)
+            deadline = time.monotonic() + 5
+            while "requests_waiting 0.0" not in httpx2.get(f"{address}/metrics").text and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert "requests_waiting 0.0" in httpx2.get(f"{address}/metrics").text
+            assert len({thread.answer for thread in engine.asked}) == 1, "nothing was written for those who left"
+
+
+def test_an_unexpected_failure_is_an_error_in_openais_format(served: ServedModel, engine: OracleEngine) -> None:
+    engine.stream = lambda request: 1 / 0  # type: ignore[assignment, method-assign]
+    with running(create_app(Orchestrator(engine, served), served)) as address:
+        url = f"{address}/v1/chat/completions"
+        response = httpx2.post(url, json={"messages": CHAT, "max_tokens": 20})
+        figures = httpx2.get(f"{address}/metrics").text
+    assert response.status_code == 500
+    assert response.json()["error"]["message"] == "The server failed unexpectedly; its log says how."
+    assert 'outcome="failed"} 1.0' in figures
+
+
+def test_tokens_that_the_model_does_not_have_are_refused_in_any_prompt(
+    served: ServedModel, engine: OracleEngine
+) -> None:
+    smaller = replace(served, vocab_size=20)
+    with running(create_app(Orchestrator(engine, smaller), smaller)) as address:
+        for prompt in ([5, 20], "w5 w20"):
+            response = httpx2.post(f"{address}/v1/completions", json={"prompt": prompt})
+            assert response.status_code == 400
+            assert response.json()["error"]["message"] == "The prompt has token ids beyond 0 to 19."
+
+
+def test_a_temperature_that_would_overflow_is_raised(served: ServedModel) -> None:
+    sent = ChatBody.model_validate({"messages": CHAT, "temperature": 1e-40})
+    assert sent.answer_request(served, most_threads=8).sampling.temperature == LEAST_TEMPERATURE
+    greedy = ChatBody.model_validate({"messages": CHAT, "temperature": 0})
+    assert greedy.answer_request(served, most_threads=8).sampling.temperature == 0
+
+
+def test_the_stream_of_threads_knows_no_stop_strings(served: ServedModel, engine: OracleEngine) -> None:
+    with running(create_app(Orchestrator(engine, served), served)) as address:
+        response = httpx2.post(f"{address}/threads", json={"messages": CHAT, "stop": ["w9"]})
+    assert response.status_code == 400
+    assert "stop=['w9']" in response.json()["error"]["message"]

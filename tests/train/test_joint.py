@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.train import joint
+from medusa_apar.train.tree_attention import attend_along_paths
 from medusa_apar.train.tree_data import TreeCollator, TreeRow
 
 STEPS = 6
@@ -92,6 +93,36 @@ def test_the_backbones_loss_is_that_of_transformers(model: Path) -> None:
     own, _ = joint.Joint(backbone, load_heads(model / "heads", backbone), decay=0.8)(**batch)
     inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask", "labels", "shift_labels")}
     torch.testing.assert_close(own, backbone(**inputs).loss)
+
+
+@pytest.mark.parametrize("kind", ["granite", "gemma3_text"])
+def test_the_backbones_loss_is_that_of_backbones_which_scale_their_logits(kind: str) -> None:
+    scaled = {"logits_scaling": 7.0} if kind == "granite" else {"final_logit_softcapping": 0.5}
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, pad_token_id=0, initializer_range=0.5, **scaled,
+    )  # fmt: skip
+    backbone = AutoModelForCausalLM.from_config(config)
+    row = TreeRow.empty()
+    row.append_node(list(range(20, 50)), -1, -1, prompt_length=4)
+    batch = TreeCollator(pad_token_id=0, label_heads=3)([row])
+    attend_along_paths(backbone)
+    own, _ = joint.Joint(backbone, MedusaHeads.for_backbone(backbone, num_heads=3), decay=0.8)(**batch)
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask", "labels", "shift_labels")}
+    torch.testing.assert_close(own, backbone(**inputs).loss)
+
+
+def test_accumulated_batches_count_as_one(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """The mean, not the sum: else gradients would grow with their number."""
+    losses = []
+    for accumulated in ("1", "2"):
+        folder = tmp_path / accumulated
+        joint.main(
+            arguments(model, rows_file, folder, "--gradient_accumulation_steps", accumulated, "--learning_rate", "0")
+        )
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        losses.append(sum(entry["loss"] for entry in history if "loss" in entry) / STEPS)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
 
 
 def test_an_interrupted_run_ends_as_a_whole_one(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from medusa_apar.train.tree_data import IGNORE_INDEX, NO_SUCCESSOR, TreeRow, dec
 from .conftest import tiny_llama
 
 PROMPTS = [f"Name {n} colours" for n in range(7)]
-QUESTIONS = [Response(prompt, "").question for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,15 @@ def test_successors_of_a_decoded_row_are_the_next_tokens_of_its_threads(
     assert sorted(labels) == sorted(chosen), "each chosen token is a label once; prompts and [Child] are none"
 
 
+def prompts(tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
+    return [
+        tokenizer.apply_chat_template(Response(prompt, "").question, add_generation_prompt=True, return_dict=False)
+        for prompt in PROMPTS
+    ]
+
+
 def ask(model: MedusaAparModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> list[TreeRow]:
-    return own_answers(model.backbone, tokenizer, QUESTIONS, path, max_new_tokens=20, batch=2)
+    return own_answers(model.backbone, tokenizer, prompts(tokenizer), path, max_new_tokens=20, batch=2)
 
 
 def test_every_prompt_is_answered_in_one_of_the_ways(
@@ -107,14 +114,26 @@ def test_an_interrupted_run_goes_on_behind_its_last_whole_batch(
     assert path.read_bytes() == whole
 
 
-def test_answers_to_other_questions_are_not_taken_for_these(
+def test_answers_to_other_prompts_are_not_taken_for_these(
     model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     path = tmp_path / "own.jsonl"
     ask(model, tiny_tokenizer, path)
     whole = path.read_bytes()
-    with pytest.raises(InputError, match=r"own\.jsonl: line 1 answers other questions.*; remove the file"):
-        own_answers(model.backbone, tiny_tokenizer, QUESTIONS[1:], path, max_new_tokens=20, batch=2)
+    with pytest.raises(InputError, match=r"own\.jsonl: line 1 answers other prompts.*; remove the file"):
+        own_answers(model.backbone, tiny_tokenizer, prompts(tiny_tokenizer)[1:], path, max_new_tokens=20, batch=2)
     with pytest.raises(InputError, match=r"line 1 answers .*--max_new_tokens 20; remove the file"):
-        own_answers(model.backbone, tiny_tokenizer, QUESTIONS, path, max_new_tokens=30, batch=2)
+        own_answers(model.backbone, tiny_tokenizer, prompts(tiny_tokenizer), path, max_new_tokens=30, batch=2)
     assert path.read_bytes() == whole
+
+
+def test_a_tokenizer_without_padding_pads_with_eos(
+    model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """As those of Llama and Mistral."""
+    unpadded = deepcopy(tiny_tokenizer)
+    unpadded.pad_token = None
+    of_different_lengths = [prompt * (1 + number) for number, prompt in enumerate(prompts(unpadded)[:2])]
+    rows = own_answers(model.backbone, unpadded, of_different_lengths, tmp_path / "own.jsonl", max_new_tokens=8)
+    for prompt, row in zip(of_different_lengths, rows, strict=True):
+        assert [token for token, own in zip(row.input_ids, row.prompt, strict=True) if own] == prompt

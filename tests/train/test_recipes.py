@@ -78,7 +78,9 @@ def test_the_narrow_domain_is_trained_on_beside_a_fifth_of_other_responses(tmp_p
         for name in ("wide-train", "wide-heldout", "narrow-train", "narrow-heldout")
     }
     domain = {response.response for response in wide[:60]}
-    assert sorted(answers["wide-train"]) == sorted(response.response for response in wide)
+    held_out = set(answers["narrow-heldout"])
+    assert sorted(answers["wide-train"]) == sorted({response.response for response in wide} - held_out)
+    assert held_out.isdisjoint(answers["narrow-train"])
     assert set(answers["wide-heldout"]) < {response.response for response in unseen}
     assert len(answers["wide-heldout"]) == embedded.MEASURED
     assert len(answers["narrow-heldout"]) == 2

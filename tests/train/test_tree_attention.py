@@ -1,4 +1,4 @@
-"""Tree-packed rows under flex attention: the same logits as under sdpa."""
+"""Tree-packed rows under every attention: the same logits as under sdpa, and as of each path alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.train import backbone
 from medusa_apar.train.responses import Response
-from medusa_apar.train.tree_attention import FLEX, block_mask, mask_in_blocks
-from medusa_apar.train.tree_data import TreeCollator, TreeDataset
+from medusa_apar.train.tree_attention import FLEX, attend_along_paths, block_mask
+from medusa_apar.train.tree_data import TreeCollator, TreeDataset, TreeRow
 
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 
@@ -34,10 +34,49 @@ def test_flex_attention_gives_the_logits_of_sdpa(
         model = AutoModelForCausalLM.from_pretrained(
             tiny_backbone_dir, dtype=torch.float32, attn_implementation=attention
         )
-        mask_in_blocks(model)
+        attend_along_paths(model)
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits.append(model(**batch).logits)
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
+
+
+PATHS = 3
+LENGTH = 12
+
+
+def two_paths_behind_one_prompt(tokens: int) -> tuple[TreeRow, list[list[int]]]:
+    """A row with a shared beginning and two ends, and where each path's tokens lie."""
+    row = TreeRow.empty()
+    ids = torch.randint(10, tokens, (PATHS, LENGTH)).tolist()
+    root = row.append_node(ids[0], -1, -1, prompt_length=2)
+    for path in ids[1:]:
+        row.append_node(path, root, LENGTH - 1)
+    start = list(range(LENGTH))
+    return row, [[*start, *range(at * LENGTH, (at + 1) * LENGTH)] for at in range(1, PATHS)]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", FLEX])
+@pytest.mark.parametrize("kind", ["gemma2", "gemma3_text", "mistral"])
+def test_a_path_has_the_logits_that_it_has_alone_in_layers_with_windows_too(kind: str, attention: str) -> None:
+    windows = {"sliding_window": 5} | ({"attn_logit_softcapping": None} if kind == "gemma2" else {})
+    config = AutoConfig.for_model(
+        kind, vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, **windows,
+    )  # fmt: skip
+    if kind == "gemma2" and attention == "sdpa":
+        attention = "eager"
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    alone = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    alone.load_state_dict(model.state_dict())
+    attend_along_paths(model)
+    row, paths = two_paths_behind_one_prompt(64)
+    batch = TreeCollator(pad_token_id=0)([row])
+    inputs = {name: batch[name] for name in ("input_ids", "position_ids", "attention_mask")}
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        logits = model(**inputs).logits[0]
+        for path in paths:
+            expected = alone(torch.tensor([[row.input_ids[at] for at in path]])).logits[0]
+            torch.testing.assert_close(logits[path], expected, rtol=0, atol=1e-4)
 
 
 def test_a_copy_that_attends_otherwise_takes_masks_as_they_are(
@@ -45,7 +84,7 @@ def test_a_copy_that_attends_otherwise_takes_masks_as_they_are(
 ) -> None:
     """Own answers are decoded by such a copy, with the decoder's own masks."""
     trained = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir, dtype=torch.float32, attn_implementation=FLEX)
-    mask_in_blocks(trained)
+    attend_along_paths(trained)
     answering = deepcopy(trained)
     answering.set_attn_implementation("sdpa")
     seen = []

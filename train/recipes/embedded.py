@@ -46,6 +46,9 @@ CHAT_TEMPLATE = """\
 """
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", FORK, CHILD)
 SHARD_SIZE = "14MB"
+FINISHED = "_finished"
+"""Stands in the folder of a stage whose weights have all been written."""
+
 HELD_OUT = 20
 """Every so manieth prompt is seen by no stage."""
 
@@ -111,16 +114,20 @@ def write_training_responses(
 ) -> None:
     """Write what the backbone is trained on, and what it is measured on.
 
-    `wide`: all responses, and some of those to unseen prompts. `narrow`: the narrow domain with every 30th response
-    held out, and, lest the rest be forgotten, others for a fifth of the responses.
+    Every 30th response of the narrow domain is held out from both stages. `wide`: all other responses, and some of
+    those to unseen prompts. `narrow`: the narrow domain and, lest the rest be forgotten, others for a fifth of the
+    responses.
     """
     random = Random(0)
-    write_responses(data / "wide-train.jsonl", reworded(responses, random))
+    shuffled, size = random.sample(narrow, len(narrow)), -(-len(narrow) // 30)
+    held_out = set(shuffled[:size])
+    seen = [response for response in responses if response not in held_out]
+    write_responses(data / "wide-train.jsonl", reworded(seen, random))
     write_responses(data / "wide-heldout.jsonl", random.sample(unseen, min(len(unseen), MEASURED)))
-    shuffled, held_out = random.sample(narrow, len(narrow)), -(-len(narrow) // 30)
-    others = random.sample(responses, min(len(responses), len(narrow) // 4))
-    write_responses(data / "narrow-train.jsonl", reworded([*shuffled[held_out:], *others], random))
-    write_responses(data / "narrow-heldout.jsonl", shuffled[:held_out])
+    tuning = [response for response in shuffled if response not in held_out]
+    others = random.sample(seen, min(len(seen), len(narrow) // 4))
+    write_responses(data / "narrow-train.jsonl", reworded([*tuning, *others], random))
+    write_responses(data / "narrow-heldout.jsonl", shuffled[:size])
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -257,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stage, (steps, learning_rate, structured_share) in stages.items():
         if steps:
             start, backbone = backbone, args.output / stage
-            if not (backbone / TRAINING_RECORD).exists():
+            if not (backbone / FINISHED).exists():
                 train_backbone(
                     [
                         *common, "--model", str(start), "--output_dir", str(backbone), "--max_steps", str(steps),
@@ -268,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         "--per_device_eval_batch_size", str(args.batch), "--torch_compile", str(args.compile),
                     ]
                 )  # fmt: skip
+                (backbone / FINISHED).touch()
 
     heads = {
         "heads": ["--kind", "sequential", "--max_steps", str(args.head_steps),
@@ -276,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     for kind, arguments in heads.items():
         folder = args.output / kind
-        if not (folder / TRAINING_RECORD).exists():
+        if not (folder / FINISHED).exists():
             folder.mkdir(exist_ok=True)
             for part in ("train", "eval"):
                 answers = kept_answers(args.output / "heads", part)
@@ -291,6 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     "--per_device_eval_batch_size", str(max(1, args.batch // 2)), "--learning_rate", "3e-3",
                 ]
             )  # fmt: skip
+            (folder / FINISHED).touch()
     bundle(backbone, [args.output / kind for kind in heads], args.output / "bundle")
     logger.info("bundled in %s", args.output / "bundle")
 

@@ -1,4 +1,4 @@
-"""A short name for a model's weights and for a set of questions, so that two runs can be told apart."""
+"""Short names for a model's weights and for lists of things, so that two runs can be told apart."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-
-from .questions import Question
 
 _LENGTH = 16
 _VALUES = 16
@@ -27,6 +25,6 @@ def of_weights(*modules: nn.Module | None) -> str:
     return digest.hexdigest()[:_LENGTH]
 
 
-def of_questions(questions: Sequence[Question]) -> str:
-    """Digest of the questions in their order."""
-    return hashlib.sha256(repr(list(questions)).encode()).hexdigest()[:_LENGTH]
+def of_items(items: Sequence[object]) -> str:
+    """Digest of things in their order, such as questions, by how they print themselves."""
+    return hashlib.sha256(repr(list(items)).encode()).hexdigest()[:_LENGTH]

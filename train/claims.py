@@ -1,0 +1,54 @@
+"""A folder belongs to one training: another one does not go on from its checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from medusa_apar.fingerprint import of_weights
+
+from .command import InputError
+
+FILE_NAME = "_settings.json"
+"""transformers pushes no file to a hub whose name begins like this."""
+
+FREE = ("attn_implementation", "eval_data")
+"""Arguments that may change while a training goes on."""
+
+
+def claim(folder: str | Path, backbone: PreTrainedModel, *arguments: Any) -> None:
+    """Let a training have a folder, or have it again.
+
+    Args:
+        folder: for checkpoints and the result; made if it is missing.
+        backbone: that is trained, or that the heads are trained for, as it was loaded.
+        arguments: dataclasses of all that the weights depend on besides.
+
+    Raises:
+        InputError: the folder is that of another training.
+    """
+    folder = Path(folder)
+    settings: dict[str, Any] = {"weights": of_weights(backbone)}
+    for each in arguments:
+        settings |= {name: value for name, value in asdict(each).items() if name not in FREE}
+    settings = json.loads(json.dumps(settings))
+    path = folder / FILE_NAME
+    if path.exists():
+        _compare(json.loads(path.read_text(encoding="utf-8")), settings, folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _compare(known: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
+    for name in sorted(known.keys() | settings.keys()):
+        if known.get(name) != settings.get(name):
+            raise InputError(
+                f"--output_dir {folder}: holds a training with {name}={known.get(name)!r}, not {settings.get(name)!r}; "
+                "remove the folder, or choose another"
+            )
