@@ -98,3 +98,8 @@ def test_wrong_arguments_end_with_usage(argv, capsys):
         main(argv)
     assert caught.value.code == 2
     assert "usage: medusa-apar heads" in capsys.readouterr().err
+
+
+def test_vllms_format_needs_no_backbone(own_checkpoint, tmp_path):
+    main(["export", str(own_checkpoint), "--format", "vllm", "--output", str(tmp_path / "exported")])
+    assert load_heads(tmp_path / "exported").config.num_heads == load_heads(own_checkpoint).config.num_heads

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_apar.train import backbone, data
 from medusa_apar.train.row_arguments import RowArguments
@@ -101,6 +101,9 @@ def test_a_full_disk_loses_nothing(
         with pytest.raises(SystemExit):
             prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     assert "No space left on device; mend it and run again, whole shards are kept" in capsys.readouterr().err
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
+    with pytest.raises(data.InputError, match="is not finished; run its `medusa-apar train data` again"):
+        ShardedRows(tmp_path / "rows", tokenizer, 256)
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     assert json.loads((tmp_path / "rows" / "report.json").read_text())["responses"] == 21
 

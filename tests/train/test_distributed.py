@@ -10,26 +10,39 @@ from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
+from transformers import AutoModelForCausalLM
+
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.train.held_out import measure
+from medusa_apar.train.tree_attention import attend_along_paths
+from medusa_apar.train.tree_data import TreeCollator, TreeRow, pack
 
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 STEPS = 4
 
 
-def losses(folder: Path, model: Path, data: Path, processes: int, batch: int) -> list[float]:
-    """Of each step of a training that is launched as a user would."""
+def launch(processes: int, *training: str) -> None:
+    """Launch a training as a user would."""
     command = [
         # `--cpu` would need MPI; `--multi_gpu` starts torch's own launcher, and the training picks gloo for CPUs.
         sys.executable, "-m", "accelerate.commands.launch", *["--multi_gpu"] * (processes > 1),
         "--num_processes", str(processes),
         "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "-m", "medusa_apar.cli", "train", "backbone", "--model", str(model), "--data", str(data),
-        "--output_dir", str(folder), "--max_length", "96", "--per_device_train_batch_size", str(batch),
-        "--gradient_accumulation_steps", "1", "--max_steps", str(STEPS), "--logging_steps", "1",
-        "--learning_rate", "1e-2",
+        "-m", "medusa_apar.cli", "train", *training,
         "--use_cpu", "True", "--disable_tqdm", "True", *["--ddp_backend", "gloo"] * (processes > 1),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def losses(folder: Path, model: Path, data: Path, processes: int, batch: int) -> list[float]:
+    """Of each step of a training."""
+    launch(
+        processes, "backbone", "--model", str(model), "--data", str(data),
+        "--output_dir", str(folder), "--max_length", "96", "--per_device_train_batch_size", str(batch),
+        "--gradient_accumulation_steps", "1", "--max_steps", str(STEPS), "--logging_steps", "1",
+        "--learning_rate", "1e-2",
+    )  # fmt: skip
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
 
@@ -50,3 +63,26 @@ def test_the_configurations_are_ones_that_accelerate_knows(name: str) -> None:
     config = load_config_from_file(str(files("medusa_apar.train.recipes") / f"{name}.yaml"))
     assert config.num_processes == 8
     assert config.mixed_precision == "bf16"
+
+
+def test_own_answers_are_written_once_and_figures_are_those_of_all_processes(
+    tiny_backbone_dir: Path, tmp_path: Path
+) -> None:
+    data, folder = tmp_path / "rows.jsonl", tmp_path / "heads"
+    data.write_text("".join(json.dumps({"prompt": f"Colours {n}?", "response": "Red."}) + "\n" for n in range(40)))
+    launch(
+        2, "heads", "--model", str(tiny_backbone_dir), "--data", str(data), "--eval_data", str(data),
+        "--labels", "self", "--output_dir", str(folder), "--max_new_tokens", "24", "--max_length", "64",
+        "--num_heads", "2", "--per_device_eval_batch_size", "1", "--max_steps", "20", "--learning_rate", "1e-1",
+    )  # fmt: skip
+    batches = [json.loads(line) for line in (folder / "_own-eval.jsonl").read_text().splitlines()]
+    assert [len(batch["prompts"]) for batch in batches] == [32, 8]
+    rows = pack((TreeRow(**row) for batch in batches for row in batch["rows"]), 64)
+    backbone, heads = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir), load_heads(folder)
+    attend_along_paths(backbone)
+    collate = TreeCollator(pad_token_id=0, label_heads=2)
+    alone = measure(backbone, heads, [collate([row]) for row in rows])
+    assert max(map(max, alone.accuracy)) > 0.1, "so that this tells something"
+    for recorded, found in zip(heads.config.accuracy, alone.accuracy, strict=True):
+        assert recorded == pytest.approx(found, abs=0.03), "but for a row that fills up the last batch"
+    assert heads.config.acceptance == pytest.approx(alone.acceptance, abs=0.03)

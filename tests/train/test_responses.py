@@ -170,3 +170,12 @@ def test_a_damaged_packed_file_is_named(tmp_path: Path, suffix: str, damage: str
     path.write_bytes(packed[: len(packed) // 2] if damage == "cut off" else GOOD)
     with pytest.raises(InputError, match=f"rows.jsonl{suffix}: not a whole"):
         list(read_responses(path, BadRows()))
+
+
+def test_a_conversation_with_its_first_prompt_beside_it_is_a_conversation(tmp_path: Path) -> None:
+    """As in UltraChat-200k and No-Robots."""
+    messages = [{"role": "user", "content": "Say hello"}, {"role": "assistant", "content": "Hello"}]
+    path, bad_rows = tmp_path / "rows.jsonl", BadRows()
+    path.write_text(json.dumps({"prompt": "Say hello", "prompt_id": "7", "messages": messages}))
+    assert list(read_responses(path, bad_rows)) == [Response("Say hello", "Hello")]
+    assert not bad_rows.counts

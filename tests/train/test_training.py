@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -648,3 +649,85 @@ def test_a_trained_model_is_pushed_to_a_hub_as_it_lies_in_its_folder(
     assert not any(name.startswith("adapter_") for name in pushed), "the merged model loads without peft"
     if kind == "lora":
         assert "adapter/adapter_model.safetensors" in pushed
+
+
+def test_secrets_of_the_command_line_are_not_recorded() -> None:
+    given = ["train", "--hub_token", "hf_secret", "--max_steps", "2", "--hub-token=hf_secret", "--some_key", "k"]
+    recorded = provenance.without_secrets(given)
+    assert not any("secret" in argument for argument in recorded)
+    assert recorded == ["train", "--hub_token", "<hidden>", "--max_steps", "2", "--hub-token=<hidden>",
+                        "--some_key", "<hidden>"]  # fmt: skip
+
+
+def test_no_commit_is_recorded_of_a_checkout_that_something_else_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment in a project's folder, ignored by it."""
+    installed = tmp_path / "environment" / "provenance.py"
+    installed.parent.mkdir()
+    installed.touch()
+    (tmp_path / ".gitignore").write_text("environment\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", ".gitignore"], [*identity, "commit", "-qm", "theirs"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "__file__", str(installed))
+    assert provenance.commit() is None
+
+
+def test_a_folder_of_another_training_is_refused(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoints would go on with other data, or be handed out as trained on these."""
+    folder = tmp_path / "out"
+    heads.main(arguments(tiny_backbone_dir, rows_file, folder))
+    weights = (folder / "model.safetensors").read_bytes()
+    other = shutil.copy(rows_file, tmp_path / "other.jsonl")
+    other_data = arguments(tiny_backbone_dir, Path(other), folder)
+    other_shape = arguments(tiny_backbone_dir, rows_file, folder, "--num_heads", "2")
+    for argv, difference in ((other_data, "data="), (other_shape, "num_heads=5, not 2")):
+        with pytest.raises(SystemExit):
+            heads.main(argv)
+        assert f"holds a training with {difference}" in capsys.readouterr().err
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_heads_that_guess_nothing_are_refused(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--num_heads", "0"))
+    assert "--num_heads 0 guesses nothing; give a whole number from 1" in capsys.readouterr().err
+
+
+def test_fewer_guesses_than_are_reported(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+    small = ["--kind", "sequential", "--draft_vocab_size", "4", "--eval_data", str(rows_file)]
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *small))
+    assert [len(row) for row in SequentialHeads.from_pretrained(tmp_path).config.accuracy] == [3] * 5
+
+
+def test_low_rank_projections_learn_with_muon(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--projection_rank", "4", "--muon", "True"))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_the_best_checkpoint_of_responses_without_structure(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = write_rows(tmp_path / "plain.jsonl", [{"prompt": "Colours?", "response": "Red and blue."}])
+    evaluating = ["--eval_data", str(plain), "--eval_strategy", "steps", "--eval_steps", "2"]
+    best = ["--load_best_model_at_end", "True"]
+    backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "out", *evaluating, *best))
+    assert "no response forks; the best checkpoint is that of unstructured_loss" in caplog.text
+    record = json.loads((tmp_path / "out" / provenance.FILE_NAME).read_text())
+    assert record["best"]["checkpoint"] is not None
+
+
+def test_prompts_that_fill_a_row_are_left_out_and_counted(
+    tiny_backbone_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[dict[str, object]] = [
+        {"prompt": "Colours? " * length, "response": "Red and blue."} for length in (1, 2, 60, 80)
+    ]
+    data = write_rows(tmp_path / "rows.jsonl", asked)
+    heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", "--labels", "self", "--max_new_tokens", "8"))
+    assert "left out: 2 x a prompt of 128 tokens or more (first: response 3)" in caplog.text

@@ -136,3 +136,15 @@ def test_without_vllm_the_command_says_what_it_needs(tmp_path: Path, capsys: pyt
         with pytest.raises(SystemExit):
             main(["serving", "--out", str(tmp_path)])
         assert "this needs vLLM; `make test-serving` builds an environment" in capsys.readouterr().err
+
+
+def test_a_load_of_which_nothing_is_answered_is_not_kept(tmp_path: Path) -> None:
+    """So that the same command measures it again."""
+    asked = [AnswerRequest([13], 10, max_depth=2)] * 3
+    run = LoadRun(asked, [Arrivals("closed", 2)], rounds=1, modes=["apar"])
+    with (
+        LoadStore(tmp_path, {"model": "waiting"}) as store,
+        pytest.raises(EngineError, match=r"closed:2 in mode apar on 64 blocks: no request was answered \(an unlucky"),
+    ):
+        asyncio.run(run.run(store, 64, Waiting(), Waiting()))
+    assert not store.records
