@@ -42,6 +42,10 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-threads", type=int, default=8, help="threads in a step; more wait")
     parser.add_argument("--max-depth", type=int, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument(
+        "--temperature", type=float, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
+    )
+    parser.add_argument("--seed", type=int, help="of sampling: the same answer again")
     args = parser.parse_args(argv)
 
     if not args.prompt.strip():
@@ -66,7 +70,9 @@ def generate(argv: Sequence[str]) -> None:
             medusa=args.mode.medusa if args.mode else None,
             apar=args.mode.apar if args.mode else None,
             streamer=streamer,
+            seed=args.seed,
             return_dict_in_generate=True,
+            **_sampling(args.temperature),
         )
     except KeyboardInterrupt:
         if isinstance(streamer, TextIteratorStreamer):
@@ -96,6 +102,13 @@ def generate(argv: Sequence[str]) -> None:
             "tokens; `ar` is this engine, one token per step",
             style="dim",
         )
+
+
+def _sampling(temperature: float | None) -> dict[str, Any]:
+    """Arguments of `generate` that draw with a temperature; 0 is greedy, None as the model has it."""
+    if temperature is None:
+        return {}
+    return {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
 
 
 def train(argv: Sequence[str]) -> None:
@@ -152,6 +165,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 
 EXTRAS = {"serve": "serve"}
 """The extra that a command needs, where it is not `train`."""
+NO_EXTRA = {"vllm": "install vLLM as docs/serving.md says, it is in none of this package's extras"}
+"""Remedies for packages that no extra has."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -172,7 +187,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(arguments[0], "train")
-        print(f"medusa-apar: error: this needs {error.name}; pip install 'medusa-apar[{extra}]'", file=sys.stderr)
+        remedy = NO_EXTRA.get(error.name or "", f"pip install 'medusa-apar[{extra}]'")
+        print(f"medusa-apar: error: this needs {error.name}; {remedy}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except (ValueError, OSError) as error:
         print(f"medusa-apar: error: {error}", file=sys.stderr)

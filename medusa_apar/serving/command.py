@@ -22,6 +22,7 @@ from .server import ServerLimits, create_app
 from .snapshots import Answerer
 
 API_KEY = "MEDUSA_APAR_API_KEY"
+URL_API_KEY = "MEDUSA_APAR_URL_API_KEY"
 _LIMITS = ServerLimits()
 
 
@@ -40,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--url", action="append", default=[], help="of a completions server, with /v1; repeatable")
     parser.add_argument("--url-model", help="name under which these serve the model; by default --model")
+    parser.add_argument(
+        "--url-api-key", help=f"that these want; by default what {URL_API_KEY} holds"
+    )
     parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
@@ -88,7 +92,11 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         )
     if arguments.engine == "http":
         urls, name = arguments.url, arguments.url_model or arguments.model
-        fleet = Fleet.at(urls, name, timeout=arguments.url_timeout, priorities=arguments.url_priorities)
+        fleet = Fleet.at(
+            urls, name,
+            api_key=arguments.url_api_key or os.environ.get(URL_API_KEY) or "none",
+            timeout=arguments.url_timeout, priorities=arguments.url_priorities,
+        )  # fmt: skip
         return Orchestrator(fleet, model, arguments.engine_timeout)
     if arguments.engine == "vllm":
         from .vllm_engine import VllmEngine, speculative_config
