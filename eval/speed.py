@@ -19,6 +19,7 @@ from medusa_apar.whole_numbers import not_negative, positive
 from .acceptance import LEGEND as ACCEPTANCE_LEGEND
 from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from .answers import write_answers
+from .answers_table import write_answers_table
 from .decoding import FORK_ERROR_RATE, Limits
 from .peers import Peer, PeerOptions, is_peer, load_assistant
 from .plot import plot_speed_up
@@ -40,7 +41,7 @@ def write_report(
     threads: Sequence[ThreadsRow],
     acceptance: Sequence[AcceptanceRow],
 ) -> None:
-    """Write `summary.json`, `summary.md`, `speedup.png` and `answers/` beside the turns."""
+    """Write `summary.json`, `summary.md`, `answers.csv`, `speedup.png` and `answers/` beside the turns."""
     folder = store.folder
     summary = {
         "settings": store.settings,
@@ -56,6 +57,7 @@ def write_report(
     if acceptance:
         tables += f"\n## Acceptance\n\n{acceptance_markdown(acceptance)}\n{ACCEPTANCE_LEGEND}.\n"
     (folder / "summary.md").write_text(f"# Speed\n\n{tables}\n{settings}\n", encoding="utf-8")
+    write_answers_table(store.records.values(), folder / "answers.csv")
     plot_speed_up(rows, folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
     for mode in run.modes:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from .provenance import write_provenance
 from .records import Record
 
 KeyT = TypeVar("KeyT", bound=Hashable)
@@ -15,7 +16,7 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 class RecordStore(Generic[KeyT, RecordT]):
-    """Finished measurements in a folder: a file of JSON lines, written record by record, and `settings.json`.
+    """Finished measurements in a folder: a file of JSON lines, written record by record, `settings.json`, provenance.
 
     A folder belongs to one set of settings, because what was measured differently must not share a table.
     What an interruption left unfinished, the last line without its newline, is dropped.
@@ -36,6 +37,7 @@ class RecordStore(Generic[KeyT, RecordT]):
         self.records: dict[KeyT, RecordT] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_settings(self.folder / "settings.json")
+        write_provenance(self.folder)
         if self.path.exists():
             self._read(record_type)
         self._file = self.path.open("ab")

@@ -29,8 +29,8 @@ LEGEND = (
     "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
     "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
     "speed-up: of tokens/s against mode ar, median (quartiles) over questions, and in the written table the 95 % "
-    "confidence interval of that median, by bootstrap; loops: share of answers with distinct "
-    f"4-grams below {LOOPING_BELOW}"
+    "confidence interval of that median, by bootstrap, and the wall time of a step; loops: share of answers with "
+    f"distinct 4-grams below {LOOPING_BELOW}"
 )
 
 
@@ -54,10 +54,10 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
 def markdown(rows: Sequence[SummaryRow]) -> str:
     """A markdown table, one line per category and mode."""
     table = Table(box=box.MARKDOWN)
-    for number, name in enumerate((*COLUMNS, "95 %")):
+    for number, name in enumerate((*COLUMNS, "95 %", "ms/step")):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(row.category, *_figures(row), interval_figures(row.speed_up))
+        table.add_row(row.category, *_figures(row), interval_figures(row.speed_up), _step_time(row))
     return as_markdown(table)
 
 
@@ -84,6 +84,10 @@ def interval_figures(spread: Spread | None) -> str:
         return "-"
     low, high = spread.interval
     return f"{low:.2f}-{high:.2f}"
+
+
+def _step_time(row: SummaryRow) -> str:
+    return f"{1000 * row.tokens_per_step / row.tokens_per_second:.1f}" if row.turns else "-"
 
 
 def _figures(row: SummaryRow) -> list[str]:

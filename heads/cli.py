@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
     else:
         assert backbone is not None
         save_medusa_llm(heads, output, str(Path(backbone).resolve()) if local else backbone, model)
+    training = Path(source) / "training.json"
+    if training.is_file():  # how the heads were made
+        shutil.copy(training, output)
     Console().print(f"wrote {heads.config.num_heads} heads to {output}", soft_wrap=True, highlight=False)
 
 

@@ -10,11 +10,14 @@ from unittest.mock import Mock
 import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel
+from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
 from medusa_apar.backbone import Backbone
+from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.placement import Ints, Placement
 
 from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
@@ -394,3 +397,19 @@ def test_a_hub_that_does_not_answer_is_no_model_without_heads(
     hub(monkeypatch, tmp_path, refused)
     with pytest.raises(OSError, match=r"does not say whether 'somebody/model' has heads .*503.*pass heads="):
         MedusaAparModel.from_pretrained("somebody/model")
+
+
+def test_a_checkpoint_like_thudms_loads_whole(model: MedusaAparModel, tmp_path: Path) -> None:
+    """`[SplitMask]` and `[SplitSop]` in the tokenizer alone, and the heads in `medusa/`."""
+    backbone = forking_backbone(seed=0)
+    for name in ("fork_token_id", "child_token_id"):
+        if hasattr(backbone.config, name):
+            delattr(backbone.config, name)
+    backbone.save_pretrained(tmp_path)
+    random_heads(backbone).save_pretrained(tmp_path / "medusa")
+    names = {FORK: "[SplitMask]", CHILD: "[SplitSop]"}
+    words = {names.get(token, f"w{token}"): token for token in range(backbone.config.vocab_size)}
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words))).save_pretrained(tmp_path)
+    loaded = MedusaAparModel.from_pretrained(tmp_path, dtype=backbone.dtype)
+    assert loaded.heads is not None
+    assert loaded.control == ControlTokens(FORK, CHILD)

@@ -61,7 +61,7 @@ def make_rows(
                     "unstructured": dataset.unstructured,
                     "rows": len(dataset),
                     "tokens": sum(map(len, dataset.rows)),
-                    "left_out": dataset.bad_rows.counts,
+                    "left_out": dataset.left_out,
                     "structure": StructureFigures.of(batch, tokenizer, arguments.structure).to_dict(),
                 },
             )

@@ -26,11 +26,10 @@ from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 from .backbone import DataArguments, load_backbone
 from .claims import claim
 from .command import InputError, run
-from .held_out import measure
 from .own_answers import kept_answers, own_answers
 from .places import Places, backbone_logits, head_inputs, label_sources, labels_of
 from .responses import BadRows, read_responses
-from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
+from .trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
 from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
 
 logger = logging.getLogger(__name__)
@@ -206,7 +205,7 @@ def decayed(losses: Sequence[Tensor], decay: float) -> Tensor:
     return torch.stack([decay ** (k + 1) * loss for k, loss in enumerate(losses)]).sum()
 
 
-class HeadsTrainer(TreeTrainer):
+class HeadsTrainer(HeadsEvaluation):
     """Trains heads; the backbone stands beside them, frozen, and enters no checkpoint."""
 
     def __init__(
@@ -215,6 +214,7 @@ class HeadsTrainer(TreeTrainer):
         super().__init__(heads, *args, **kwargs)
         self.backbone = backbone.requires_grad_(False).eval().to(self.args.device)
         self.heads = heads
+        self.judged = self.backbone, heads
         self.decay = decay
         self.distil = distil
 
@@ -263,7 +263,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if held_out is not None:
-        measure(backbone, heads, trainer.get_eval_dataloader(), trainer.sum_of_processes).record_in(heads.config)
+        trainer.measured().record_in(heads.config)
     heads.config.backbone = data.model
     trainer.finish()
     return Path(args.output_dir)

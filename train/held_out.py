@@ -41,6 +41,16 @@ class HeldOut:
     temperatures: list[float]
     acceptance: list[float]
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """By name: the accuracies, and tokens per step with the best guesses alone."""
+        shares = {
+            f"head{k}_top{n}": share
+            for k, row in enumerate(self.accuracy, start=1)
+            for n, share in enumerate(row, start=1)
+        }
+        return {**shares, "tokens_per_step": 1 + sum(self.acceptance)}
+
     def record_in(self, config: HeadsConfig) -> None:
         """Write the figures where `from_pretrained` finds them."""
         config.accuracy = [[round(share, 4) for share in row] for row in self.accuracy]

@@ -23,9 +23,9 @@ from medusa_apar.heads.checkpoints import load_heads
 from .claims import claim
 from .command import InputError, run
 from .heads import HeadsDataArguments, decayed, mean_loss
-from .held_out import measure
 from .places import Places, backbone_logits, head_inputs, labels_of
-from .trainer import TreeTrainer, TreeTrainingArguments, last_checkpoint
+from .provenance import write_provenance
+from .trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
 from .tree_data import TreeCollator
 
 HEADS = "heads"
@@ -74,7 +74,7 @@ class Joint(nn.Module):
         return own, decayed(losses, self.decay)
 
 
-class JointTrainer(TreeTrainer):
+class JointTrainer(HeadsEvaluation):
     """Trains both; checkpoints are folders of the backbone with its heads inside. `eval_loss` is the backbone's own."""
 
     loss_is_scaled_for_ga = False  # the loss is a mean over each batch, not over all that are accumulated
@@ -82,6 +82,7 @@ class JointTrainer(TreeTrainer):
     def __init__(self, joint: Joint, *args: Any, joint_arguments: JointArguments, **kwargs: Any) -> None:
         super().__init__(joint, *args, **kwargs)
         self.joint = joint
+        self.judged = joint.backbone, joint.heads
         self.joint_arguments = joint_arguments
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
@@ -115,6 +116,8 @@ class JointTrainer(TreeTrainer):
         self.joint.heads.save_pretrained(folder / HEADS)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
+        for made in (folder, folder / HEADS):
+            write_provenance(made, self.state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -157,7 +160,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
     if held_out is not None:
         trainer.save_metrics("eval", trainer.evaluate())
         joint_model.eval()
-        measure(backbone, heads, trainer.get_eval_dataloader(), trainer.sum_of_processes).record_in(heads.config)
+        trainer.measured().record_in(heads.config)
     heads.config.backbone = str(folder)
     trainer.finish()
     return folder

@@ -98,8 +98,8 @@ class RowArguments:
             )
         bad_rows.warn()
         logger.info(
-            "%s: %d structured and %d unstructured responses in %d rows of up to %d tokens",
-            ", ".join(files), dataset.structured, dataset.unstructured, len(dataset), self.max_length,
+            "%s: %d structured and %d unstructured responses of %s in %d rows of up to %d tokens",
+            ", ".join(files), dataset.structured, dataset.unstructured, dataset.found, len(dataset), self.max_length,
         )  # fmt: skip
         return dataset
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from medusa_apar.control_tokens import ControlTokens
+from medusa_apar.heads import DraftHeads
 
 from .command import InputError
 from .fork_decisions import ForkDecisions
+from .held_out import HeldOut, measure
 from .optimizer import MuonAdamW, muon_parameter_groups
 from .provenance import write_provenance
 from .tree_data import IGNORE_INDEX
@@ -76,12 +81,52 @@ class TreeTrainer(Trainer):
         return summed.cpu()
 
     def finish(self) -> None:
-        """Write state, provenance and weights, which pushes the folder where `--push_to_hub` asks for that."""
-        self.save_state()
-        assert self.args.output_dir is not None
-        if self.is_world_process_zero():
-            write_provenance(self.args.output_dir, self.state)
-        self.save_model()
+        """Write state and weights, which pushes the folder where `--push_to_hub` asks for that."""
+        with self._saving():
+            self.save_state()
+            self.save_model()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write weights, and beside them how they were made."""
+        super()._save(output_dir, state_dict)
+        write_provenance(output_dir or str(self.args.output_dir), self.state)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with self._saving():
+            super()._save_checkpoint(*args, **kwargs)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:  # torch has no error of its own for a full disk
+            raise InputError(
+                f"--output_dir {self.args.output_dir}: step {self.state.global_step} could not be saved ({error}); "
+                "mend it, and the same command goes on from the last checkpoint that is whole"
+            ) from error
+
+
+class HeadsEvaluation(TreeTrainer):
+    """Evaluations also tell how often heads are right.
+
+    Attributes:
+        judged: the backbone and its heads.
+    """
+
+    judged: tuple[PreTrainedModel, DraftHeads]
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        figures = {f"{metric_key_prefix}_{name}": value for name, value in self.measured(eval_dataset).figures.items()}
+        self.log(figures)
+        return metrics | figures
+
+    def measured(self, eval_dataset: Any = None) -> HeldOut:
+        """What the heads guess on held-out rows, those of all processes together."""
+        backbone, heads = self.judged
+        return measure(backbone, heads, self.get_eval_dataloader(eval_dataset), self.sum_of_processes)
 
 
 class BackboneTrainer(TreeTrainer):

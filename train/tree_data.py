@@ -209,6 +209,7 @@ class TreeDataset(PackedRows):
         bad_rows: what was left out, by reason.
         found: what there was of each kind.
         structured, unstructured: how many trees of each kind went in.
+        thinned: how many were left out for `structured_share`.
     """
 
     def __init__(
@@ -237,10 +238,19 @@ class TreeDataset(PackedRows):
             else:
                 (structured if tree else unstructured).append(row)
         self.found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
+        found = len(structured) + len(unstructured)
         if structured_share is not None:
             structured, unstructured = _thin(structured, unstructured, structured_share, Random(seed))
+        self.thinned = found - len(structured) - len(unstructured)
+        self.structured_share = structured_share
         self.structured, self.unstructured = len(structured), len(unstructured)
         super().__init__(pack([*structured, *unstructured], max_length))
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many responses are in no row, by reason."""
+        thinned = {f"thinned to structured_share={self.structured_share}": self.thinned} if self.thinned else {}
+        return self.bad_rows.counts | thinned
 
 
 def _thin(

@@ -24,6 +24,7 @@ from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import positive
 
+from ..answers_table import write_answers_table
 from ..decoding import Limits
 from ..plot import plot_speed_up
 from ..questions import BENCHMARKS, find_questions, read_questions
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibration) -> None:
-    """Print the tables, and write `summary.json`, `summary.md` and `speedup.png` beside the turns."""
+    """Print the tables, and write `summary.json`, `summary.md`, `answers.csv` and `speedup.png` beside the turns."""
     rows = summarize(store.records.values(), modes)
     threads = summarize_threads(store.records.values(), [mode for mode in modes if mode != RECORDED_TREE])
     folder, line = store.folder, calibration_line(calibration)
@@ -159,6 +160,7 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     text = f"# {title}\n\n{line}.\n\n{markdown(rows)}\n{LEGEND}.\n"
     text += f"\n## Threads\n\n{threads_markdown(threads)}\n{THREADS_LEGEND}.\n\n{listed}\n"
     (folder / "summary.md").write_text(text, encoding="utf-8")
+    write_answers_table(store.records.values(), folder / "answers.csv")
     plot_speed_up(rows, folder / "speedup.png", title=f"{title}: speed-up, medians over questions and quartiles")
     output = Console()
     output.print(title, style="bold")
@@ -167,4 +169,4 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     output.print(threads_table(threads))
     output.print(THREADS_LEGEND, style="dim", markup=False)
     output.print(f"{SIMULATION}; {line}")
-    output.print(f"results: {folder}")
+    output.print(f"results: {folder}; figures of every answer in answers.csv")

@@ -11,6 +11,7 @@ from medusa_apar.modes import Mode
 
 from ..acceptance import LEGEND as ACCEPTANCE_LEGEND
 from ..acceptance import acceptance_markdown, summarize_acceptance
+from ..provenance import read_provenance
 from ..summary import OVERALL, SummaryRow
 from ..tables import LEGEND, interval_figures, markdown, spread_figures
 from ..thread_summary import LEGEND as THREADS_LEGEND
@@ -91,6 +92,17 @@ def _section(results: SpeedResults, question_id: str | None) -> Section:
     )
 
 
+def _speed_ups(results: Results) -> dict[Path, dict[str, str]]:
+    """By the folder of a measurement of quality: speed-ups per mode, where the answers it read were measured too."""
+    of_answers = {(each.folder / "answers").resolve(): each for each in results.speed}
+    found = {}
+    for quality in results.quality:
+        speed = of_answers.get(Path(quality.summary["settings"]["answers"]).resolve())
+        if speed is not None:
+            found[quality.folder] = {row.mode: spread_figures(row.speed_up) for row in speed.overall if row.speed_up}
+    return found
+
+
 def write_page(folder: Path, results: Results, question_id: str | None = None) -> Path:
     """Write `index.html` and `report.md`.
 
@@ -116,10 +128,16 @@ def write_page(folder: Path, results: Results, question_id: str | None = None) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"spread": spread_figures, "interval": interval_figures, "rounded": rounded}
+    environment.filters |= {
+        "spread": spread_figures,
+        "interval": interval_figures,
+        "rounded": rounded,
+        "provenance": lambda measured: read_provenance(measured).items(),
+    }
     shown = {
         "sections": sections,
         "quality": results.quality,
+        "speed_ups": _speed_ups(results),
         "sweeps": [(sweep, [panel_picture(panel) for panel in sweep.panels]) for sweep in results.sweeps],
         "overall": OVERALL,
         "width": WIDTH,

@@ -14,9 +14,10 @@ from .. import EMBEDDED
 from ..model import MedusaAparModel
 from ..precision import DTYPES, dtype_named
 from ..whole_numbers import not_negative, positive
+from .engine import TIMEOUT
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer
-from .orchestrator import TIMEOUT, Orchestrator
+from .orchestrator import Orchestrator
 from .served_model import ServedModel
 from .server import ServerLimits, create_app
 from .snapshots import Answerer
@@ -41,9 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--url", action="append", default=[], help="of a completions server, with /v1; repeatable")
     parser.add_argument("--url-model", help="name under which these serve the model; by default --model")
-    parser.add_argument(
-        "--url-api-key", help=f"that these want; by default what {URL_API_KEY} holds"
-    )
+    parser.add_argument("--url-api-key", help=f"that these want; by default what {URL_API_KEY} holds")
     parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
@@ -53,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--engine-timeout", type=float, default=TIMEOUT,
-        help="seconds without a token of any answer after which vllm or http has stalled",
+        help="seconds without a token of any answer after which decoding has stalled",
     )  # fmt: skip
     parser.add_argument(
         "--max-model-len", type=positive, help="longest context, as the engine has it; by default the model's"
@@ -62,6 +61,10 @@ def _parser() -> argparse.ArgumentParser:
         "--block-size", type=positive, default=32, help="KV block for --engine vllm: full ones are shared"
     )
     parser.add_argument("--tensor-parallel-size", type=positive, default=1, help="GPUs for --engine vllm")
+    parser.add_argument(
+        "--distributed-executor-backend", choices=("mp", "ray"),
+        help="what starts the workers of --engine vllm; ray for several machines; by default vLLM chooses",
+    )  # fmt: skip
     parser.add_argument("--speculative-heads", help="folder of heads in vLLM's layout, for --engine vllm")
     parser.add_argument("--speculative-tokens", type=positive, default=4, help="guesses of these heads in a step")
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
@@ -106,6 +109,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
             "max_model_len": arguments.max_model_len,
             "block_size": arguments.block_size,
             "tensor_parallel_size": arguments.tensor_parallel_size,
+            "distributed_executor_backend": arguments.distributed_executor_backend,
         }
         if arguments.speculative_heads:
             options["speculative_config"] = speculative_config(
@@ -116,7 +120,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
     loaded = MedusaAparModel.from_pretrained(
         arguments.model, heads=arguments.heads, dtype=dtype_named(arguments.dtype)
     ).to(device)
-    return NativeAnswerer(loaded, model, arguments.max_batch)
+    return NativeAnswerer(loaded, model, arguments.max_batch, arguments.engine_timeout)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

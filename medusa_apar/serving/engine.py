@@ -8,6 +8,9 @@ from typing import Protocol
 
 from .requests import Sampling
 
+TIMEOUT = 300.0
+"""Seconds of silence after which what decodes has stalled."""
+
 
 class EngineError(RuntimeError):
     """What decodes has failed; says what and what to do."""

@@ -7,6 +7,7 @@ steps; others wait until these have ended.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ from ..paragraph_tree import Thread as TreeThread
 from ..randomness import root_key
 from ..step_cost import step_cost
 from ..verification import accept_exactly
-from .engine import EngineError
+from .engine import TIMEOUT, EngineError
 from .requests import AnswerRequest, Sampling
 from .served_model import ServedModel
 from .snapshots import Snapshot
@@ -79,10 +80,15 @@ class NativeAnswerer:
         model: the model.
         served: what its clients know of it.
         max_batch: answers that are decoded together; the others wait.
+        timeout: seconds without a step after which decoding has stalled.
     """
 
-    def __init__(self, model: MedusaAparModel, served: ServedModel, max_batch: int = MAX_BATCH) -> None:
+    def __init__(
+        self, model: MedusaAparModel, served: ServedModel, max_batch: int = MAX_BATCH, timeout: float = TIMEOUT
+    ) -> None:
         self._model = model
+        self._timeout = timeout
+        self._last_step = time.monotonic()
         self._served = served
         self._waiting: deque[_Job] = deque()
         self._changed = Condition()
@@ -102,7 +108,7 @@ class NativeAnswerer:
             self._changed.notify()
         try:
             while True:
-                letter = await job.mailbox.get()
+                letter = await self._next(job)
                 if isinstance(letter, EngineError):
                     raise letter
                 yield letter
@@ -111,6 +117,18 @@ class NativeAnswerer:
                 job.wanted = True
         finally:
             job.cancelled = True
+
+    async def _next(self, job: _Job) -> Snapshot | EngineError:
+        while True:
+            try:
+                return await asyncio.wait_for(job.mailbox.get(), self._timeout)
+            except TimeoutError:
+                if time.monotonic() - self._last_step >= self._timeout:
+                    raise EngineError(f"nothing was decoded for {self._timeout:g} s; restart the server") from None
+
+    def note_step(self) -> None:
+        """Decoding goes on."""
+        self._last_step = time.monotonic()
 
     async def check(self) -> None:
         """As `Answerer` says."""
@@ -132,6 +150,7 @@ class NativeAnswerer:
                 if self._closed:
                     break
                 kind = self._waiting[0].kind
+            self.note_step()
             batch = _Batch(self, kind)
             try:
                 with torch.inference_mode(), self._model.decoding() as parts:
@@ -222,6 +241,7 @@ class _Batch:
 
     def _deliver(self) -> None:
         """Hand out what was written, and end what was cancelled."""
+        self._answerer.note_step()
         for row, job in list(self._jobs.items()):
             request = job.decoded
             assert request is not None

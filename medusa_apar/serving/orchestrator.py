@@ -17,13 +17,10 @@ from uuid import uuid4
 
 from ..paragraph_tree import ParagraphTree, Thread
 from ..randomness import child_key, root_key
-from .engine import Engine, EngineError, ThreadRequest
+from .engine import TIMEOUT, Engine, EngineError, ThreadRequest
 from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Snapshot
-
-TIMEOUT = 300.0
-"""Seconds of silence after which an engine has stalled."""
 
 _SEEDS = 2**63
 """Engines take seeds below this."""

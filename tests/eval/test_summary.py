@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from io import StringIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 from scripted_model import record
 
+from medusa_apar.eval.answers_table import write_answers_table
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.plot import plot_speed_up
 from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
@@ -88,12 +90,12 @@ def test_survives_a_mode_without_an_answer() -> None:
 
 def test_markdown_has_every_column_in_every_line() -> None:
     header, rule, *lines = markdown(summarize(RECORDS, ("ar", "apar"))).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %", "ms/step"]
     assert set(rule) <= set("|-: ")
     assert len(lines) == 6
-    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 2}
+    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 3}
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
-        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-",
+        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-", "100.0",
     ]  # fmt: skip
 
 
@@ -126,3 +128,15 @@ def test_the_interval_of_a_median_holds_it_and_narrows_with_more_values() -> Non
     two = Spread.of([1.0, 2.0])
     assert two is not None
     assert two.interval is None
+
+
+def test_figures_of_every_answer_are_a_file_for_spreadsheets(tmp_path: Path) -> None:
+    write_answers_table(RECORDS, tmp_path / "answers.csv")
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    answered = [record for record in RECORDS if record.skipped is None]
+    assert [(line["question_id"], line["mode"]) for line in lines] == [(str(r.question_id), r.mode) for r in answered]
+    line = next(line for line in lines if (line["category"], line["mode"]) == ("math", "apar"))
+    assert (line["steps"], line["tokens_per_step"], line["ms_per_step"], line["speed_up"]) == (
+        "20", "3.000", "100.00", "3.000",
+    )  # fmt: skip

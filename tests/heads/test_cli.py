@@ -103,3 +103,9 @@ def test_wrong_arguments_end_with_usage(argv, capsys):
 def test_vllms_format_needs_no_backbone(own_checkpoint, tmp_path):
     main(["export", str(own_checkpoint), "--format", "vllm", "--output", str(tmp_path / "exported")])
     assert load_heads(tmp_path / "exported").config.num_heads == load_heads(own_checkpoint).config.num_heads
+
+
+def test_an_export_keeps_how_the_heads_were_made(own_checkpoint, tmp_path):
+    (own_checkpoint / "training.json").write_text("{}")
+    main(["export", str(own_checkpoint), "--format", "vllm", "--output", str(tmp_path / "exported")])
+    assert (tmp_path / "exported" / "training.json").read_text() == "{}"

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from openai import OpenAI
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
+from medusa_apar.serving import command
+from medusa_apar.serving.fleet import Fleet
+from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import Sampling
 from medusa_apar.serving.served_model import ServedModel
 
@@ -104,3 +110,30 @@ def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplo
 @pytest.mark.parametrize(("given", "expected"), [(None, 2048), (512, 512), (10_000, 2048)])
 def test_an_engine_may_take_less_than_the_model(given: int | None, expected: int) -> None:
     assert ServedModel.from_pretrained(EMBEDDED, max_length=given).context_length == expected
+
+
+def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    engine = SimpleNamespace(
+        VllmEngine=lambda model, **options: given.update(options),
+        speculative_config=lambda heads, tokens: (heads, tokens),
+    )
+    monkeypatch.setitem(sys.modules, "medusa_apar.serving.vllm_engine", engine)
+    arguments = command._parser().parse_args(
+        ["--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16", "--block-size", "64",
+         "--distributed-executor-backend", "ray", "--speculative-heads", "heads", "--speculative-tokens", "3"]
+    )  # fmt: skip
+    command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))
+    assert given == {
+        "dtype": torch.float32, "max_model_len": None, "block_size": 64, "tensor_parallel_size": 16,
+        "distributed_executor_backend": "ray", "speculative_config": ("heads", 3),
+    }  # fmt: skip
+
+
+def test_a_fleets_key_reaches_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDUSA_APAR_URL_API_KEY", "secret")
+    arguments = command._parser().parse_args(["--engine", "http", "--url", "http://one/v1"])
+    answerer = command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))
+    assert isinstance(answerer, Orchestrator)
+    assert isinstance(answerer.engine, Fleet)
+    assert answerer.engine.replicas[0].client.api_key == "secret"

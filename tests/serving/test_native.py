@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 from transformers import PreTrainedModel
@@ -116,3 +117,17 @@ def test_a_failure_before_a_batch_has_begun_ends_the_answers_that_it_was_for(
         with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
             answers(native, *requests())
     assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])
+
+
+def test_decoding_that_stalls_ends_answers_with_an_error(
+    model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native, held = NativeAnswerer(model, served, max_batch=2, timeout=0.3), Event()
+    answers(native, requests()[0])
+    with monkeypatch.context() as slow:
+        forward = model.backbone.forward
+        slow.setattr(model.backbone, "forward", lambda *given, **named: held.wait(20) and forward(*given, **named))
+        with pytest.raises(EngineError, match=r"nothing was decoded for 0\.3 s; restart the server"):
+            answers(native, requests()[0])
+        held.set()
+        asyncio.run(native.close())

@@ -348,3 +348,13 @@ def test_the_stream_of_threads_knows_no_stop_strings(served: ServedModel, engine
         response = httpx2.post(f"{address}/threads", json={"messages": CHAT, "stop": ["w9"]})
     assert response.status_code == 400
     assert "stop=['w9']" in response.json()["error"]["message"]
+
+
+def test_an_answer_has_no_more_threads_than_the_server_allows(served: ServedModel) -> None:
+    greedy = ChatBody.model_validate({"messages": CHAT, "max_threads": 12})
+    assert greedy.answer_request(served, most_threads=3).max_threads == 3
+    assert greedy.answer_request(served, most_threads=16).max_threads == 12
+
+
+def test_a_field_that_asks_for_nothing_is_let_in(served: ServedModel) -> None:
+    ChatBody.model_validate({"messages": CHAT, "logprobs": False, "n": 1})

@@ -147,3 +147,13 @@ def test_control_tokens_need_not_be_there_yet(
         [*argv, "--max_length", "256", "--max_steps", "1", "--gradient_accumulation_steps", "1", "--use_cpu", "True"]
     )
     assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_thinned_responses_are_counted(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows", "--structured_share", "0.75")
+    report = json.loads((tmp_path / "rows" / "report.json").read_text())
+    left_out = dict(reversed(part.split(" x ")) for part in report["left out"].split("; "))
+    thinned = int(left_out["thinned to structured_share=0.75"])
+    too_long = int(left_out["longer than 256 tokens"])
+    assert thinned > 0
+    assert report["structured"] + report["unstructured"] + thinned + too_long == report["responses"]

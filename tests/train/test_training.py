@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -731,3 +732,59 @@ def test_prompts_that_fill_a_row_are_left_out_and_counted(
     data = write_rows(tmp_path / "rows.jsonl", asked)
     heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", "--labels", "self", "--max_new_tokens", "8"))
     assert "left out: 2 x a prompt of 128 tokens or more (first: response 3)" in caplog.text
+
+
+@pytest.mark.parametrize("full", ["save_model", "_save_optimizer_and_scheduler"])
+@pytest.mark.parametrize("error", [SafetensorError("No space left on device"), RuntimeError("failed writing file")])
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(
+    full: str, error: Exception, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    save = getattr(trainer.TreeTrainer, full)
+
+    def fails(self: trainer.TreeTrainer, *given: object, **named: object) -> object:
+        if self.state.global_step == 4:
+            raise error
+        return save(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.TreeTrainer, full, fails)
+        with pytest.raises(SystemExit):
+            heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path))
+    line = " ".join(capsys.readouterr().err.split())
+    assert f"step 4 could not be saved ({error}); mend it, and the same command goes on" in line
+    assert backbone.last_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoint-2")
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path))
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_accuracy_of_heads_is_told_during_training_too(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    evaluating = ["--eval_data", str(rows_file), "--eval_strategy", "steps", "--eval_steps", "3", "--num_heads", "2"]
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *evaluating))
+    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
+    told = {entry["step"]: entry for entry in history if "eval_head1_top1" in entry}
+    assert sorted(told) == [3, 6]
+    recorded = MedusaHeads.from_pretrained(tmp_path).config.accuracy
+    for head, row in enumerate(recorded, start=1):
+        for top, share in enumerate(row, start=1):
+            assert told[6][f"eval_head{head}_top{top}"] == pytest.approx(share, abs=1e-4)
+
+
+def test_checkpoints_say_how_they_were_made(trained_heads: Path) -> None:
+    for folder in (trained_heads, trained_heads / f"checkpoint-{STEPS}"):
+        assert json.loads((folder / provenance.FILE_NAME).read_text())["steps"] == STEPS
+
+
+def test_training_in_bfloat16(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+    backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--bf16", "True"))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+
+
+def test_a_loss_of_heads_that_is_not_finite_stops_the_run(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--learning_rate", "1e30"))
+    assert re.search(r"the loss of step [2-6] is (nan|inf), on the batch of rows", capsys.readouterr().err)

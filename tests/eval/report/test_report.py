@@ -76,7 +76,34 @@ def test_quality_stands_beside_it(speed_folder: Path, quality_folder: Path, tmp_
     page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
     for figure in ("1.234", "25 %", "6.50"):
         assert f"<td>{figure}</td>" in page
-    assert "1.234" in (tmp_path / "report" / "report.md").read_text()
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert re.search(r"^\| .* \| 1\.234 \| .* \| 6\.50 \|$", text, re.M), "the judge's rating too"
+
+
+def test_quality_of_answers_that_were_timed_has_their_speed_up(
+    speed_folder: Path, quality_folder: Path, tmp_path: Path
+) -> None:
+    path = quality_folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["settings"]["answers"] = str(speed_folder / "answers")
+    path.write_text(json.dumps(summary))
+    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "<th>speed-up</th></tr>" in page.partition("<h2>Quality")[2]
+    assert re.search(r"^\| .* \| 1\.234 \| .* \| \d\.\d\d \(\d\.\d-\d\.\d\) \|$", text, re.M)
+
+
+def test_where_and_by_which_command_it_was_measured(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
+    for folder in (speed_folder, quality_folder):
+        (folder / "provenance.json").write_text(
+            json.dumps({"command": "eval <that>", "processor": f"of {folder.name}"})
+        )
+    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    text = (tmp_path / "report" / "report.md").read_text()
+    for folder in (speed_folder, quality_folder):
+        assert f"<dt>processor</dt><dd>of {folder.name}</dd>" in page
+        assert f"- processor: of {folder.name}" in text
+    assert "eval &lt;that&gt;" in page
 
 
 def test_a_simulation_is_called_one(speed_folder: Path, tmp_path: Path) -> None:
