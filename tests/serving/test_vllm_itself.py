@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 import torch
 from openai import OpenAI
 
 from medusa_apar import EMBEDDED, MedusaAparModel
 from medusa_apar.cli import main
+from medusa_apar.eval.cli import main as measure
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.fleet import Fleet
@@ -195,3 +199,54 @@ def test_the_server_command_answers_as_generate_does(
     tokens = model.generate(torch.tensor([request.prompt_token_ids]), max_new_tokens=LIMIT, max_depth=request.max_depth)
     assert streamed == served.text(tokens[0, len(request.prompt_token_ids) :].tolist())  # type: ignore[index]
     assert 'medusa_apar_requests_total{outcome="finished"} 2.0' in metrics
+    if engine == "vllm":
+        hits = re.search(r"^vllm:prefix_cache_hits_total\{.*\} (.*)$", metrics, re.MULTILINE)
+        assert hits is not None
+        assert float(hits[1]) > 0, "children find their parent's blocks"
+
+
+async def _to_its_end(answer: AsyncIterator[Snapshot]) -> None:
+    async for _ in answer:
+        pass
+
+
+def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    from medusa_apar.serving.vllm_engine import VllmEngine
+
+    async def run() -> None:
+        engine = VllmEngine(str(EMBEDDED), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True)
+        orchestrator = Orchestrator(engine, served)
+        try:
+            answer = orchestrator.answer(requests(served, 1)[0])
+            await anext(answer)
+            for process in psutil.Process().children(recursive=True):
+                if process.cmdline() and process.cmdline()[0].startswith("VLLM::"):
+                    process.kill()
+            with pytest.raises(EngineError, match="vLLM has failed"):
+                await asyncio.wait_for(_to_its_end(answer), timeout=60)
+            with pytest.raises(EngineError, match="vLLM's engine is dead"):
+                await orchestrator.check()
+        finally:
+            await engine.close()
+
+    asyncio.run(run())
+
+
+def test_loads_are_measured_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    command = ["serving", "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64", "--rounds", "1",
+               "--max-new-tokens", "96", "--out", str(tmp_path)]  # fmt: skip
+    assert measure(command) == 0
+    measured = (tmp_path / "loads.jsonl").read_bytes()
+    loads = {load["mode"]: load for load in map(json.loads, measured.splitlines())}
+    assert set(loads) == {"ar", "apar"}
+    for load in loads.values():
+        assert (len(load["latencies"]), load["errors"], load["requests_left"]) == (4, [], 0)
+        assert 0 < max(load["kv_usage"]) <= 1
+        assert min(load["memory_mib"]) > 100
+    assert sum(loads["apar"]["threads"]) > 4
+    assert loads["apar"]["prefix_hit_rate"] > 0.2
+    assert measure(command) == 0
+    assert (tmp_path / "loads.jsonl").read_bytes() == measured, "what is finished is not measured again"
