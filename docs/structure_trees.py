@@ -1,7 +1,7 @@
 """Writes `docs/structure.md`: what the rules make of real answers, with ten random trees of each rule.
 
-The answers are Vicuna-7B's to MT-Bench, from github.com/FasterDecoding/Medusa (Apache-2.0); the folder that
-`MEDUSA_APAR_DATA` names holds them.
+The answers are Vicuna-7B's to MT-Bench, and where a rule finds fewer than ten trees in them Vicuna-13B's, from
+github.com/FasterDecoding/Medusa (Apache-2.0); the folder that `MEDUSA_APAR_DATA` names holds them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,21 @@ WIDTH = 76
 HERE = Path(__file__).parent
 
 
-def answers(folder: Path) -> list[tuple[str, str]]:
-    """Category and text of every turn."""
+def answers(folder: Path, size: str) -> list[tuple[str, str]]:
+    """Category and text of every turn of a Vicuna of some size."""
     questions = [json.loads(line) for line in (folder / "question.jsonl").read_text(encoding="utf-8").splitlines()]
     category = {question["question_id"]: question["category"] for question in questions}
-    lines = (folder / "answers-medusa-vicuna-7b-v1.3.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / f"answers-medusa-vicuna-{size}-v1.3.jsonl").read_text(encoding="utf-8").splitlines()
     return [
         (category[answer["question_id"]], turn)
         for answer in map(json.loads, lines)
         for turn in answer["choices"][0]["turns"]
     ]
+
+
+def trees_of(turns: list[tuple[str, str]], rules: Rules) -> list[tuple[str, ParagraphNode]]:
+    """Category and tree of the turns that some rules make trees of."""
+    return [(category, tree) for category, turn in turns if (tree := extract(turn, rules)) is not None]
 
 
 def drawn(node: ParagraphNode | None, indent: str = "") -> Iterator[str]:
@@ -66,7 +71,8 @@ def reach(tally: Tally) -> str:
 
 
 def main() -> None:
-    turns = answers(Path(os.environ["MEDUSA_APAR_DATA"]) / "mt_bench")
+    folder = Path(os.environ["MEDUSA_APAR_DATA"]) / "mt_bench"
+    turns, larger = answers(folder, "7b"), answers(folder, "13b")
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     parts: dict[str, list[Response]] = defaultdict(list)
     for category, turn in turns:
@@ -88,10 +94,15 @@ def main() -> None:
     trees = []
     for rule in Rule:
         alone = Rules(frozenset({rule}), RULES.max_depth, RULES.min_items)
-        found = [(category, tree) for category, turn in turns if (tree := extract(turn, alone)) is not None]
+        found = trees_of(turns, alone)
         trees += [f"### {str(rule).capitalize()}", "", f"{len(found)} of {len(turns)} answers.", ""]
         for category, tree in Random(0).sample(found, min(TREES, len(found))):
             trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
+        if len(found) < TREES:
+            more = trees_of(larger, alone)
+            trees += [f"And {len(more)} of {len(larger)} answers of Vicuna-13B.", ""]
+            for category, tree in Random(0).sample(more, min(TREES - len(found), len(more))):
+                trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
     text = text.replace("{reach}", reach(total.tallies[deepest]))
     text = text.replace("{figures}", total.table()).replace("{categories}", "\n".join(rows))
     (HERE / "structure.md").write_text(text.replace("{trees}", "\n".join(trees).rstrip()), encoding="utf-8")

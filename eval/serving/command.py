@@ -31,6 +31,7 @@ from medusa_apar.whole_numbers import positive, positives
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
 from ..setup import INTERRUPTED, model_name
 from .arrivals import Arrivals
+from .kv_plot import plot_kv
 from .load_plot import plot_loads
 from .load_run import MODES, LoadRun, LoadStore
 from .load_summary import LEGEND, markdown, summarize, terminal_table
@@ -170,7 +171,7 @@ async def _measure(
 
 
 def write_report(store: LoadStore) -> None:
-    """Print the table, and write `summary.json`, `summary.md` and `loads.png` beside the loads."""
+    """Print the table, and write `summary.json`, `summary.md`, `loads.png` and `kv.png` beside the loads."""
     rows, folder = summarize(store.records.values()), store.folder
     title = f"{store.settings['model']} on vLLM: threads as requests, against one request for each answer"
     summary = {"settings": store.settings, "rows": [asdict(row) for row in rows]}
@@ -178,6 +179,7 @@ def write_report(store: LoadStore) -> None:
     listed = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
     (folder / "summary.md").write_text(f"# {title}\n\n{markdown(rows)}\n{LEGEND}.\n\n{listed}\n", encoding="utf-8")
     plot_loads(rows, folder / "loads.png", title=title)
+    plot_kv(store.records.values(), folder / "kv.png", title=f"{title}; first round")
     output = Console()
     output.print(title, style="bold")
     output.print(terminal_table(rows))

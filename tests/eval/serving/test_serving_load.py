@@ -10,6 +10,7 @@ import pytest
 
 from medusa_apar.eval.cli import main
 from medusa_apar.eval.serving.arrivals import Arrivals
+from medusa_apar.eval.serving.kv_plot import plot_kv
 from medusa_apar.eval.serving.load_plot import plot_loads
 from medusa_apar.eval.serving.load_run import LoadRecord, LoadRun, LoadStore
 from medusa_apar.eval.serving.load_summary import markdown, summarize
@@ -106,7 +107,9 @@ def test_both_modes_are_measured_and_compared(tmp_path: Path) -> None:
     assert rows[2].kv_peak <= 0.2
     assert "|apar |" in markdown(rows)
     plot_loads(rows, tmp_path / "loads.png", title="loads")
-    assert (tmp_path / "loads.png").stat().st_size > 10_000
+    plot_kv(store.records.values(), tmp_path / "kv.png", title="loads")
+    for name in ("loads.png", "kv.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
 
 
 def test_what_is_finished_is_kept(tmp_path: Path) -> None:
