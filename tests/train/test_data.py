@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_apar.train import backbone, data
+from medusa_apar.train.responses import Response
 from medusa_apar.train.row_arguments import RowArguments
 from medusa_apar.train.shards import ShardedRows
 from medusa_apar.train.tree_data import TreeRow
@@ -157,3 +158,21 @@ def test_thinned_responses_are_counted(tiny_backbone_dir: Path, conversations: P
     too_long = int(left_out["longer than 256 tokens"])
     assert thinned > 0
     assert report["structured"] + report["unstructured"] + thinned + too_long == report["responses"]
+
+
+def test_shards_are_written_while_conversations_are_read(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corpus need not fit into memory."""
+    read, folder, seen = data.read_responses, tmp_path / "rows", []
+
+    def watched(*arguments: Any) -> Iterator[Response]:
+        for response in read(*arguments):
+            seen.append(len(list(folder.glob("rows-*.parquet"))))
+            yield response
+
+    monkeypatch.setattr(data, "read_responses", watched)
+    prepare(tiny_backbone_dir, conversations, folder)
+    assert seen[:8] == [0] * 8
+    assert seen[8:16] == [1] * 8
+    assert seen[16:] == [2] * (len(seen) - 16)
