@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medusa_apar.modes import Mode
 
+from .summary import tokens_per_second
 from .turns import TurnRecord
 
 COLUMNS = (
@@ -30,10 +31,6 @@ def write_answers_table(records: Iterable[TurnRecord], path: Path) -> None:
                     f"{stats.answer_tokens / max(1, stats.steps):.3f}",
                     f"{1000 * record.seconds / max(1, stats.steps):.2f}",
                     stats.forks, stats.peak_slots, f"{record.seconds:.3f}",
-                    "" if plain is None else f"{_speed(record) / _speed(plain):.3f}",
+                    "" if plain is None else f"{tokens_per_second([record]) / tokens_per_second([plain]):.3f}",
                 ]
             )  # fmt: skip
-
-
-def _speed(record: TurnRecord) -> float:
-    return record.stats.answer_tokens / record.seconds

@@ -121,12 +121,13 @@ def speed_ups(records: Iterable[TurnRecord], mode: str, reference: str = Mode.AR
         if record_mode == mode and other is not None:
             pairs[question_id].append((record, other))
     return [
-        _tokens_per_second(own for own, _ in turns) / _tokens_per_second(other for _, other in turns)
+        tokens_per_second(own for own, _ in turns) / tokens_per_second(other for _, other in turns)
         for turns in pairs.values()
     ]
 
 
-def _tokens_per_second(records: Iterable[TurnRecord]) -> float:
+def tokens_per_second(records: Iterable[TurnRecord]) -> float:
+    """Answer tokens of some turns by their wall time, prefill included."""
     tokens, seconds = 0, 0.0
     for record in records:
         tokens += record.stats.answer_tokens

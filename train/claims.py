@@ -36,19 +36,29 @@ def claim(folder: str | Path, backbone: PreTrainedModel, *arguments: Any) -> Non
     settings: dict[str, Any] = {"weights": of_weights(backbone)}
     for each in arguments:
         settings |= {name: value for name, value in asdict(each).items() if name not in FREE}
+    settle(folder / FILE_NAME, settings, f"--output_dir {folder}: holds a training with")
+
+
+def settle(path: Path, settings: Mapping[str, Any], holds: str) -> None:
+    """Let a folder have these settings, or have them again.
+
+    Args:
+        path: of the file that keeps them; its folder is made if it is missing.
+        settings: what all that lies there depends on; JSON values, tuples among them.
+        holds: begins the error: what the folder holds with other settings.
+
+    Raises:
+        InputError: the folder has others.
+    """
     settings = json.loads(json.dumps(settings))
-    path = folder / FILE_NAME
     if path.exists():
-        _compare(json.loads(path.read_text(encoding="utf-8")), settings, folder)
+        known = json.loads(path.read_text(encoding="utf-8"))
+        for name in sorted(known.keys() | settings.keys()):
+            if known.get(name) != settings.get(name):
+                raise InputError(
+                    f"{holds} {name}={known.get(name)!r}, not {settings.get(name)!r}; "
+                    "remove the folder, or choose another"
+                )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _compare(known: Mapping[str, Any], settings: Mapping[str, Any], folder: Path) -> None:
-    for name in sorted(known.keys() | settings.keys()):
-        if known.get(name) != settings.get(name):
-            raise InputError(
-                f"--output_dir {folder}: holds a training with {name}={known.get(name)!r}, not {settings.get(name)!r}; "
-                "remove the folder, or choose another"
-            )

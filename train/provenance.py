@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ from pathlib import Path
 from transformers import TrainerState
 
 FILE_NAME = "training.json"
-_SECRET, _HIDDEN = ("_token", "_key"), "<hidden>"
+_SECRET = re.compile(r"(-[\w-]*[_-](?:token|key))")
+_SECRET_GIVEN = re.compile(rf"{_SECRET.pattern}=.*", re.DOTALL)
+_HIDDEN = "<hidden>"
 _PACKAGES = ("medusa-apar", "torch", "transformers", "accelerate", "safetensors", "tokenizers")
 
 
@@ -36,17 +39,11 @@ def _git(*arguments: str) -> str | None:
 
 
 def without_secrets(arguments: Sequence[str]) -> list[str]:
-    """A command line without the values of options that end in `_token` or `_key`."""
+    """A command line without the values of options whose names end in `token` or `key`."""
     kept: list[str] = []
-    secret = False
     for argument in arguments:
-        name, given, _ = argument.partition("=")
-        if secret:
-            kept.append(_HIDDEN)
-        else:
-            hidden = given and name.startswith("--") and name.replace("-", "_").endswith(_SECRET)
-            kept.append(f"{name}={_HIDDEN}" if hidden else argument)
-        secret = not given and name.startswith("--") and name.replace("-", "_").endswith(_SECRET)
+        follows = bool(kept) and _SECRET.fullmatch(kept[-1]) is not None
+        kept.append(_HIDDEN if follows else _SECRET_GIVEN.sub(rf"\1={_HIDDEN}", argument))
     return kept
 
 

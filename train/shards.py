@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from .claims import settle
 from .command import InputError
 from .tree_data import TreeRow
 
@@ -42,17 +43,7 @@ class Shards:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
-        path = folder / SETTINGS
-        if path.exists():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            for name in known.keys() | settings.keys():
-                if known.get(name) != settings.get(name):
-                    raise InputError(
-                        f"--output_dir {folder}: its rows were made with {name}={known.get(name)!r}, not "
-                        f"{settings.get(name)!r}; remove the folder, or choose another"
-                    )
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        settle(folder / SETTINGS, settings, f"--output_dir {folder}: its rows were made with")
         self.figures: list[dict[str, Any]] = []
         """What was written beside each whole shard, in order."""
         while (path := self._path(len(self.figures), "json")).exists():

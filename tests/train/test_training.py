@@ -564,14 +564,6 @@ class TestCommandLine:
         assert "structured_share=0.5 leaves nothing of 3 structured and 0 unstructured responses" in line
 
 
-def test_a_draft_vocabulary_for_medusa_heads(
-    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--draft_vocab_size", "8"))
-    assert "--draft_vocab_size 8 is for --kind sequential; leave it out" in capsys.readouterr().err
-
-
 def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
     heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--projection_rank", "4"))
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
@@ -585,9 +577,11 @@ def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_fil
         (["--projection_rank", "4", "--shared_projection", "True"], "--projection_rank 4 is of own projections"),
         (["--projection_rank", "0"], "--projection_rank 0 is too small; give a whole number from 1"),
         (["--projection_rank", "32"], "--projection_rank 32 saves nothing beside a hidden size of 32"),
+        (["--draft_vocab_size", "8"], "--draft_vocab_size 8 is for --kind sequential; leave it out"),
+        (["--num_heads", "0"], "--num_heads 0 guesses nothing; give a whole number from 1"),
     ],
 )
-def test_ranks_that_do_not_fit(
+def test_shapes_of_heads_that_do_not_fit(
     tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     more: list[str], error: str,
 ) -> None:  # fmt: skip
@@ -690,14 +684,6 @@ def test_a_folder_of_another_training_is_refused(
             heads.main(argv)
         assert f"holds a training with {difference}" in capsys.readouterr().err
     assert (folder / "model.safetensors").read_bytes() == weights
-
-
-def test_heads_that_guess_nothing_are_refused(
-    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--num_heads", "0"))
-    assert "--num_heads 0 guesses nothing; give a whole number from 1" in capsys.readouterr().err
 
 
 def test_fewer_guesses_than_are_reported(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
