@@ -233,10 +233,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--max-length", type=int, default=512, help="tokens in a row")
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
-    parser.add_argument("--steps", type=int, default=1400, help="optimizer steps of pre-training")
-    parser.add_argument("--tuning-steps", type=int, default=1600, help="optimizer steps on the narrow domain")
+    parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of pre-training")
+    parser.add_argument("--tuning-steps", type=int, default=1100, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=3000, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--head-steps", type=int, default=1500, help="optimizer steps of the heads, of half the rows")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     heads = {
         "heads": ["--kind", "sequential", "--max_steps", str(args.head_steps),
                   "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2)],
-        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps // 3)],
+        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps)],
     }  # fmt: skip
     for kind, arguments in heads.items():
         folder = args.output / kind
