@@ -193,11 +193,12 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
-def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy per label against the backbone's probabilities `[places, logits]`; or 0."""
+def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor, sources: Tensor) -> Tensor:
+    """Cross-entropy per label against the backbone's probabilities, `teacher[sources]`; 0 where there is no label."""
+    logits = logits.float()
     known = labels != IGNORE_INDEX
-    total = nn.functional.cross_entropy(logits[known].float(), teacher[known], reduction="sum")
-    return total / known.sum().clamp(min=1)
+    losses = logits.logsumexp(dim=-1) - (teacher[sources] * logits).sum(dim=-1)
+    return losses.where(known, 0).sum() / known.sum().clamp(min=1)
 
 
 def decayed(losses: Sequence[Tensor], decay: float) -> Tensor:
@@ -231,10 +232,11 @@ class HeadsTrainer(HeadsEvaluation):
         logits = places.logits(model, self.backbone)
         if self.distil:
             with torch.no_grad():
-                teacher = backbone_logits(self.backbone, label_sources(hidden, inputs))
+                chosen = backbone_logits(self.backbone, hidden.flatten(0, 1)).float().softmax(dim=-1)
+                teacher = self.heads.as_guessed(chosen)
             losses = [
-                distilled_loss(head_logits, labels, self.heads.as_guessed(chosen.float().softmax(dim=-1)))
-                for head_logits, labels, chosen in zip(logits, places.labels, teacher, strict=True)
+                distilled_loss(head_logits, labels, teacher, sources)
+                for head_logits, labels, sources in zip(logits, places.labels, label_sources(inputs), strict=True)
             ]
         else:
             losses = [mean_loss(*each) for each in zip(logits, labels_of(self.heads, places), strict=True)]

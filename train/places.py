@@ -80,19 +80,20 @@ class Places:
         return logits
 
 
-def label_sources(hidden: Tensor, batch: dict[str, Any]) -> Tensor:
-    """What enters `lm_head` where the backbone chooses the labels of a batch's `Places`.
+def label_sources(batch: dict[str, Any]) -> Tensor:
+    """Where in a batch, its rows end to end, the backbone chooses the labels of its `Places`.
 
     Args:
-        hidden: `[batch, length, hidden_size]`, the `head_inputs`.
         batch: of `TreeCollator`.
 
     Returns:
-        `[heads, places, hidden_size]`; behind the end of a path, where there is no label, anything.
+        `[heads, places]` int64; behind the end of a path, where there is no label, anything.
     """
     wanted = guessed_places(batch)
-    row = torch.arange(len(wanted), device=wanted.device)[:, None].expand_as(wanted)[wanted]
-    return hidden[row, batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)]
+    rows, length = wanted.shape
+    start = torch.arange(0, rows * length, length, device=wanted.device)[:, None].expand_as(wanted)[wanted]
+    sources: Tensor = start + batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)
+    return sources
 
 
 def labels_of(heads: DraftHeads, places: Places) -> Tensor:
