@@ -38,8 +38,8 @@ class EvaluationArguments(RowArguments):
     out: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
 
 
-def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> None:
-    """Measure a backbone on conversations and print the figures."""
+def measure_backbone(files: Sequence[str], arguments: EvaluationArguments) -> dict[str, float]:
+    """The figures of a backbone on conversations, without the times that it took."""
     check_exist("FILE", files)
     model, tokenizer = load_backbone(arguments)
     control = prepare_for_forks(tokenizer, model)
@@ -58,9 +58,14 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> N
             eos_token_id=tokenizer.eos_token_id,
         )
         found = trainer.evaluate()
-    figures = {
+    return {
         name.removeprefix("eval_"): value for name, value in found.items() if not any(part in name for part in TIMES)
     }
+
+
+def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> None:
+    """Measure a backbone on conversations and print the figures."""
+    figures = measure_backbone(files, arguments)
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")

@@ -1,0 +1,53 @@
+"""`python -m medusa_apar.eval.tree_cost`: trees and flat text, each read by the backbone that learnt it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medusa_apar import EMBEDDED
+from medusa_apar.eval.backbone import EvaluationArguments, measure_backbone
+from medusa_apar.eval.tree_cost import main
+
+LISTED = "There are three:\n\n1. Work: too much of it.\n2. Money: too little of it.\n3. Family: it takes both."
+
+
+def conversations(path: Path, *responses: str) -> Path:
+    path.write_text("".join(json.dumps({"prompt": "Why?", "response": response}) + "\n" for response in responses))
+    return path
+
+
+def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = conversations(tmp_path / "data.jsonl", LISTED, "Hi."), tmp_path / "out"
+    main(
+        [
+            "--model", str(EMBEDDED), "--data", str(data), "--eval-data", str(data), "--max_length", "256",
+            "--out", str(out), "--max_steps", "20", "--per_device_train_batch_size", "1",
+            "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3", "--use_cpu", "True",
+        ]
+    )  # fmt: skip
+    summary = json.loads((out / "summary.json").read_text())
+    losses = summary["text_loss"]
+    assert summary["responses"] == 1, "the unstructured one is left out"
+    assert losses["trees"]["trees"] < losses["flat"]["trees"], "what was learnt is read better"
+    assert losses["flat"]["flat"] < losses["trees"]["flat"]
+    assert summary["tree_cost"] == pytest.approx(losses["trees"]["trees"] / losses["flat"]["flat"] - 1)
+    read = measure_backbone([str(data)], EvaluationArguments(model=str(out / "flat"), max_length=256))
+    assert read["flat_text_loss"] == losses["flat"]["flat"]
+    assert "cost of trees" in capsys.readouterr().out
+    assert "| flat " in (out / "summary.md").read_text()
+
+
+def test_data_without_trees_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(conversations(tmp_path / "data.jsonl", "Hi."))
+    with pytest.raises(SystemExit):
+        main(["--model", str(EMBEDDED), "--data", data, "--eval-data", data, "--out", str(tmp_path / "out")])
+    assert "no response that makes a tree" in capsys.readouterr().err
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", str(EMBEDDED), "--data", "nowhere.jsonl", "--eval-data", "nowhere.jsonl"])
+    assert "--data nowhere.jsonl: no such file" in capsys.readouterr().err
