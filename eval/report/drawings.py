@@ -1,4 +1,4 @@
-"""The pictures of a report as SVG: threads step by step, slots over time, and figures as something grows.
+"""The pictures of a report as SVG: threads step by step, slots over time, figures as something grows, quality by speed.
 
 Colours are CSS variables of the page, so that they follow its light and dark scheme.
 """
@@ -212,10 +212,66 @@ def panel_picture(panel: Panel) -> PanelPicture:
             if height is not None
         )
         strokes.append(Stroke(line, " ".join(f"{x},{height}" for x, height, _ in dots), dots))
-    scale = 10 ** floor(log10(most)) / 100  # ticks of whole numbers of this
-    step = _round_step(ceil(most / scale), ticks=5)
-    up = tuple((y(each * scale), f"{each * scale:g}") for each in range(0, ceil(most / scale) + 1, step))
+    up = tuple((y(height), f"{height:g}") for height in _round_heights(most))
     return PanelPicture(panel, tuple(strokes), tuple(zip(across, panel.values, strict=True)), up)
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """What one mode reached.
+
+    Attributes:
+        mode: which one.
+        x, y: where it is drawn.
+        label: what a pointer shows.
+    """
+
+    mode: str
+    x: float
+    y: float
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """The picture of one figure against the speed-up; both axes begin at 0.
+
+    Attributes:
+        figure: what is drawn upwards.
+        dots: one per mode.
+        across, up: places and names of the ticks along both axes.
+    """
+
+    figure: str
+    dots: tuple[Dot, ...]
+    across: tuple[tuple[float, str], ...]
+    up: tuple[tuple[float, str], ...]
+
+
+def scatter_of(figure: str, points: Mapping[str, tuple[float, float]]) -> Scatter:
+    """Draw the speed-up and a figure of each mode, in a panel's size."""
+    widest, highest = (max((point[axis] for point in points.values()), default=0.0) or 1.0 for axis in (0, 1))
+
+    def x(speed_up: float) -> float:
+        return round(LEFT + (PANEL_WIDTH - LEFT - 16) * speed_up / widest, 1)
+
+    def y(height: float) -> float:
+        return round(PANEL_HEIGHT - BOTTOM - (PANEL_HEIGHT - TOP - BOTTOM) * height / highest, 1)
+
+    dots = tuple(
+        Dot(mode, x(speed_up), y(height), f"{mode}: {rounded(height)} {figure}, speed-up {rounded(speed_up)}")
+        for mode, (speed_up, height) in points.items()
+    )
+    across = tuple((x(each), f"{each:g}") for each in _round_heights(widest))
+    up = tuple((y(each), f"{each:g}") for each in _round_heights(highest))
+    return Scatter(figure, dots, across, up)
+
+
+def _round_heights(most: float) -> list[float]:
+    """Round numbers from 0 on, at equal distances, at most six up to the largest height."""
+    scale = 10 ** floor(log10(most)) / 100
+    step = _round_step(ceil(most / scale), ticks=5)
+    return [each * scale for each in range(0, ceil(most / scale) + 1, step) if each * scale <= most]
 
 
 def _round_step(span: int, ticks: int = 10) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from medusa_apar.modes import Mode
 from ..acceptance import LEGEND as ACCEPTANCE_LEGEND
 from ..acceptance import acceptance_markdown, summarize_acceptance
 from ..provenance import read_provenance
-from ..summary import OVERALL, SummaryRow
+from ..summary import OVERALL, Spread, SummaryRow
 from ..tables import LEGEND, interval_figures, markdown, spread_figures
 from ..thread_summary import LEGEND as THREADS_LEGEND
 from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown
@@ -22,14 +23,16 @@ from .drawings import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
     WIDTH,
+    Scatter,
     SlotCurves,
     Timeline,
     panel_picture,
     rounded,
+    scatter_of,
     slot_curves,
     timeline_of,
 )
-from .results import Results, SpeedResults
+from .results import QualityResults, Results, SpeedResults
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,36 @@ def _section(results: SpeedResults, question_id: str | None) -> Section:
     )
 
 
-def _speed_ups(results: Results) -> dict[Path, dict[str, str]]:
-    """By the folder of a measurement of quality: speed-ups per mode, where the answers it read were measured too."""
-    of_answers = {(each.folder / "answers").resolve(): each for each in results.speed}
-    found = {}
-    for quality in results.quality:
-        speed = of_answers.get(Path(quality.summary["settings"]["answers"]).resolve())
-        if speed is not None:
-            found[quality.folder] = {row.mode: spread_figures(row.speed_up) for row in speed.overall if row.speed_up}
-    return found
+@dataclass(frozen=True, slots=True)
+class QualitySection:
+    """What the page shows of one measurement of quality.
+
+    Attributes:
+        results: the measurement.
+        speed_ups: by mode, where the answers that it read were measured too.
+        against_speed: the judge's rating, or else nats/token, against these; None where there are none.
+    """
+
+    results: QualityResults
+    speed_ups: dict[str, Spread]
+    against_speed: Scatter | None
+
+
+def _quality_section(quality: QualityResults, measured: Sequence[SpeedResults]) -> QualitySection:
+    answers = Path(quality.summary["settings"]["answers"]).resolve()
+    speed = next((each for each in measured if (each.folder / "answers").resolve() == answers), None)
+    if speed is None:
+        return QualitySection(quality, {}, None)
+    speed_ups = {row.mode: row.speed_up for row in speed.overall if row.speed_up}
+    name, rows, key = ("rating", quality.scores, "score")
+    if not rows:
+        name, rows, key = ("nats/token", quality.measures, "nats_per_token")
+    points = {
+        row["mode"]: (speed_ups[row["mode"]].median, row[key])
+        for row in rows
+        if row["mode"] in speed_ups and row[key] is not None
+    }
+    return QualitySection(quality, speed_ups, scatter_of(name, points) if points else None)
 
 
 def write_page(folder: Path, results: Results, question_id: str | None = None) -> Path:
@@ -136,8 +160,7 @@ def write_page(folder: Path, results: Results, question_id: str | None = None) -
     }
     shown = {
         "sections": sections,
-        "quality": results.quality,
-        "speed_ups": _speed_ups(results),
+        "quality": [_quality_section(each, results.speed) for each in results.quality],
         "sweeps": [(sweep, [panel_picture(panel) for panel in sweep.panels]) for sweep in results.sweeps],
         "overall": OVERALL,
         "width": WIDTH,

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.report.drawings import LEFT, WIDTH, panel_picture, slot_curves, timeline_of
+from medusa_apar.eval.report.drawings import (
+    LEFT,
+    PANEL_WIDTH,
+    WIDTH,
+    panel_picture,
+    scatter_of,
+    slot_curves,
+    timeline_of,
+)
 from medusa_apar.eval.report.sweeps import Line, Panel
 from medusa_apar.eval.timeline import ThreadLine
 
@@ -55,3 +63,15 @@ def test_a_panel_begins_at_nothing_and_leaves_out_what_was_not_measured() -> Non
     assert [label for _, _, label in apar.dots] == ["apar, 40 blocks, clients 4: 200 tokens/s"]
     assert [name for _, name in picture.across] == ["1", "4"]
     assert ar.dots[0][0] == picture.across[0][0]
+
+
+def test_a_mode_stands_further_right_the_faster_and_higher_the_more_of_the_figure() -> None:
+    picture = scatter_of("nats/token", {"ar": (1.0, 0.6), "apar": (2.0, 1.2), "medusa": (3.0, 0.6)})
+    ar, apar, medusa = picture.dots
+    assert ar.y == medusa.y > apar.y
+    one = ar.x - LEFT
+    assert [dot.x - LEFT for dot in picture.dots] == pytest.approx([one, 2 * one, 3 * one], abs=0.3)
+    assert medusa.x < PANEL_WIDTH
+    assert (picture.across[0], picture.up[0][1]) == ((LEFT, "0"), "0"), "both axes begin at 0"
+    assert picture.up[0][0] - ar.y == pytest.approx(ar.y - apar.y, abs=0.2), "heights in proportion"
+    assert apar.label == "apar: 1.2 nats/token, speed-up 2"

@@ -76,6 +76,7 @@ def test_quality_stands_beside_it(speed_folder: Path, quality_folder: Path, tmp_
     page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
     for figure in ("1.234", "25 %", "6.50"):
         assert f"<td>{figure}</td>" in page
+    assert "Quality against speed" not in page, "other answers than those that were timed"
     text = (tmp_path / "report" / "report.md").read_text()
     assert re.search(r"^\| .* \| 1\.234 \| .* \| 6\.50 \|$", text, re.M), "the judge's rating too"
 
@@ -89,8 +90,21 @@ def test_quality_of_answers_that_were_timed_has_their_speed_up(
     path.write_text(json.dumps(summary))
     page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "<th>speed-up</th></tr>" in page.partition("<h2>Quality")[2]
+    quality = page.partition("<h2>Quality")[2]
+    assert "<th>speed-up</th></tr>" in quality
+    assert "<title>apar: 6.5 rating, speed-up 2</title>" in quality, "the picture of the judge's rating"
     assert re.search(r"^\| .* \| 1\.234 \| .* \| \d\.\d\d \(\d\.\d-\d\.\d\) \|$", text, re.M)
+
+
+def test_without_a_judge_likelihood_is_drawn_against_speed(
+    speed_folder: Path, quality_folder: Path, tmp_path: Path
+) -> None:
+    path = quality_folder / "summary.json"
+    summary = json.loads(path.read_text()) | {"scores": []}
+    summary["settings"]["answers"] = str(speed_folder / "answers")
+    path.write_text(json.dumps(summary))
+    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    assert "<title>apar: 1.23 nats/token, speed-up 2</title>" in page
 
 
 def test_where_and_by_which_command_it_was_measured(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
