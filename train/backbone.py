@@ -214,7 +214,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     with args.main_process_first(local=args.save_on_each_node):
-        claim(folder, model, data, lora)
+        claim(args, model, data.data, data, lora)
     held_out = held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None
     if held_out is not None:
         args.choose_best_by(held_out)

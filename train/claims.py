@@ -1,16 +1,16 @@
-"""A folder belongs to one training: another one does not go on from its checkpoints."""
+"""A folder belongs to one training: one of other weights, data or settings does not go on from its checkpoints."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
-from medusa_apar.fingerprint import of_weights
+from medusa_apar.fingerprint import of_files, of_weights
 
 from .command import InputError
 
@@ -20,22 +20,32 @@ FILE_NAME = "_settings.json"
 FREE = ("attn_implementation", "eval_data")
 """Arguments that may change while a training goes on."""
 
+KEPT = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "optim", "muon", "seed",
+)  # fmt: skip
+"""Those of transformers that a checkpoint brings back, whatever the command says."""
 
-def claim(folder: str | Path, backbone: PreTrainedModel, *arguments: Any) -> None:
-    """Let a training have a folder, or have it again.
+
+def claim(args: TrainingArguments, backbone: PreTrainedModel, files: Sequence[str], *arguments: Any) -> None:
+    """Let a training have its `output_dir`, or have it again.
 
     Args:
-        folder: for checkpoints and the result; made if it is missing.
+        args: of the training; the folder is made if it is missing.
         backbone: that is trained, or that the heads are trained for, as it was loaded.
+        files: whose contents it reads.
         arguments: dataclasses of all that the weights depend on besides.
 
     Raises:
         InputError: the folder is that of another training.
     """
-    folder = Path(folder)
+    assert args.output_dir is not None
+    folder = Path(args.output_dir)
     settings: dict[str, Any] = {"weights": of_weights(backbone)}
     for each in arguments:
         settings |= {name: value for name, value in asdict(each).items() if name not in FREE}
+    settings["contents"] = [of_files(Path(file)) for file in files]
+    settings |= {name: getattr(args, name) for name in KEPT if hasattr(args, name)}
     settle(folder / FILE_NAME, settings, f"--output_dir {folder}: holds a training with")
 
 
@@ -61,4 +71,6 @@ def settle(path: Path, settings: Mapping[str, Any], holds: str) -> None:
                 )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)

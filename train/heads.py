@@ -250,7 +250,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
     with args.main_process_first(local=args.save_on_each_node):
-        claim(args.output_dir, backbone, data, shape)
+        claim(args, backbone, data.data, data, shape)
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(

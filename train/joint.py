@@ -64,6 +64,14 @@ class Joint(nn.Module):
         self.heads = heads
         self.decay = decay
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute the backbone's activations anew in the backward pass (`--gradient_checkpointing`)."""
+        self.backbone.activation_checkpointing_enable(**options)
+
+    def gradient_checkpointing_enable(self, **options: Any) -> None:
+        """The same by the name that transformers has for it up to 5.22."""
+        self.backbone.gradient_checkpointing_enable(**options)
+
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:
         """The backbone's loss per token on a batch of `TreeCollator`, and the heads' weighted sum."""
         hidden = head_inputs(self.backbone, batch)
@@ -110,6 +118,8 @@ class JointTrainer(HeadsEvaluation):
         return (loss, {}) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
         assert self.args.output_dir is not None
         folder = Path(output_dir or self.args.output_dir)
         self.joint.backbone.save_pretrained(folder)
@@ -143,7 +153,7 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     with args.main_process_first(local=args.save_on_each_node):
-        claim(folder, backbone, data, joint)
+        claim(args, backbone, data.data, data, joint)
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     joint_model = Joint(backbone, heads, joint.decay)
     trainer = JointTrainer(

@@ -89,7 +89,8 @@ class TreeTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write weights, and beside them how they were made."""
         super()._save(output_dir, state_dict)
-        write_provenance(output_dir or str(self.args.output_dir), self.state)
+        if self.args.should_save:
+            write_provenance(output_dir or str(self.args.output_dir), self.state)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self._saving():

@@ -23,7 +23,7 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     data, out = conversations(tmp_path / "data.jsonl", LISTED, "Hi."), tmp_path / "out"
     main(
         [
-            "--model", str(EMBEDDED), "--data", str(data), "--eval-data", str(data), "--max_length", "256",
+            "--model", str(EMBEDDED), "--data", str(data), "--eval_data", str(data), "--max_length", "256",
             "--out", str(out), "--max_steps", "20", "--per_device_train_batch_size", "1",
             "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3", "--use_cpu", "True",
         ]
@@ -40,14 +40,18 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     assert "| flat " in (out / "summary.md").read_text()
 
 
-def test_data_without_trees_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = str(conversations(tmp_path / "data.jsonl", "Hi."))
+@pytest.mark.parametrize("option", ["--data", "--eval_data"])
+def test_conversations_without_trees_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    listed, plain = (str(conversations(tmp_path / f"{text[:2]}.jsonl", text)) for text in (LISTED, "Hi."))
+    files = {"--data": listed, "--eval_data": listed} | {option: plain}
     with pytest.raises(SystemExit):
-        main(["--model", str(EMBEDDED), "--data", data, "--eval-data", data, "--out", str(tmp_path / "out")])
-    assert "no response that makes a tree" in capsys.readouterr().err
+        main(["--model", str(EMBEDDED), *(part for each in files.items() for part in each), "--out", str(tmp_path)])
+    assert f"{option} {plain}: has no response that makes a tree" in capsys.readouterr().err
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--model", str(EMBEDDED), "--data", "nowhere.jsonl", "--eval-data", "nowhere.jsonl"])
+        main(["--model", str(EMBEDDED), "--data", "nowhere.jsonl", "--eval_data", "nowhere.jsonl"])
     assert "--data nowhere.jsonl: no such file" in capsys.readouterr().err

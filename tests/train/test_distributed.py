@@ -12,6 +12,7 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForCausalLM
 
+from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.train.held_out import measure
 from medusa_apar.train.tree_attention import attend_along_paths
@@ -56,6 +57,22 @@ def test_two_processes_give_the_losses_of_one(tiny_backbone_dir: Path, tmp_path:
     assert len(one) == len(two) == STEPS
     assert two == pytest.approx(one, rel=1e-3)
     assert one[-1] < one[0]
+
+
+def test_joint_training_is_saved_once_and_whole(tiny_backbone_dir: Path, tmp_path: Path) -> None:
+    data, heads, folder = tmp_path / "rows.jsonl", tmp_path / "heads", tmp_path / "joint"
+    data.write_text("".join(json.dumps({"prompt": f"Colours {n}?", "response": LISTED}) + "\n" for n in range(8)))
+    MedusaHeads.for_backbone(AutoModelForCausalLM.from_pretrained(tiny_backbone_dir), num_heads=2).save_pretrained(
+        heads
+    )
+    launch(
+        2, "joint", "--model", str(tiny_backbone_dir), "--heads", str(heads), "--data", str(data),
+        "--output_dir", str(folder), "--max_length", "96", "--max_steps", "2", "--save_steps", "1",
+    )  # fmt: skip
+    for made in (folder, folder / "checkpoint-2"):
+        AutoModelForCausalLM.from_pretrained(made)
+        assert load_heads(made / "heads").config.num_heads == 2
+        assert json.loads((made / "heads" / "training.json").read_text())["steps"] == 2
 
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero3"])

@@ -56,6 +56,19 @@ def trained(model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
+def test_gradient_checkpointing_changes_no_loss(model: Path, rows_file: Path, trained: Path, tmp_path: Path) -> None:
+    joint.main(arguments(model, rows_file, tmp_path, "--gradient_checkpointing", "True"))
+    before, after = (
+        [
+            entry["loss"]
+            for entry in json.loads((each / "trainer_state.json").read_text())["log_history"]
+            if "loss" in entry
+        ]
+        for each in (trained, tmp_path)
+    )
+    assert after == pytest.approx(before, rel=1e-3)
+
+
 def test_the_result_is_a_folder_that_serves(trained: Path, model: Path) -> None:
     served = MedusaAparModel.from_pretrained(trained, dtype=torch.float32)
     assert served.heads is not None

@@ -679,11 +679,28 @@ def test_a_folder_of_another_training_is_refused(
     other = shutil.copy(rows_file, tmp_path / "other.jsonl")
     other_data = arguments(tiny_backbone_dir, Path(other), folder)
     other_shape = arguments(tiny_backbone_dir, rows_file, folder, "--num_heads", "2")
-    for argv, difference in ((other_data, "data="), (other_shape, "num_heads=5, not 2")):
+    other_rate = arguments(tiny_backbone_dir, rows_file, folder, "--weight_decay", "0.5")
+    for argv, difference in (
+        (other_data, "data="),
+        (other_shape, "num_heads=5, not 2"),
+        (other_rate, "weight_decay=0.0, not 0.5"),
+    ):
         with pytest.raises(SystemExit):
             heads.main(argv)
         assert f"holds a training with {difference}" in capsys.readouterr().err
     assert (folder / "model.safetensors").read_bytes() == weights
+
+
+def test_a_file_that_has_changed_is_another_training(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = Path(shutil.copy(rows_file, tmp_path / "rows.jsonl"))
+    argv = arguments(tiny_backbone_dir, data, tmp_path / "out")
+    heads.main(argv)
+    data.write_text(data.read_text() * 2)
+    with pytest.raises(SystemExit):
+        heads.main(argv)
+    assert "holds a training with contents=[" in capsys.readouterr().err
 
 
 def test_fewer_guesses_than_are_reported(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
