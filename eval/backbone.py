@@ -65,6 +65,8 @@ def measure_backbone(files: Sequence[str], arguments: EvaluationArguments) -> di
 
 def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> None:
     """Measure a backbone on conversations and print the figures."""
+    if arguments.out is not None:
+        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
     figures = measure_backbone(files, arguments)
     table = Table("figure", "value")
     for name, value in figures.items():

@@ -34,6 +34,7 @@ from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
 from medusa_apar.whole_numbers import positive
 
+from .provenance import device_name
 from .shapes import SHAPES, random_model
 from .summary import Spread
 from .tables import as_markdown
@@ -293,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = [measure(backbone, *kind, arguments.repeats, way) for kind in tqdm(kinds, unit="kind")]
     settings = {
         "shape": arguments.shape,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "dtype": str(backbone.model.dtype).removeprefix("torch."),
         "compiled": arguments.compile,
         "torch": torch.__version__,

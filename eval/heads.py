@@ -125,6 +125,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
     try:
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
         questions = load_questions(arguments.questions)[: arguments.limit]
         model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
         chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
+import torch
 
 from medusa_apar.precision import cpu_has_bfloat16
 from medusa_apar.train.provenance import without_secrets
@@ -21,7 +22,7 @@ def write_provenance(folder: Path) -> None:
     """Write `provenance.json` into a folder of results."""
     record = {
         "command": " ".join([Path(sys.argv[0]).name, *without_secrets(sys.argv[1:])]),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "system": platform.platform(),
@@ -38,7 +39,12 @@ def read_provenance(folder: Path) -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def device_name(device: torch.device) -> str:
+    """What speeds were measured on: the GPU, or the CPU. Figures of two belong in no table together."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def processor() -> str:
     """The name of the CPU, and whether it multiplies in bfloat16, which speeds depend on most."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -20,6 +20,7 @@ from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import positive
 
 from .decoding import Limits
+from .provenance import device_name
 from .questions import BENCHMARKS, BUNDLED, Question
 
 INTERRUPTED = 130
@@ -105,7 +106,7 @@ def describe(
         "questions_digest": fingerprint.of_items(questions),
         "modes": [str(mode) for mode in modes],
         **asdict(limits_of(arguments)),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "cpu_threads": torch.get_num_threads(),
         "commit": commit(),
         "torch": torch.__version__,

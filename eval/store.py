@@ -88,7 +88,17 @@ class RecordStore(Generic[KeyT, RecordT]):
         return self.records[key]
 
     def add(self, record: RecordT) -> None:
-        """Keep a finished measurement."""
-        self._file.write(record.to_json())
-        self._file.flush()
+        """Keep a finished measurement.
+
+        Raises:
+            ValueError: it could not be written; names the folder and the remedy.
+        """
+        try:
+            self._file.write(record.to_json())
+            self._file.flush()
+        except OSError as error:
+            raise ValueError(
+                f"out={str(self.folder)!r}: the measurement could not be kept ({error}); mend it, and the same command "
+                f"goes on behind the {len(self.records)} that are kept"
+            ) from error
         self.records[record.key] = record

@@ -60,7 +60,7 @@ def own_answers(
         A row for each prompt.
 
     Raises:
-        InputError: `path` keeps answers to something else.
+        InputError: `path` keeps answers to something else, or cannot be written.
     """
     batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
     asked = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
@@ -78,15 +78,24 @@ def own_answers(
             capped = getattr(answering.config, "attn_logit_softcapping", None) is not None
             answering.set_attn_implementation("eager" if capped else "sdpa")
         model = MedusaAparModel(answering)
-        with path.open("a", encoding="utf-8") as file:
-            todo = range(len(kept), len(batches))
-            for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):
-                way = WAYS[number % len(WAYS)]
-                made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
-                file.write(json.dumps({**asked[number], "rows": [asdict(row) for row in made]}) + "\n")
-                file.flush()
-                rows += made
+        todo = range(len(kept), len(batches))
+        for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):
+            way = WAYS[number % len(WAYS)]
+            made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
+            _keep(path, {**asked[number], "rows": [asdict(row) for row in made]})
+            rows += made
     return rows
+
+
+def _keep(path: Path, answered: dict[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(answered) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"--output_dir {path.parent}: own answers could not be kept ({error}); mend it, and the same command goes "
+            "on behind those that are"
+        ) from error
 
 
 def _kept(path: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 
 from .command import InputError
 from .responses import BadRows, read_responses
-from .shards import ShardedRows, is_shards
+from .shards import ShardedRows, is_shards, settings_of
 from .structure import RULES, Rule, Rules
 from .tree_data import TreeDataset, TreeRow
 
@@ -84,7 +84,15 @@ class RowArguments:
         if prepared:
             if len(files) > 1:
                 raise InputError(f"--data {prepared[0]}: prepared rows stand alone; give no other files beside them")
-            return ShardedRows(Path(prepared[0]), tokenizer, self.max_length)
+            folder = Path(prepared[0])
+            made = settings_of(folder)
+            for name in ("rules", "max_depth", "min_items", "structured_share"):
+                if made[name] != getattr(self, name):
+                    logger.warning(
+                        "--data %s: its rows were made with %s=%s, and --%s %s changes nothing there",
+                        folder, name, made[name], name, getattr(self, name),
+                    )  # fmt: skip
+            return ShardedRows(folder, tokenizer, self.max_length)
         bad_rows = BadRows()
         responses = (response for file in files for response in read_responses(file, bad_rows))
         dataset = TreeDataset(

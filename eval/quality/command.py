@@ -23,6 +23,7 @@ from medusa_apar.precision import DTYPES
 from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import not_negative, positive
 
+from ..provenance import device_name
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
 from ..setup import INTERRUPTED, load_model, model_name
 from .answer_files import Answers, load_answers
@@ -119,7 +120,7 @@ def _describe(model: MedusaAparModel, name: str | None) -> dict[str, Any]:
         "model": model_name(name),
         "weights": fingerprint.of_weights(backbone),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -27,6 +27,7 @@ from medusa_apar.whole_numbers import positive
 from ..answers_table import write_answers_table
 from ..decoding import Limits
 from ..plot import plot_speed_up
+from ..provenance import device_name
 from ..questions import BENCHMARKS, find_questions, read_questions
 from ..setup import INTERRUPTED
 from ..shapes import SHAPES, random_model
@@ -100,8 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         turns = read_recorded(arguments.answers, questions)
         on = arguments.calibrate_on
         calibration = calibrate(turns if on is None else read_recorded(on, read_questions(find_questions("mt_bench"))))
-        kept = {question.question_id for question in questions[: arguments.limit]}
+        asked = questions[: arguments.limit]
+        kept = {question.question_id for question in asked}
         turns = [turn for turn in turns if turn.question_id in kept]
+        unanswered = sum(len(question.turns) for question in asked) - len(turns)
         hits = HitModel.published(calibration.correlation)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype_named(arguments.dtype)
@@ -112,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "answers": arguments.answers.name,
             "answers_digest": fingerprint.of_items(turns),
             "questions": arguments.questions,
+            "unanswered": unanswered,
             "questions_digest": fingerprint.of_items(questions),
             "backbone": arguments.backbone,
             "dtype": str(dtype).removeprefix("torch."),
@@ -121,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "max_depth": arguments.max_depth,
             "limit": arguments.limit,
             "seed": arguments.seed,
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": device_name(device),
             "cpu_threads": torch.get_num_threads(),
             "commit": commit(),
             "torch": torch.__version__,
@@ -160,7 +164,7 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     text = f"# {title}\n\n{line}.\n\n{markdown(rows)}\n{LEGEND}.\n"
     text += f"\n## Threads\n\n{threads_markdown(threads)}\n{THREADS_LEGEND}.\n\n{listed}\n"
     (folder / "summary.md").write_text(text, encoding="utf-8")
-    write_answers_table(store.records.values(), folder / "answers.csv")
+    write_answers_table(store.records.values(), folder / "answers.csv", SIMULATION)
     plot_speed_up(rows, folder / "speedup.png", title=f"{title}: speed-up, medians over questions and quartiles")
     output = Console()
     output.print(title, style="bold")
@@ -169,4 +173,6 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     output.print(threads_table(threads))
     output.print(THREADS_LEGEND, style="dim", markup=False)
     output.print(f"{SIMULATION}; {line}")
+    if unanswered := store.settings["unanswered"]:
+        output.print(f"{unanswered} turns of the questions have no recorded answer with text and are left out")
     output.print(f"results: {folder}; figures of every answer in answers.csv")

@@ -23,6 +23,7 @@ from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import positive, positives
 
+from ..provenance import device_name
 from ..replay.command import SIMULATION, VOCABULARY
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "modes": arguments.modes,
             "correlation": arguments.correlation,
             "dtype": str(dtype).removeprefix("torch."),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "device": device_name(device),
             "cpu_threads": torch.get_num_threads(),
             "commit": commit(),
             "torch": torch.__version__,

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from transformers import AutoConfig
 
 from medusa_apar import EMBEDDED, fingerprint
 from medusa_apar.precision import DTYPES, dtype_named
@@ -28,6 +29,7 @@ from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import positive, positives
 
+from ..provenance import device_name
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
 from ..setup import INTERRUPTED, model_name
 from .arrivals import Arrivals
@@ -99,6 +101,13 @@ def requests_of(
     return requests
 
 
+def weights_of(source: str) -> str:
+    """A short name for the weights of a folder or hub id, which the engine loads in a process of its own."""
+    if Path(source).is_dir():
+        return fingerprint.of_files(Path(source), "**/*.safetensors")
+    return str(AutoConfig.from_pretrained(source)._commit_hash)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
@@ -114,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)
         settings: dict[str, Any] = {
             "model": model.name,
+            "weights": weights_of(source),
             "questions": arguments.questions,
             "questions_digest": fingerprint.of_items(questions),
             "requests": arguments.requests,
@@ -123,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "temperature": arguments.temperature,
             "block_size": BLOCK_SIZE,
             "dtype": str(dtype_named(arguments.dtype)).removeprefix("torch."),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
             "cpu_threads": torch.get_num_threads(),
             "commit": commit(),
             "vllm": vllm.__version__,

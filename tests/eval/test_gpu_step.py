@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from medusa_apar.backbone import Backbone
 from medusa_apar.eval.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
+from medusa_apar.eval.provenance import processor
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
@@ -89,7 +90,7 @@ def test_writes_every_kind_of_step(tmp_path: Path, capsys: pytest.CaptureFixture
     report = json.loads((tmp_path / "out" / "steps.json").read_text())
     kinds = [(step["extent"], step["nodes"], step["threads"]) for step in report["steps"]]
     assert kinds == [(extent, *kind) for extent in (64, 128) for kind in ((1, 1), (4, 1), (4, 2))]
-    assert report["settings"]["device"] == "cpu"
+    assert report["settings"]["device"] == processor()
     bound = report["settings"]["bound_milliseconds"]
     assert bound == 1e3 * report["settings"]["weight_bytes"] / report["settings"]["bytes_per_second"]
     text = (tmp_path / "out" / "steps.md").read_text()

@@ -137,6 +137,7 @@ def test_figures_of_every_answer_are_a_file_for_spreadsheets(tmp_path: Path) -> 
     answered = [record for record in RECORDS if record.skipped is None]
     assert [(line["question_id"], line["mode"]) for line in lines] == [(str(r.question_id), r.mode) for r in answered]
     line = next(line for line in lines if (line["category"], line["mode"]) == ("math", "apar"))
+    assert line["what"] == "measured"
     assert (line["steps"], line["tokens_per_step"], line["ms_per_step"], line["speed_up"]) == (
         "20", "3.000", "100.00", "3.000",
     )  # fmt: skip

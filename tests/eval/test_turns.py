@@ -38,6 +38,16 @@ def test_drops_an_unfinished_last_line(tmp_path: Path, kept: int) -> None:
     assert store.path.read_bytes() == ONE.to_json() + TWO.to_json()
 
 
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
+    store = TurnStore(tmp_path, SETTINGS)
+    store.add(ONE)
+    named = pytest.raises(ValueError, match=r"out=.*could not be kept \(.*No space left.*goes on behind the 1 that")
+    with Path("/dev/full").open("ab", buffering=0) as store._file, named:
+        store.add(TWO)
+    with TurnStore(tmp_path, SETTINGS) as again:
+        assert again.records == {ONE.key: ONE}
+
+
 def test_refuses_other_settings(tmp_path: Path) -> None:
     with TurnStore(tmp_path, SETTINGS) as store:
         store.add(ONE)

@@ -126,6 +126,15 @@ def test_a_backbone_trains_on_prepared_rows(tiny_backbone_dir: Path, conversatio
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_arguments_that_change_nothing_about_prepared_rows_are_named(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    arguments = RowArguments(model=str(tiny_backbone_dir), max_depth=2)
+    arguments.rows([str(tmp_path / "rows")], arguments.tokenizer())
+    assert "its rows were made with max_depth=3, and --max_depth 2 changes nothing there" in caplog.text
+
+
 def test_rows_of_another_tokenizer_or_length_are_refused(
     tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, plain_tokenizer: PreTrainedTokenizerFast,
     conversations: Path, tmp_path: Path, save_backbone: Callable[..., Path],

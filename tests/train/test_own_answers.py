@@ -127,6 +127,13 @@ def test_answers_to_other_prompts_are_not_taken_for_these(
     assert path.read_bytes() == whole
 
 
+def test_answers_that_cannot_be_kept_stop_the_run(
+    model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"--output_dir .*nowhere: own answers could not be kept .*goes on behind"):
+        ask(model, tiny_tokenizer, tmp_path / "nowhere" / "own.jsonl")
+
+
 def test_a_tokenizer_without_padding_pads_with_eos(
     model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -66,6 +66,17 @@ def test_an_answer_that_is_longer_than_the_vocabulary(run: ReplayRun) -> None:
         run.write(turn, "ar", seed=0)
 
 
+def test_turns_without_an_answer_are_counted(
+    questions_file: Path, answers_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third, _ = answers_file.read_text().splitlines(keepends=True)
+    silent = json.loads(third)
+    silent["choices"][0]["turns"][1] = " "
+    answers_file.write_text(first + second + json.dumps(silent) + "\n")
+    assert main(command(questions_file, answers_file, tmp_path / "out", "--modes", "ar")) == 0
+    assert "3 turns of the questions have no recorded answer with text" in capsys.readouterr().out
+
+
 def command(questions: Path, answers: Path, out: Path, *more: str) -> list[str]:
     return [
         "replay", "--questions", str(questions), "--answers", str(answers), "--out", str(out),
@@ -79,7 +90,10 @@ def test_from_recorded_answers_to_tables_that_say_what_they_are(
     out = tmp_path / "replay"
     argv = command(questions_file, answers_file, out, "--limit", "2", "--modes", "ar,medusa-63,apar,medusa-apar")
     assert main(argv) == 0
-    assert "Calibrated simulation" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Calibrated simulation" in said
+    assert "left out" not in said
+    assert all(line.startswith("Calibrated simulation,") for line in (out / "answers.csv").read_text().splitlines()[1:])
     assert "# Calibrated simulation" in (out / "summary.md").read_text()
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["what"] == "Calibrated simulation"
