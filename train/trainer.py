@@ -135,8 +135,8 @@ class BackboneTrainer(TreeTrainer):
 
     Beside the loss comes `text_loss`, that of all tokens but `[Fork]` and EOS, given that it is neither's turn. Over
     structured and unstructured rows together come precision and recall of forks. Where responses were also laid out
-    flat, `tree_cost` is how much higher the text loss of their trees is: what it costs that a path does not see the
-    details of others.
+    flat, `tree_cost` is how much higher the text loss of their trees is, to this backbone, which reads better what it
+    is used to.
     """
 
     def __init__(self, *args: Any, control_tokens: ControlTokens, eos_token_id: int, **kwargs: Any) -> None:

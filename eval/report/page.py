@@ -11,12 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from medusa_apar.modes import Mode
 
 from ..acceptance import LEGEND as ACCEPTANCE_LEGEND
-from ..acceptance import acceptance_markdown, summarize_acceptance
+from ..acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from ..provenance import read_provenance
 from ..summary import OVERALL, Spread, SummaryRow
 from ..tables import LEGEND, interval_figures, markdown, spread_figures
 from ..thread_summary import LEGEND as THREADS_LEGEND
-from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown
+from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
 from ..turns import TurnRecord
 from .drawings import (
     LEFT,
@@ -42,12 +42,14 @@ class Section:
     Attributes:
         results: the measurement.
         threads: what threads cost and save, per mode.
+        acceptance: how far guesses reach, per mode and depth.
         timeline, slots: pictures of one answer; None where no answer has threads.
         answer: that answer.
     """
 
     results: SpeedResults
     threads: list[ThreadsRow]
+    acceptance: list[AcceptanceRow]
     timeline: Timeline | None
     slots: SlotCurves | None
     answer: TurnRecord | None
@@ -89,6 +91,7 @@ def _section(results: SpeedResults, question_id: str | None) -> Section:
     return Section(
         results=results,
         threads=summarize_threads(results.records, modes),
+        acceptance=summarize_acceptance(results.records, modes),
         timeline=None if answer is None else timeline_of(answer.threads),
         slots=slots,
         answer=answer,
@@ -153,6 +156,8 @@ def write_page(folder: Path, results: Results, question_id: str | None = None) -
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "headings": lambda table: [str(column.header) for column in table.columns],
+        "lines": lambda table: list(zip(*(column.cells for column in table.columns), strict=True)),
         "spread": spread_figures,
         "interval": interval_figures,
         "rounded": rounded,
@@ -169,10 +174,10 @@ def write_page(folder: Path, results: Results, question_id: str | None = None) -
         "panel_height": PANEL_HEIGHT,
         "legends": {"speed": LEGEND, "threads": THREADS_LEGEND, "acceptance": ACCEPTANCE_LEGEND},
         "markdown": markdown,
+        "threads_table": threads_table,
         "threads_markdown": threads_markdown,
-        "acceptance_markdown": lambda each: acceptance_markdown(
-            summarize_acceptance(each.records, [mode for mode in each.modes if mode in tuple(Mode)])
-        ),
+        "acceptance_table": acceptance_table,
+        "acceptance_markdown": acceptance_markdown,
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, template in (("index.html", "page.html.jinja"), ("report.md", "page.md.jinja")):

@@ -108,6 +108,12 @@ class QualityResults:
         """A judge's ratings per mode, if one was asked."""
         return [row for row in self.summary["scores"] if row["category"] == OVERALL and row["turn"] is None]
 
+    @property
+    def pairs(self) -> dict[str, dict[str, Any]]:
+        """A judge's comparisons with the baseline by mode, if one was asked."""
+        overall = [row for row in self.summary["pairs"] if row["category"] == OVERALL and row["turn"] is None]
+        return {row["mode"]: row for row in overall}
+
 
 @dataclass(frozen=True, slots=True)
 class Results:

@@ -67,6 +67,13 @@ def test_the_timeline_has_a_row_per_thread_and_its_text(speed_folder: Path, tmp_
     assert "details of the first &amp; only fork" in page
 
 
+def test_what_threads_save_and_how_far_guesses_reach(speed_folder: Path, tmp_path: Path) -> None:
+    page = report(tmp_path / "report", str(speed_folder))
+    threads, acceptance = page.partition("What threads cost and save")[2].split("How far guesses reach")
+    assert "<td>medusa-apar</td>" in threads
+    assert "<td>medusa-apar</td>" in acceptance
+
+
 def test_every_mode_has_its_curve_of_slots(speed_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder))
     assert page.count('<polyline class="curve"') == 3
@@ -79,6 +86,16 @@ def test_quality_stands_beside_it(speed_folder: Path, quality_folder: Path, tmp_
     assert "Quality against speed" not in page, "other answers than those that were timed"
     text = (tmp_path / "report" / "report.md").read_text()
     assert re.search(r"^\| .* \| 1\.234 \| .* \| 6\.50 \|$", text, re.M), "the judge's rating too"
+
+
+def test_a_judges_comparisons_stand_beside_it(quality_folder: Path, tmp_path: Path) -> None:
+    path = quality_folder / "summary.json"
+    pair = {"category": "overall", "mode": "apar", "turn": None, "baseline": "ar", "wins": 3, "ties": 5, "losses": 2}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pairs": [pair, {**pair, "turn": 1, "wins": 1}]}))
+    page = report(tmp_path / "report", str(quality_folder))
+    assert "<td>3, 5, 2</td>" in page
+    assert "against <code>ar</code>, in both orders" in page
+    assert re.search(r"^\| apar \| .* \| 3, 5, 2 \|$", (tmp_path / "report" / "report.md").read_text(), re.M)
 
 
 def test_quality_of_answers_that_were_timed_has_their_speed_up(
@@ -135,6 +152,7 @@ def test_a_simulation_is_called_one(speed_folder: Path, tmp_path: Path) -> None:
 def test_the_same_as_markdown(speed_folder: Path, tmp_path: Path) -> None:
     report(tmp_path / "report", str(speed_folder))
     text = (tmp_path / "report" / "report.md").read_text()
+    assert re.search(r"^\*\*3\.2\dx\*\* .* \(`medusa-apar`, median over 4 questions", text, re.M), "the headline"
     assert "## embedded on lists, bfloat16" in text
     assert "| overall" in text
     assert "### Acceptance" in text
