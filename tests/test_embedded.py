@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medusa_apar import EMBEDDED, ControlTokens, MedusaAparModel, MedusaAparOutput
+from medusa_apar.eval.backbone import EvaluationArguments, measure_backbone
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.eval.repetition import LOOPING_BELOW, distinct_ngrams
+from medusa_apar.train.recipes.embedded import hold_out_prompts, narrow_domain, write_training_responses
+from medusa_apar.train.responses import BadRows, read_responses
 
 from .oracle import Oracle
 
@@ -87,3 +91,15 @@ def test_every_mode_writes_its_own_lossless_answer() -> None:
     plain = [answer(prompt, max_new_tokens=120, medusa=medusa, apar=False).sequences for medusa in (True, False)]
     assert torch.equal(forked[0], forked[1])
     assert torch.equal(plain[0], plain[1])
+
+
+@pytest.mark.slow
+def test_later_forks_in_its_domain_are_right_and_found(data_folder: Path, tmp_path: Path) -> None:
+    """On the responses that the recipe holds out from all stages."""
+    responses, _ = hold_out_prompts(read_responses(data_folder / "responses-train.jsonl.xz", BadRows()))
+    narrow = narrow_domain(responses, prompts=48, max_characters=1900)
+    write_training_responses(tmp_path, [r for r in responses if len(r.response) <= 1900], [], narrow)
+    arguments = EvaluationArguments(model=str(EMBEDDED), max_length=2048)
+    figures = measure_backbone([str(tmp_path / "narrow-heldout.jsonl")], arguments)
+    assert figures["later_fork_precision"] >= 0.9
+    assert figures["later_fork_recall"] >= 0.8
