@@ -137,7 +137,7 @@ def compare_layouts(arguments: TreeCostArguments, training: Sequence[str]) -> No
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = HfArgumentParser(
-        TreeCostArguments,
+        TreeCostArguments,  # type: ignore[arg-type]
         prog="python -m medusa_apar.eval.tree_cost",
         epilog="all further arguments are those of `medusa-apar train backbone`",
     )
