@@ -91,7 +91,7 @@ def _section(results: SpeedResults, question_id: str | None) -> Section:
     return Section(
         results=results,
         threads=summarize_threads(results.records, modes),
-        acceptance=summarize_acceptance(results.records, modes),
+        acceptance=summarize_acceptance(results.records, [mode for mode in modes if Mode(mode).medusa]),
         timeline=None if answer is None else timeline_of(answer.threads),
         slots=slots,
         answer=answer,
