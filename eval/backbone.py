@@ -38,8 +38,17 @@ class EvaluationArguments(RowArguments):
     out: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
 
 
-def measure_backbone(files: Sequence[str], arguments: EvaluationArguments) -> dict[str, float]:
-    """The figures of a backbone on conversations, without the times that it took."""
+def measure_backbone(files: Sequence[str], arguments: RowArguments, batch_size: int = 8) -> dict[str, float]:
+    """The figures of a backbone on conversations, without the times that it took; losses in nats per token.
+
+    Args:
+        files: the conversations.
+        arguments: the backbone, and how responses become rows.
+        batch_size: rows in a forward pass.
+
+    Raises:
+        InputError: a file is missing, or there is nothing to measure.
+    """
     check_exist("FILE", files)
     model, tokenizer = load_backbone(arguments)
     control = prepare_for_forks(tokenizer, model)
@@ -48,7 +57,7 @@ def measure_backbone(files: Sequence[str], arguments: EvaluationArguments) -> di
             model,
             BackboneTrainingArguments(
                 output_dir=folder,
-                per_device_eval_batch_size=arguments.batch_size,
+                per_device_eval_batch_size=batch_size,
                 use_cpu=not torch.cuda.is_available(),
             ),
             data_collator=TreeCollator.of(tokenizer),
@@ -67,7 +76,7 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> N
     """Measure a backbone on conversations and print the figures."""
     if arguments.out is not None:
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-    figures = measure_backbone(files, arguments)
+    figures = measure_backbone(files, arguments, arguments.batch_size)
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")

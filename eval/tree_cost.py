@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich import box
@@ -28,7 +28,7 @@ from medusa_apar.train.row_arguments import RowArguments, check_exist
 from medusa_apar.train.structure import Rules, extract
 from medusa_apar.train.trainer import FLAT, STRUCTURED
 
-from .backbone import EvaluationArguments, measure_backbone
+from .backbone import measure_backbone
 from .tables import as_markdown
 
 
@@ -122,8 +122,7 @@ def compare_layouts(arguments: TreeCostArguments, training: Sequence[str]) -> No
                 "--output_dir", str(folder),
             ]
         )  # fmt: skip
-        shared = {each.name: getattr(arguments, each.name) for each in fields(RowArguments)}
-        figures = measure_backbone([arguments.eval_data], EvaluationArguments(**shared | {"model": str(folder)}))
+        figures = measure_backbone([arguments.eval_data], replace(arguments, model=str(folder)))
         losses[layout.name] = {read.name: figures[f"{read.rows}_text_loss"] for read in LAYOUTS}
     cost = losses[TREES.name][TREES.name] / losses[PLAIN.name][PLAIN.name] - 1
     table = as_table(losses)

@@ -11,11 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medusa_apar import EMBEDDED, ControlTokens, MedusaAparModel, MedusaAparOutput
-from medusa_apar.eval.backbone import EvaluationArguments, measure_backbone
+from medusa_apar.eval.backbone import measure_backbone
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.eval.repetition import LOOPING_BELOW, distinct_ngrams
 from medusa_apar.train.recipes.embedded import hold_out_prompts, narrow_domain, write_training_responses
 from medusa_apar.train.responses import BadRows, read_responses
+from medusa_apar.train.row_arguments import RowArguments
 
 from .oracle import Oracle
 
@@ -99,7 +100,7 @@ def test_later_forks_in_its_domain_are_right_and_found(data_folder: Path, tmp_pa
     responses, _ = hold_out_prompts(read_responses(data_folder / "responses-train.jsonl.xz", BadRows()))
     narrow = narrow_domain(responses, prompts=48, max_characters=1900)
     write_training_responses(tmp_path, [r for r in responses if len(r.response) <= 1900], [], narrow)
-    arguments = EvaluationArguments(model=str(EMBEDDED), max_length=2048)
+    arguments = RowArguments(model=str(EMBEDDED))
     figures = measure_backbone([str(tmp_path / "narrow-heldout.jsonl")], arguments)
     assert figures["later_fork_precision"] >= 0.9
     assert figures["later_fork_recall"] >= 0.8

@@ -194,7 +194,14 @@ def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor, sources: Tensor) -> Tensor:
-    """Cross-entropy per label against the backbone's probabilities, `teacher[sources]`; 0 where there is no label."""
+    """Cross-entropy per label against the backbone's probabilities, in nats; 0 where there is no label at all.
+
+    Args:
+        logits: `[places, logits]`, of one head.
+        labels: `[places]` int64; `IGNORE_INDEX` where there is none.
+        teacher: `[positions, logits]`, the backbone's probabilities all over a batch.
+        sources: `[places]` int64, at which of these positions the labels are chosen.
+    """
     logits = logits.float()
     known = labels != IGNORE_INDEX
     losses = logits.logsumexp(dim=-1) - (teacher[sources] * logits).sum(dim=-1)

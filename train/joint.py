@@ -69,7 +69,7 @@ class Joint(nn.Module):
         self.backbone.activation_checkpointing_enable(**options)
 
     def gradient_checkpointing_enable(self, **options: Any) -> None:
-        """The same by the name that transformers has for it up to 5.22."""
+        """The same, by the older of transformers' two names for it."""
         self.backbone.gradient_checkpointing_enable(**options)
 
     def forward(self, **batch: Any) -> tuple[Tensor, Tensor]:

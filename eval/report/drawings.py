@@ -249,8 +249,8 @@ class Scatter:
 
 
 def scatter_of(figure: str, points: Mapping[str, tuple[float, float]]) -> Scatter:
-    """Draw the speed-up and a figure of each mode, in a panel's size."""
-    widest, highest = (max((point[axis] for point in points.values()), default=0.0) or 1.0 for axis in (0, 1))
+    """Draw the speed-up and a figure of each mode, all above 0, in a panel's size."""
+    widest, highest = (max(point[axis] for point in points.values()) for axis in (0, 1))
 
     def x(speed_up: float) -> float:
         return round(LEFT + (PANEL_WIDTH - LEFT - 16) * speed_up / widest, 1)

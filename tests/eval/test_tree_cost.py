@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from medusa_apar import EMBEDDED
-from medusa_apar.eval.backbone import EvaluationArguments, measure_backbone
+from medusa_apar.eval.backbone import measure_backbone
 from medusa_apar.eval.tree_cost import main
+from medusa_apar.train.row_arguments import RowArguments
 
 LISTED = "There are three:\n\n1. Work: too much of it.\n2. Money: too little of it.\n3. Family: it takes both."
 
@@ -34,7 +35,7 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     assert losses["trees"]["trees"] < losses["flat"]["trees"], "what was learnt is read better"
     assert losses["flat"]["flat"] < losses["trees"]["flat"]
     assert summary["tree_cost"] == pytest.approx(losses["trees"]["trees"] / losses["flat"]["flat"] - 1)
-    read = measure_backbone([str(data)], EvaluationArguments(model=str(out / "flat"), max_length=256))
+    read = measure_backbone([str(data)], RowArguments(model=str(out / "flat"), max_length=256))
     assert read["flat_text_loss"] == losses["flat"]["flat"]
     assert "cost of trees" in capsys.readouterr().out
     assert "| flat " in (out / "summary.md").read_text()
