@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.checkpoints import load_heads
@@ -63,6 +63,11 @@ class Joint(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.decay = decay
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration, where `Trainer` looks for what a model card says."""
+        return self.backbone.config
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
         """Compute the backbone's activations anew in the backward pass (`--gradient_checkpointing`)."""

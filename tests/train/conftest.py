@@ -13,10 +13,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
 
+from .hub import Hub
+
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """Where `--push_to_hub` pushes to."""
+    hub = Hub()
+    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
+    return hub
 
 
 def byte_tokenizer(*, control_tokens: bool) -> PreTrainedTokenizerFast:

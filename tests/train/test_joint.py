@@ -18,6 +18,8 @@ from medusa_apar.train import joint
 from medusa_apar.train.tree_attention import attend_along_paths
 from medusa_apar.train.tree_data import TreeCollator, TreeRow
 
+from .hub import PUSHING, Hub
+
 STEPS = 6
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 
@@ -67,6 +69,14 @@ def test_gradient_checkpointing_changes_no_loss(model: Path, rows_file: Path, tr
         for each in (trained, tmp_path)
     )
     assert after == pytest.approx(before, rel=1e-3)
+
+
+def test_the_result_is_pushed_to_a_hub_with_its_heads(model: Path, rows_file: Path, tmp_path: Path, hub: Hub) -> None:
+    joint.main(arguments(model, rows_file, tmp_path / "mine", *PUSHING))
+    assert {
+        "config.json", "model.safetensors", "tokenizer.json", "README.md",
+        "heads/config.json", "heads/model.safetensors",
+    } <= hub.pushed["me/mine"]  # fmt: skip
 
 
 def test_the_result_is_a_folder_that_serves(trained: Path, model: Path) -> None:

@@ -7,9 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from fnmatch import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +32,8 @@ from medusa_apar.train.tree_data import (
     TreeRow,
     decoded_row,
 )
+
+from .hub import PUSHING, Hub
 
 Save = Callable[..., Path]
 Train = Callable[[list[str]], None]
@@ -614,30 +614,13 @@ def test_no_commit_is_recorded_where_git_is_missing(monkeypatch: pytest.MonkeyPa
     assert provenance.commit() is None
 
 
-class Hub:
-    """What transformers asks of the hub, kept on this machine."""
-
-    def __init__(self) -> None:
-        self.pushed: dict[str, set[str]] = {}
-
-    def create_repo(self, name: str, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(repo_id=name)
-
-    def upload_folder(self, repo_id: str, folder_path: str, ignore_patterns: list[str], **_: object) -> None:
-        files = (str(path.relative_to(folder_path)) for path in Path(folder_path).rglob("*") if path.is_file())
-        self.pushed[repo_id] = {name for name in files if not any(fnmatch(name, each) for each in ignore_patterns)}
-
-
 @pytest.mark.parametrize("kind", ["backbone", "lora", "heads"])
 def test_a_trained_model_is_pushed_to_a_hub_as_it_lies_in_its_folder(
-    kind: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, hub: Hub
 ) -> None:
-    hub = Hub()
-    monkeypatch.setattr("transformers.trainer.hf_api", lambda: hub)
     train = heads.main if kind == "heads" else backbone.main
     more = {"backbone": [], "lora": ["--lora_rank", "2"], "heads": ["--labels", "self", "--max_new_tokens", "8"]}[kind]
-    pushing = ["--push_to_hub", "True", "--hub_model_id", "me/mine", "--hub_strategy", "end"]
-    train(arguments(tiny_backbone_dir, rows_file, tmp_path / "mine", *more, *pushing))
+    train(arguments(tiny_backbone_dir, rows_file, tmp_path / "mine", *more, *PUSHING))
     pushed = hub.pushed["me/mine"]
     assert {"config.json", "model.safetensors", provenance.FILE_NAME, "README.md"} <= pushed
     assert not any("own-" in name for name in pushed), "what the backbone answered is the trainer's own affair"
