@@ -77,7 +77,7 @@ class TokenChooser:
     def choose(self, scores: Tensor, places: Places) -> Tensor:
         """The token after each node, `[nodes]` int64, from processed scores."""
         if not self.sample:
-            return scores.argmax(dim=-1)
+            return scores.max(dim=-1).indices  # those of argmax, which takes four times as long in bfloat16
         numbers = to_device(places.numbers(), scores.device)
         return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), numbers)
 

@@ -47,7 +47,7 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
         logits, hidden = backbone.forward(placement, zeros)
-        logits.argmax(dim=-1).tolist()
+        logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
     def guess(rows: int, shape: TreeShape | None = None) -> None:
