@@ -166,7 +166,7 @@ def measure(
             placement = Placement.acquire([pool], zeros, np.array(rows)[thread], positions, above)
             logits, _ = backbone.forward(placement, zeros)
             launched = perf_counter()
-            logits.argmax(dim=-1).tolist()
+            logits.max(dim=-1).indices.tolist()
             totals.append(1e3 * (perf_counter() - start))
             launches.append(1e3 * (launched - start))
             placement.give_back(np.ones(nodes, dtype=np.bool_))
