@@ -18,7 +18,8 @@ HEADS = 5
 ALL_DEPTHS = "all"
 LEGEND = (
     "threads: mean over the steps of an answer, mean over answers; 1 to 5: in which share of a thread's steps so many "
-    "guesses or more were accepted; depth: of the thread, the root's is 1"
+    "guesses or more were accepted, its first step among them, in which a child has no guesses yet; depth: of the "
+    "thread, the root's is 1"
 )
 
 

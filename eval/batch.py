@@ -70,5 +70,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Console()
     output.print(terminal_table(write_report(run, store)))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}")
+    output.print(f"results: {arguments.out}", markup=False)
     return 0

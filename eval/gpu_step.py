@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output.print(table(steps, bound, box.SIMPLE_HEAD))
     output.print(describe_bound(bound))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}")
+    output.print(f"results: {arguments.out}", markup=False)
     return 0
 
 

@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Console()
     output.print(table(rows, box.SIMPLE_HEAD))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}")
+    output.print(f"results: {arguments.out}", markup=False)
     return int(any(row.other for row in rows))
 
 

@@ -20,6 +20,7 @@ from medusa_apar.train.provenance import commit
 from medusa_apar.whole_numbers import positive
 
 from .decoding import Limits
+from .fork_errors import check_rate
 from .provenance import device_name
 from .questions import BENCHMARKS, BUNDLED, Question
 
@@ -71,7 +72,10 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
     limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
     rate: float | None = getattr(arguments, "fork_errors", None)
-    return limits if rate is None else replace(limits, fork_error_rate=rate)
+    if rate is None:
+        return limits
+    check_rate(rate)
+    return replace(limits, fork_error_rate=rate)
 
 
 def modes_of(text: str) -> list[str]:

@@ -167,5 +167,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     skipped = sum(record.skipped is not None for record in store.records.values())
     if skipped:
         output.print(f"{skipped} turns were skipped; {store.path} says why")
-    output.print(f"results: {arguments.out}")
+    output.print(f"results: {arguments.out}", markup=False)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -79,7 +80,8 @@ class RecordStore(Generic[KeyT, RecordT]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a record that `add` could not write, and has said so
+            self._file.close()
 
     def __contains__(self, key: KeyT) -> bool:
         return key in self.records

@@ -16,6 +16,8 @@ from .repetition import LOOPING_BELOW
 from .turns import TurnRecord
 
 OVERALL = "overall"
+LEAST_FOR_INTERVAL = 6
+"""The least and the greatest of fewer values hold their median with less than 95 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def tokens_per_second(records: Iterable[TurnRecord]) -> float:
 
 
 def _interval_of_median(values: Sequence[float]) -> tuple[float, float] | None:
-    if len(values) < 3:
+    if len(values) < LEAST_FOR_INTERVAL:
         return None
     found = bootstrap((np.asarray(values),), np.median, n_resamples=1999, method="percentile", rng=0)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)

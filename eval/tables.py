@@ -7,6 +7,7 @@ from io import StringIO
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .repetition import LOOPING_BELOW
@@ -45,7 +46,7 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
     for row in rows:
         if row.category != category:
             result.add_section()
-            result.add_row(row.category, style="bold")
+            result.add_row(escape(row.category), style="bold")
             category = row.category
         result.add_row(*_figures(row))
     return result
@@ -57,8 +58,13 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
     for number, name in enumerate((*COLUMNS, "95 %", "ms/step")):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(row.category, *_figures(row), interval_figures(row.speed_up), _step_time(row))
+        table.add_row(cell(row.category), *_figures(row), interval_figures(row.speed_up), _step_time(row))
     return as_markdown(table)
+
+
+def cell(text: str) -> str:
+    """A text of the user's as it stands in a cell of a markdown table."""
+    return escape(text.replace("|", r"\|"))
 
 
 def as_markdown(table: Table) -> str:

@@ -77,6 +77,8 @@ def _chats(file: str | None) -> list[Chat]:
 
     bad_rows = BadRows()
     chats = [response.question for response in read_responses(file, bad_rows)]
+    if not chats:
+        raise ValueError(f"--data {file}: no usable question (left out: {bad_rows})")
     bad_rows.warn()
     return chats
 

@@ -100,15 +100,18 @@ def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
 
 
 def _read_own_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    index = folder / SAFETENSORS_INDEX
+    index, whole = folder / SAFETENSORS_INDEX, folder / SAFETENSORS
     if not index.is_file():
-        return folder / SAFETENSORS, read_safetensors(folder / SAFETENSORS)
+        return whole, read_safetensors(whole)
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ValueError(f"{index} names no shards; {RETRIEVE}")
+    shards = [folder / Path(shard).name for shard in sorted(set(weight_map.values()))]
+    if whole.is_file() and not all(shard.is_file() for shard in shards):  # saving whole leaves an older index behind
+        return whole, read_safetensors(whole)
     state: dict[str, Tensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        state |= read_safetensors(folder / Path(shard).name)
+    for shard in shards:
+        state |= read_safetensors(shard)
     return index, state
 
 

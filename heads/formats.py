@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,13 +11,23 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import (
+    _CACHED_NO_EXIST,
+    hf_hub_download,
+    is_offline_mode,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
 from .checkpoint_files import first_line, read_json
 from .kinds import KINDS
 
+logger = logging.getLogger(__name__)
+
+HEADS_SUBFOLDERS = ("heads", "medusa")
+"""Where a model's folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -97,6 +108,49 @@ def writing(folder: Path, checkpoint_format: CheckpointFormat) -> Iterator[Path]
             os.replace(file, folder / file.name)
 
 
+def find_heads(source: str, *, revision: str | None = None, subfolder: str = "", **hub: Any) -> Path | None:
+    """The local folder of the heads that come with a model, if any do, fetched from the hub if the model is there.
+
+    Args:
+        source: a folder, or an id on the Hugging Face hub.
+        revision: of the repository.
+        subfolder: of folder or repository, where the model lies.
+        **hub: for `hf_hub_download`, such as `token`.
+
+    Raises:
+        OSError: the hub does not say whether there are any.
+    """
+    names = [f"{subfolder}/{name}" if subfolder else name for name in HEADS_SUBFOLDERS]
+    if Path(source).is_dir():
+        return next((Path(source, name) for name in names if Path(source, name, CONFIG).is_file()), None)
+    for name in names:
+        if not _on_the_hub(source, f"{name}/{CONFIG}", revision, hub):
+            continue
+        patterns = [f"{name}/{file}" for file in {CONFIG, *(file for files in WEIGHT_FILES.values() for file in files)}]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub)) / name
+    return None
+
+
+def _on_the_hub(source: str, file: str, revision: str | None, hub: dict[str, Any]) -> bool:
+    """Whether a repository has a file; what is not known without a network counts as not there."""
+    try:
+        hf_hub_download(source, file, revision=revision, **hub)
+    except LocalEntryNotFoundError as error:
+        if not (hub.get("local_files_only") or is_offline_mode()):
+            raise OSError(_SILENT_HUB.format(source, first_line(error))) from error
+        if try_to_load_from_cache(source, file, hub.get("cache_dir"), revision) is not _CACHED_NO_EXIST:
+            logger.warning("%s of %r is not in the cache, and the hub is not asked: decoding without", file, source)
+        return False
+    except EntryNotFoundError:
+        return False
+    except HfHubHTTPError as error:
+        raise OSError(_SILENT_HUB.format(source, first_line(error))) from error
+    return True
+
+
+_SILENT_HUB = "the hub does not say whether {!r} has heads ({}); try again, or pass heads="
+
+
 def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:
     """Return the local folder of a checkpoint, fetched from the hub, with arguments for that, if it is an id there."""
     folder = Path(source).expanduser()
@@ -117,5 +171,5 @@ def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:
 
 def _hint(folder: Path) -> str:
     """Name the subfolders of a whole model's folder that could have been meant."""
-    found = [str(folder / name) for name in ("heads", "medusa") if (folder / name / CONFIG).is_file()]
+    found = [str(folder / name) for name in HEADS_SUBFOLDERS if (folder / name / CONFIG).is_file()]
     return f", such as {' or '.join(found)}" if found else ""

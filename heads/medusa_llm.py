@@ -56,6 +56,7 @@ def save_medusa_llm(
     with writing(Path(folder), CheckpointFormat.MEDUSA_LLM) as partial:
         torch.save(state, partial / MEDUSA_LLM_PT)
         (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (Path(folder) / MEDUSA_LLM_SAFETENSORS).unlink(missing_ok=True)  # of heads that were here before; it is read first
 
 
 def read_medusa_llm_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:

@@ -155,6 +155,7 @@ def context_length(config: PretrainedConfig) -> int:
     rope_type `longrope` picks its frequencies by the largest position of a call and `dynamic` scales them by it, both
     beyond their original length alone; that of `dynamic` is `max_position_embeddings` itself.
     """
+    config = config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
     lengths: list[int] = [config.max_position_embeddings]

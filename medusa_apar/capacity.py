@@ -22,9 +22,13 @@ def slot_bytes(model: PreTrainedModel) -> int:
 
 
 def slots_that_fit(model: PreTrainedModel) -> int:
-    """Slots that the model's device can hold now beside what else is in its memory."""
+    """Slots that the model's device can hold now beside what else is in its memory.
+
+    What torch keeps of memory that it no longer uses counts as free: the pools of earlier calls lay there.
+    """
     if model.device.type == "cuda":
-        free = torch.cuda.mem_get_info(model.device)[0]
+        kept = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        free = torch.cuda.mem_get_info(model.device)[0] + kept
     else:
         free = psutil.virtual_memory().available
     return int(SHARE * free) // slot_bytes(model)

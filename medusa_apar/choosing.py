@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LogitsProcessorList
 
 from .control_tokens import ControlTokenRules, ControlTokens
-from .processors import check_supported, is_context_free, of_row, process, split_warpers
+from .processors import check_supported, is_context_free, of_row, on_device, process, split_warpers
 from .transfer import to_device
 
 
@@ -44,20 +44,30 @@ class TokenChooser:
         rows: rows of the batch.
         control: the control tokens, whose rules stand behind the user's processors; None where there are none.
         sample: draw from the processed distribution; else take its best token.
+        device: where processors keep their tensors and get their arguments: that of `input_ids`, which need not be
+            the backbone's.
 
     Raises:
         ValueError: for a processor that cannot be asked about many tokens at once.
     """
 
     def __init__(
-        self, processors: LogitsProcessorList, rows: int, control: ControlTokens | None, *, sample: bool
+        self,
+        processors: LogitsProcessorList,
+        rows: int,
+        control: ControlTokens | None,
+        *,
+        sample: bool,
+        device: torch.device,
     ) -> None:
         check_supported(processors)
         self.sample = sample
         self._control = control
         self._context_free = is_context_free(processors)
-        by_row = [of_row(processors, row, control) for row in range(1 if self._context_free else rows)]
-        self._by_row = [split_warpers(processors) for processors in by_row]
+        by_row = [of_row(processors, row, rows, control) for row in range(1 if self._context_free else rows)]
+        self._by_row = [
+            (on_device(before, device), on_device(warpers, device)) for before, warpers in map(split_warpers, by_row)
+        ]
 
     def scores(self, logits: Tensor, places: Places) -> Tensor:
         """Processed scores `[nodes, vocabulary]`, from raw `logits` of that shape.

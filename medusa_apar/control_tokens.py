@@ -44,6 +44,17 @@ class ControlTokens:
         fork, child = getattr(config, "fork_token_id", None), getattr(config, "child_token_id", None)
         return None if fork is None or child is None else ControlTokens(fork, child)
 
+    def check_fits(self, vocab_size: int) -> None:
+        """Raise a ValueError unless these are two tokens of a vocabulary of this size."""
+        for name, token in (("fork_token_id", self.fork_token_id), ("child_token_id", self.child_token_id)):
+            if not 0 <= token < vocab_size:
+                raise ValueError(
+                    f"{name}={token} is none of the backbone's {vocab_size} tokens; enlarge it by "
+                    "backbone.resize_token_embeddings(len(tokenizer)), or name a token that it has"
+                )
+        if self.fork_token_id == self.child_token_id:
+            raise ValueError(f"fork_token_id and child_token_id are both {self.fork_token_id}; give two tokens")
+
     def record_in(self, config: PretrainedConfig) -> None:
         """Write the ids where `of_config` finds them."""
         config.fork_token_id = self.fork_token_id

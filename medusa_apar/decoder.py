@@ -67,6 +67,7 @@ class Decoder:
         max_depth: threads of this depth do not fork.
         pools: KV pools among which requests are dealt out; nodes score the slots of their own pool alone.
         max_slots: slots of all pools; threads for which there is no room wait.
+        context_length: tokens of the longest path; by default as many as the backbone knows positions.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Decoder:
         max_depth: int,
         pools: int,
         max_slots: int,
+        context_length: int | None = None,
     ) -> None:
         self.backbone = backbone
         self.drafter = drafter
@@ -96,6 +98,7 @@ class Decoder:
         self.max_threads = max_threads
         self.max_depth = max_depth
         self.max_slots = max_slots
+        self.context_length = backbone.context_length if context_length is None else context_length
         self.stats = DecodingStats()
         self.pools: list[SlotPool] = []
         self._pool_count = pools
@@ -240,7 +243,7 @@ class Decoder:
         pool_of = np.array([live.pool.index for live in scheduled])
         threads = np.bincount(pool_of, minlength=len(self.pools)).tolist()
         spare = min(pool.room - count for pool, count in zip(self.pools, threads, strict=True) if count)
-        nodes = choose_nodes(drafts, self.budget, control, self.backbone.context_length, len(scheduled) + spare)
+        nodes = choose_nodes(drafts, self.budget, control, self.context_length, len(scheduled) + spare)
         ancestors = nodes.ancestors()
         placement = Placement.acquire(
             self.pools,
@@ -283,7 +286,7 @@ class Decoder:
         depth = on_device.ancestors.sum(dim=1) * accepted
         leaves = (own * depth).argmax(dim=1)  # [threads]
         behind = torch.cat([leaves, to_device(np.flatnonzero(nodes.forced), device)])
-        guesses = self._guess(hidden[behind], chosen[behind], scheduled)
+        guesses = self._guess(hidden[behind.to(hidden.device)], chosen[behind], scheduled)
         tensors = to_host(chosen, accepted, *guesses)
         return Verdict(tensors[0], tensors[1], _guesses(tensors[2:], rows=len(behind)))
 
@@ -357,7 +360,7 @@ class Decoder:
 
     def _until_end(self, live: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
-        tokens = tokens[: self.backbone.context_length - len(live.thread.token_ids)]
+        tokens = tokens[: self.context_length - len(live.thread.token_ids)]
         for count, token in enumerate(tokens, start=1):
             if token in self.eos_token_ids:
                 return count
@@ -382,7 +385,7 @@ class Decoder:
         )
         parent.forks += 1
         insort(request.live, child, key=lambda live: live.path)
-        if len(child.thread.token_ids) >= self.backbone.context_length:
+        if len(child.thread.token_ids) >= self.context_length:
             child.thread.finish_reason = "context"
         return child
 
@@ -399,7 +402,7 @@ class Decoder:
         thread.steps += [self.stats.steps] * len(tokens)
         if tokens and tokens[-1] in self.eos_token_ids:
             thread.finish_reason = "eos"
-        elif len(thread.token_ids) >= self.backbone.context_length:
+        elif len(thread.token_ids) >= self.context_length:
             thread.finish_reason = "context"
 
     def _settle(self, request: Request) -> None:

@@ -19,17 +19,23 @@ class FixedTree(FixedBudget):
 
     Args:
         choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
+        guessable: tokens that a head can guess; every rank is below.
 
     Raises:
-        ValueError: for no path at all, or one whose parent is missing.
+        ValueError: for no path at all, one whose parent is missing, or one that these heads cannot guess.
     """
 
-    def __init__(self, choices: Sequence[Sequence[int]]) -> None:
+    def __init__(self, choices: Sequence[Sequence[int]], guessable: int) -> None:
         super().__init__()
         paths = sorted({tuple(path) for path in choices}, key=lambda path: (len(path), path))
         for path in paths:
             if len(path) > 1 and path[:-1] not in paths:
                 raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
+            if not all(0 <= rank < guessable for rank in path):
+                raise ValueError(
+                    f"medusa_choices has {list(path)}, but these heads guess tokens of ranks 0 to {guessable - 1}; "
+                    "leave it out"
+                )
         if not paths:
             raise ValueError(
                 "medusa_choices is empty; list paths of ranks, or pass medusa=False to decode without guesses"

@@ -73,7 +73,7 @@ class DecodingOptions:
             hold. Does not change the answer.
         nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.
         medusa_choices: a fixed tree of ranks behind every thread's pending token in place of the likeliest nodes of all
-            threads, as medusa-llm lists it.
+            threads, as medusa-llm lists it; paths that are longer than there are heads end with them.
         acceptance: `exact` is lossless. `typical` is medusa-llm's typical acceptance, and lossy.
         posterior_threshold, posterior_alpha: of typical acceptance.
         seed: of sampling; by default drawn from torch's generator. The same seed gives the same answer, whatever
@@ -99,6 +99,9 @@ class DecodingOptions:
                 raise ValueError(f"{name}={value} is below 1; pass a positive number")
         if self.acceptance not in ("exact", "typical"):
             raise ValueError(f"acceptance={self.acceptance!r} is unknown; choose 'exact' or 'typical'")
+        for name in ("posterior_threshold", "posterior_alpha"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is below 0, which would accept any guess; raise it")
         if self.nodes_per_step is not None and self.medusa_choices is not None:
             raise ValueError(
                 f"nodes_per_step={self.nodes_per_step} and medusa_choices exclude each other; pass one of them"
@@ -135,15 +138,6 @@ class Generation:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
-        try:
-            return self._decode(input_ids, attention_mask, streamer)
-        finally:
-            if streamer is not None:  # who reads it in another thread would wait for ever
-                streamer.end()
-
-    def _decode(
-        self, input_ids: Tensor, attention_mask: Tensor | None, streamer: BaseStreamer | None
-    ) -> torch.LongTensor | MedusaAparOutput:
         self._check_config()
         medusa, apar = self._modes()
         prompts = self._prompts(input_ids, attention_mask)
@@ -162,7 +156,11 @@ class Generation:
                 drafter,
                 self.control,
                 chooser=TokenChooser(
-                    self.processors, len(prompts), self.control, sample=bool(self.config.do_sample) and not typical
+                    self.processors,
+                    len(prompts),
+                    self.control,
+                    sample=bool(self.config.do_sample) and not typical,
+                    device=input_ids.device,
                 ),
                 acceptance=self._acceptance(),
                 budget=self._budget(drafter),
@@ -261,7 +259,7 @@ class Generation:
         if drafter is None:
             return FixedBudget()
         if self.options.medusa_choices is not None:
-            return FixedTree(self.options.medusa_choices)
+            return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
         if self.options.nodes_per_step is not None:
             return FixedBudget(self.options.nodes_per_step)
         return MeasuredBudget(step_cost(self.backbone, drafter), drafter.heads.config.num_heads)

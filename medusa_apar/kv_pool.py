@@ -106,7 +106,7 @@ class SlotPool:
         self._watchers[slots] += 1
 
     def hide(self, row: int, slots: NDArray[np.bool_]) -> None:
-        """Let a row no longer see the flagged slots `[capacity]`; those that nobody sees now are free at once."""
+        """Let a row no longer see the flagged slots `[1 + capacity]`; those that nobody sees now are free at once."""
         unseen = self.visible[row] & slots
         self._watchers -= unseen
         self._held[unseen & (self._watchers == 0)] = False

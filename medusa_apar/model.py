@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from functools import partial
 from pathlib import Path
 from threading import RLock
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -25,6 +24,7 @@ from transformers import (
     StopStringCriteria,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import PushToHubMixin
 
 from .backbone import Backbone
 from .compilation import CompiledStep
@@ -32,13 +32,11 @@ from .control_tokens import ControlTokens, thread_depth
 from .drafting import Drafter, new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
-from .heads.checkpoint_files import first_line
 from .heads.checkpoints import load_heads
+from .heads.formats import HEADS_SUBFOLDERS, find_heads
 from .output import MedusaAparOutput
 from .packed_products import PackedProducts
 
-HEADS_SUBFOLDERS = ("heads", "medusa")
-"""Where a checkpoint folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 """Arguments of `from_pretrained` that say how to ask the hub, for whatever is fetched."""
 REFUSED_ARGUMENTS = {
@@ -51,7 +49,7 @@ REFUSED_ARGUMENTS = {
 """Arguments of transformers' `generate` that this decoding does not honour, and why."""
 
 
-class MedusaAparModel:
+class MedusaAparModel(PushToHubMixin):
     """A causal LM that decodes with Medusa heads and APAR threads, under one attention mask per step.
 
     Args:
@@ -60,7 +58,8 @@ class MedusaAparModel:
         fork_token_id, child_token_id: the control tokens, where the backbone's config does not record them.
 
     Raises:
-        ValueError: if the backbone is not supported, or the heads are of another size.
+        ValueError: if the backbone is not supported, the heads are of another size, or a control token is none of the
+            backbone's vocabulary.
     """
 
     def __init__(
@@ -85,6 +84,8 @@ class MedusaAparModel:
             if fork_token_id is None or child_token_id is None
             else ControlTokens(fork_token_id, child_token_id)
         )
+        if self.control is not None:
+            self.control.check_fits(self._backbone.vocab_size)
         ends = backbone.get_input_embeddings(), backbone.get_output_embeddings()
         self._drafter = None if heads is None else new_drafter(heads, *ends)
         self._lock = RLock()
@@ -141,7 +142,7 @@ class MedusaAparModel:
             pretrained_model_name_or_path: a folder or a hub id.
             heads: Medusa heads, or the folder or hub id of some. By default those in the checkpoint's
                 subfolder `heads` or `medusa`; where there are none, the model is plain APAR.
-            **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`.
+            **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`, `subfolder`.
 
         Raises:
             OSError: if a file is missing, truncated or corrupt.
@@ -153,12 +154,14 @@ class MedusaAparModel:
         except SafetensorError as error:
             raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
         hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
+        place = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
         if not isinstance(heads, DraftHeads):
-            found = _heads_folder(source, kwargs.get("revision"), hub) if heads is None else heads
+            found = find_heads(source, **place, **hub) if heads is None else heads
             heads = None if found is None else load_heads(found, backbone, **hub)
         control = ControlTokens.of_config(backbone.config)
         if control is None:
-            control = _control_of_tokenizer(source, revision=kwargs.get("revision"), **hub)
+            code = {"trust_remote_code": kwargs["trust_remote_code"]} if "trust_remote_code" in kwargs else {}
+            control = _control_of_tokenizer(source, **place, **hub, **code)
         return cls(
             backbone,
             heads,
@@ -166,13 +169,41 @@ class MedusaAparModel:
             child_token_id=None if control is None else control.child_token_id,
         )
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        """Save the backbone, and the heads in its subfolder `heads`; `from_pretrained` loads both."""
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        is_main_process: bool = True,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        *,
+        repo_id: str | None = None,
+        **hub: Any,
+    ) -> None:
+        """Save the backbone, and the heads in its subfolder `heads`; `from_pretrained` loads both.
+
+        Args:
+            save_directory: the folder; created if need be.
+            is_main_process: whether this process writes, of several that call this.
+            push_to_hub: then also upload both to one repository.
+            max_shard_size: of a file of weights, in bytes or as `"5GB"`.
+            repo_id: that repository; by default named after the folder.
+            **hub: for `push_to_hub`, e.g. `private`, `token`, `commit_message`.
+
+        Raises:
+            ValueError: for arguments of an upload without `push_to_hub=True`, or of files that are not written.
+        """
+        if (repo_id is not None or hub) and not push_to_hub:
+            names = ", ".join([*(["repo_id"] if repo_id is not None else []), *hub])
+            raise ValueError(f"{names}: only for an upload; pass push_to_hub=True, or leave out what is given")
         if self.control is not None:
             self.control.record_in(self.config)
-        self.backbone.save_pretrained(save_directory, **kwargs)
+        options: dict[str, Any] = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
+        self.backbone.save_pretrained(save_directory, **options)
         if self.heads is not None:
-            self.heads.save_pretrained(Path(save_directory) / HEADS_SUBFOLDERS[0], **kwargs)
+            self.heads.save_pretrained(Path(save_directory) / HEADS_SUBFOLDERS[0], **options)
+        if push_to_hub:
+            name = Path(save_directory).resolve().name if repo_id is None else repo_id
+            self.push_to_hub(name, max_shard_size=max_shard_size, **hub)
 
     def to(self, *args: Any, **kwargs: Any) -> MedusaAparModel:
         """Move or convert backbone and heads, as `torch.nn.Module.to` does."""
@@ -213,7 +244,8 @@ class MedusaAparModel:
         Takes the arguments of transformers' `generate` for decoder-only models, and the fields of `DecodingOptions`:
         `medusa`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`, `acceptance`,
         `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would write behind
-        that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token for token.
+        that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token for token
+        (with the control tokens, where the backbone has any, in `suppress_tokens`).
 
         Args:
             inputs: `[batch, length]` int64 prompts; also as `input_ids=`.
@@ -230,18 +262,22 @@ class MedusaAparModel:
         Raises:
             ValueError: for arguments that are wrong or not supported; names argument, value and remedy.
         """
-        _check_arguments(kwargs)
-        _check_inputs(kwargs.get("input_ids") if inputs is None else inputs, kwargs)
-        stopping_criteria = self._with_stop_strings(stopping_criteria, generation_config, kwargs)
-        output: torch.LongTensor | MedusaAparOutput = cast(Any, self.backbone).generate(
-            inputs,
-            generation_config,
-            stopping_criteria=stopping_criteria,
-            streamer=streamer,
-            custom_generate=partial(self.decoding_method, streamer=streamer),
-            **kwargs,
-        )
-        return output
+        try:
+            _check_arguments(kwargs)
+            _check_inputs(kwargs.get("input_ids") if inputs is None else inputs, kwargs)
+            generation_config, stopping = self._stop_strings(generation_config, kwargs)
+            output: torch.LongTensor | MedusaAparOutput = cast(Any, self.backbone).generate(
+                inputs,
+                generation_config,
+                stopping_criteria=StoppingCriteriaList([*(stopping_criteria or ()), *stopping]),
+                streamer=streamer,
+                custom_generate=partial(self.decoding_method, streamer=streamer),
+                **kwargs,
+            )
+            return output
+        finally:
+            if streamer is not None:  # who reads it in another thread would wait for ever
+                streamer.end()
 
     def decoding_method(
         self,
@@ -305,21 +341,25 @@ class MedusaAparModel:
         with self._lock, self._backbone.active(), self._products.active():
             yield self._backbone, self._drafter
 
-    def _with_stop_strings(
-        self,
-        criteria: StoppingCriteriaList | None,
-        generation_config: GenerationConfig | None,
-        kwargs: dict[str, Any],
-    ) -> StoppingCriteriaList | None:
-        """Make stop strings a criterion here: transformers does not pass the tokenizer on to a hook."""
-        configs = [config for config in (generation_config, self.generation_config) if config is not None]
-        given = [kwargs.get("stop_strings"), *(config.stop_strings for config in configs)]
-        stop_strings = next((strings for strings in given if strings is not None), None)
+    def _stop_strings(
+        self, given: GenerationConfig | None, kwargs: dict[str, Any]
+    ) -> tuple[GenerationConfig | None, list[StopStringCriteria]]:
+        """Make stop strings a criterion here: transformers does not pass the tokenizer on to a hook.
+
+        Returns:
+            The generation config without them, and the criterion.
+        """
         tokenizer = kwargs.get("tokenizer")
-        if stop_strings is None or tokenizer is None:
-            return criteria
-        kwargs["stop_strings"] = None
-        return StoppingCriteriaList([*(criteria or ()), StopStringCriteria(tokenizer, stop_strings)])
+        if tokenizer is None:
+            return given, []
+        stop_strings = own = self.generation_config.stop_strings
+        if given is not None and given.stop_strings is not None:
+            stop_strings, given = given.stop_strings, copy(given)
+            given.stop_strings = None
+        stop_strings = kwargs.get("stop_strings", stop_strings)
+        if own is not None or "stop_strings" in kwargs:
+            kwargs["stop_strings"] = None
+        return given, [] if stop_strings is None else [StopStringCriteria(tokenizer, stop_strings)]
 
 
 def _check_arguments(kwargs: dict[str, Any]) -> None:
@@ -365,26 +405,6 @@ def _check_model_kwargs(input_ids: Tensor, attention_mask: Tensor | None, model_
             raise ValueError(
                 "position_ids other than 0, 1, 2, ... are not supported: positions are path depths; leave it out"
             )
-
-
-def _heads_folder(source: str, revision: str | None, hub: dict[str, Any]) -> Path | None:
-    """The folder of the heads that come with a checkpoint, if any do.
-
-    Raises:
-        OSError: the hub does not say whether there are any.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            patterns = [f"{name}/*" for name in HEADS_SUBFOLDERS]
-            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub))
-        except LocalEntryNotFoundError:
-            return None
-        except HfHubHTTPError as error:
-            raise OSError(
-                f"the hub does not say whether {source!r} has heads ({first_line(error)}); try again, or pass heads="
-            ) from error
-    return next((folder / name for name in HEADS_SUBFOLDERS if (folder / name / "config.json").is_file()), None)
 
 
 def _control_of_tokenizer(source: str, **hub: Any) -> ControlTokens | None:

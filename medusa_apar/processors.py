@@ -62,6 +62,13 @@ WARPERS: tuple[type[LogitsProcessor], ...] = (
 )
 """What `generate` puts behind the user's own processors."""
 
+OF_ROWS = (
+    RepetitionPenaltyLogitsProcessor,
+    EncoderRepetitionPenaltyLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+)
+"""Processors that keep something of each row, and so become another one for each."""
+
 REFUSED: dict[type[LogitsProcessor], str] = {
     UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
     SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
@@ -107,6 +114,18 @@ class RootOnly(LogitsProcessor):
         return torch.where(child, scores, self.inner(input_ids, scores))
 
 
+class _OnDevice(LogitsProcessor):
+    """Processors whose tensors are on another device than the backbone's."""
+
+    def __init__(self, inner: LogitsProcessorList, device: torch.device) -> None:
+        self.inner = inner
+        self.device = device
+
+    def __call__(self, input_ids: Any, scores: Any) -> Tensor:
+        processed: Tensor = self.inner(input_ids.to(self.device), scores.to(self.device))
+        return processed.to(scores.device)
+
+
 class _EachNode(LogitsProcessor):
     """A processor that can be asked about one node at a time only."""
 
@@ -128,20 +147,26 @@ def check_supported(processors: LogitsProcessorList) -> None:
             )
 
 
-def of_row(processors: LogitsProcessorList, row: int, control: ControlTokens | None) -> LogitsProcessorList:
+def of_row(processors: LogitsProcessorList, row: int, rows: int, control: ControlTokens | None) -> LogitsProcessorList:
     """The processors of a batch as they are for the nodes of one of its rows.
 
     Args:
         processors: as `generate` builds them.
         row: number of the row.
+        rows: rows of the batch.
         control: the control tokens; None where the backbone has none.
     """
-    return LogitsProcessorList(_for_row(processor, row, control) for processor in processors)
+    return LogitsProcessorList(_for_row(processor, row, rows, control) for processor in processors)
 
 
-def _for_row(processor: LogitsProcessor, row: int, control: ControlTokens | None) -> LogitsProcessor:
+def on_device(processors: LogitsProcessorList, device: torch.device) -> LogitsProcessorList:
+    """Processors that get their arguments on a device, and whose scores come back to where they came from."""
+    return LogitsProcessorList([_OnDevice(processors, device)] if processors else [])
+
+
+def _for_row(processor: LogitsProcessor, row: int, rows: int, control: ControlTokens | None) -> LogitsProcessor:
     kind = type(processor)
-    inner: Any = copy.copy(processor)
+    inner: Any = copy.copy(processor) if kind in OF_ROWS else processor
     processor = inner
     if kind is RepetitionPenaltyLogitsProcessor:
         ignored = getattr(inner, "prompt_ignore_length", None)
@@ -150,13 +175,18 @@ def _for_row(processor: LogitsProcessor, row: int, control: ControlTokens | None
         inner.encoder_input_ids = inner.encoder_input_ids[row : row + 1]
         processor = _EachNode(inner)
     elif kind is EncoderNoRepeatNGramLogitsProcessor:
-        inner.batch_size, inner.generated_ngrams = 1, [inner.generated_ngrams[row]]
+        prompt = row // (rows // inner.batch_size)  # num_return_sequences repeats rows behind this processor's back
+        inner.batch_size, inner.generated_ngrams = 1, [inner.generated_ngrams[prompt]]
     elif kind is PrefixConstrainedLogitsProcessor:
         allowed: Callable[[int, Tensor], list[int]] = inner._prefix_allowed_tokens_fn
         processor = PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed(row, tokens), num_beams=1)
     if control is None:
         return processor
-    if kind in (RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor):
+    if kind in (
+        RepetitionPenaltyLogitsProcessor,
+        NoRepeatNGramLogitsProcessor,
+        EncoderNoRepeatNGramLogitsProcessor,
+    ):
         return WithoutControlTokens(processor, control)
     if kind in (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor):
         return RootOnly(processor, control)

@@ -23,6 +23,9 @@ SUPPORTED_LAYER_TYPES = ("full_attention", "sliding_attention")
 
 def check_supported(model: PreTrainedModel) -> None:
     """Raise a ValueError that names what about a model is not supported, and the remedy."""
+    if not isinstance(model, PreTrainedModel):
+        merging = "pass its merge_and_unload()" if hasattr(model, "merge_and_unload") else "load one"
+        raise ValueError(f"backbone is a {type(model).__name__}, no PreTrainedModel; {merging}")
     _check_architecture(model)
     _check_attention(model)
 

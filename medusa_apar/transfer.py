@@ -18,8 +18,8 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 def to_host(*tensors: Tensor) -> list[NDArray[Any]]:
-    """Arrays of tensors, with one synchronisation for all of them."""
-    copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-    if tensors[0].is_cuda:
-        torch.cuda.current_stream(tensors[0].device).synchronize()
+    """Arrays of tensors, with one synchronisation for all of them on a device."""
+    copies = [tensor.to("cpu", non_blocking=tensor.is_cuda) for tensor in tensors]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
     return [tensor.numpy() for tensor in copies]

@@ -61,3 +61,14 @@ def test_slots_that_fit_take_their_share_of_the_free_memory(monkeypatch: pytest.
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     slots = slots_that_fit(model)
     assert slots * slot_bytes(model) <= SHARE * free < (slots + 1) * slot_bytes(model)
+
+
+def test_memory_that_torch_keeps_from_earlier_calls_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SimpleNamespace(device=torch.device("cuda"), config=backbone("llama").config, dtype=torch.float32)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (10**6, 10**8))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 4 * 10**6)
+    slots = []
+    for reserved in (4 * 10**6, 9 * 10**6):
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _, reserved=reserved: reserved)
+        slots.append(slots_that_fit(model))  # type: ignore[arg-type]
+    assert slots[1] == pytest.approx(6 * slots[0], abs=6)

@@ -86,7 +86,7 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     choices = [(0,), (1,), (0, 0), (0, 2), (1, 1), (0, 2, 3)]
-    shape = FixedTree(choices).shape(threads=1)
+    shape = FixedTree(choices, VOCABULARY).shape(threads=1)
     token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, pending, shape)
     for row in range(ROWS):
         wanted: list[dict[Path, float]] = [{}, {}, {}]
@@ -108,7 +108,7 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
 def test_a_fixed_tree_that_is_deeper_than_the_heads_ends_with_them(heads: DraftHeads) -> None:
     """And one that is narrower than other trees of the drafter is padded, so that a step can carry both."""
     backbone = forking_backbone(dtype=torch.float32)
-    shape = FixedTree([(0,) * depth for depth in range(1, 6)]).shape(threads=1)
+    shape = FixedTree([(0,) * depth for depth in range(1, 6)], VOCABULARY).shape(threads=1)
     drafter = drafter_of(heads, backbone)
     token_ids, _, log_probs = drafter.guess(torch.randn(1, 32), torch.tensor([5]), shape)
     assert token_ids.shape == (1, HEADS, drafter.width)

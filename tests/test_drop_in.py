@@ -150,6 +150,45 @@ def test_arguments_go_together_as_in_transformers(model: MedusaAparModel, first:
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("lengths", [(6,), (5, 9, 3)], ids=["one prompt", "several"])
+@pytest.mark.parametrize("name", ["encoder_no_repeat_ngram_size", "repetition_penalty", "prefix_allowed_tokens_fn"])
+def test_processors_that_know_rows_go_with_several_answers_to_a_prompt(
+    model: MedusaAparModel, name: str, lengths: tuple[int, ...]
+) -> None:
+    """Both sample, so only as many tokens are allowed as there is a choice of one: the best."""
+    given = {**LONG, **ARGUMENTS[name], "do_sample": True, "top_k": 1, "num_return_sequences": 2}
+    ours, theirs = both(model, *inputs(lengths), given)
+    assert torch.equal(ours, theirs)
+
+
+def test_stop_strings_of_the_call_come_before_those_of_configs(
+    backbone: PreTrainedModel, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask = inputs((6,))
+    stops, tokenizer = ARGUMENTS["stop_strings"]["stop_strings"], letters()
+    monkeypatch.setattr(backbone.generation_config, "stop_strings", stops)
+    stopped, unstopped = (
+        both(model, ids, mask, {**LONG, "tokenizer": tokenizer, **given}) for given in ({}, {"stop_strings": None})
+    )
+    assert torch.equal(*stopped)
+    assert torch.equal(*unstopped)
+    assert unstopped[0].shape[1] > stopped[0].shape[1]
+
+
+def test_stop_strings_of_a_generation_config_need_no_warning(
+    model: MedusaAparModel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging._get_library_root_logger(), "propagate", True)
+    logging.warning_once.cache_clear()
+    ids, mask = inputs((6,))
+    config = GenerationConfig(stop_strings=["k"], max_new_tokens=24)
+    model.generate(ids, config, attention_mask=mask, tokenizer=letters())
+    assert "is deprecated" not in caplog.text
+    assert config.stop_strings == ["k"]
+
+
 def test_every_argument_of_the_table_changes_something(model: MedusaAparModel) -> None:
     """A table of arguments that do nothing would prove nothing."""
     idle = {"plain", "remove_invalid_values", "renormalize_logits", "max_time", "pad_token_id", "use_cache"}

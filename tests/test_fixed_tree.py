@@ -28,18 +28,24 @@ def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: C
 
 
 def test_a_fixed_tree_is_laid_out_level_by_level() -> None:
-    tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]])
+    tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]], guessable=4)
     assert tree.shape(threads=1) == (((0, 0), (0, 2)), ((0, 1), (1, 0)), ((0, 3),))
 
 
 def test_a_fixed_tree_needs_every_parent() -> None:
     with pytest.raises(ValueError, match=r"medusa_choices has \[1, 0\] without its parent \[1\]; add it"):
-        FixedTree([[0], [1, 0]])
+        FixedTree([[0], [1, 0]], guessable=4)
+
+
+@pytest.mark.parametrize("path", [[4], [-1], [0, 4]])
+def test_a_fixed_tree_has_only_what_heads_can_guess(path: list[int]) -> None:
+    with pytest.raises(ValueError, match=rf"medusa_choices has \[{', '.join(map(str, path))}\].* ranks 0 to 3"):
+        FixedTree([[0], path], guessable=4)
 
 
 def test_a_fixed_tree_has_a_path() -> None:
     with pytest.raises(ValueError, match="medusa_choices is empty; list paths of ranks, or pass medusa=False"):
-        FixedTree([])
+        FixedTree([], guessable=4)
 
 
 def test_cartesian_tree_lists_paths_breadth_first() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 import torch
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import Tensor
@@ -242,6 +246,8 @@ def test_heads_may_lie_elsewhere(tmp_path: Path) -> None:
         ({"acceptance": "typical"}, "pass do_sample=True, or acceptance='exact'"),
         ({"nodes_per_step": 4, "medusa_choices": [[0]]}, "nodes_per_step=4 and medusa_choices exclude each other"),
         ({"medusa_choices": [[0, 1]]}, r"medusa_choices has \[0, 1\] without its parent \[0\]"),
+        ({"medusa_choices": [[64]]}, r"medusa_choices has \[64\], but these heads guess tokens of ranks 0 to 63"),
+        ({"posterior_alpha": -1.0}, "posterior_alpha=-1.0 is below 0, which would accept any guess; raise it"),
         ({"output_scores": True}, "output_scores=True is not supported"),
         ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
         ({"guidance_scale": 2.0}, "guidance_scale is not supported"),
@@ -360,22 +366,30 @@ def test_python_threads_that_generate_at_once_wait_for_one_another(model: Medusa
 
 
 def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None = None) -> list[dict[str, Any]]:
-    """A hub that has one model, and what it was asked for."""
+    """A hub that has one model, and what it was asked for of its heads."""
     asked: list[dict[str, Any]] = []
     of_transformers = AutoModelForCausalLM.from_pretrained
 
     def load(source: str, **options: Any) -> Any:
-        options.pop("token", None)
+        for name in ("token", "local_files_only"):
+            options.pop(name, None)
         return of_transformers(folder, **options)
 
-    def snapshot(source: str, **options: Any) -> str:
+    def download(source: str, file: str, **options: Any) -> str:
         asked.append({"source": source, **options})
         if error is not None:
             raise error
+        if not (folder / file).is_file():
+            raise EntryNotFoundError(f"404 {file}")
+        return str(folder / file)
+
+    def snapshot(source: str, **options: Any) -> str:
+        asked.append({"source": source, **options})
         return str(folder)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
-    monkeypatch.setattr("medusa_apar.model.snapshot_download", snapshot)
+    monkeypatch.setattr("medusa_apar.heads.formats.hf_hub_download", download)
+    monkeypatch.setattr("medusa_apar.heads.formats.snapshot_download", snapshot)
     return asked
 
 
@@ -386,17 +400,94 @@ def test_heads_of_a_private_repository_are_asked_for_with_its_token(
     asked = hub(monkeypatch, tmp_path)
     loaded = MedusaAparModel.from_pretrained("somebody/model", token="secret")
     assert loaded.heads is not None
-    assert [(each["source"], each["token"]) for each in asked] == [("somebody/model", "secret")]
+    assert [(each["source"], each["token"]) for each in asked] == [("somebody/model", "secret")] * 2
+    assert asked[-1]["allow_patterns"].count("heads/config.json") == 1
+    assert not any(fnmatch("heads/checkpoint-5/optimizer.pt", pattern) for pattern in asked[-1]["allow_patterns"])
 
 
-def test_a_hub_that_does_not_answer_is_no_model_without_heads(
+def test_a_model_on_the_hub_may_have_no_heads(
     model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model.backbone.save_pretrained(tmp_path)
-    refused = HfHubHTTPError("503 Service Unavailable", response=Mock())
-    hub(monkeypatch, tmp_path, refused)
+    hub(monkeypatch, tmp_path)
+    assert MedusaAparModel.from_pretrained("somebody/model").heads is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [HfHubHTTPError("503 Service Unavailable", response=Mock()), LocalEntryNotFoundError("503 Service Unavailable")],
+)
+def test_a_hub_that_does_not_answer_is_no_model_without_heads(
+    model: MedusaAparModel, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`hf_hub_download` raises the second where it looked in the cache after the hub's own error."""
+    model.backbone.save_pretrained(tmp_path)
+    hub(monkeypatch, tmp_path, error)
     with pytest.raises(OSError, match=r"does not say whether 'somebody/model' has heads .*503.*pass heads="):
         MedusaAparModel.from_pretrained("somebody/model")
+
+
+def test_heads_that_the_cache_does_not_hold_are_said_to_be_left_out(
+    model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.backbone.save_pretrained(tmp_path)
+    hub(monkeypatch, tmp_path, LocalEntryNotFoundError("not in the cache"))
+    loaded = MedusaAparModel.from_pretrained("somebody/model", local_files_only=True, cache_dir=tmp_path)
+    assert loaded.heads is None
+    assert "heads/config.json of 'somebody/model' is not in the cache" in caplog.text
+
+
+def test_a_model_may_lie_in_a_subfolder_with_its_heads(model: MedusaAparModel, tmp_path: Path) -> None:
+    MedusaAparModel(model.backbone, random_heads(model.backbone)).save_pretrained(tmp_path / "second")
+    assert MedusaAparModel.from_pretrained(tmp_path, subfolder="second").heads is not None
+
+
+class UploadApi:
+    """A hub that takes uploads."""
+
+    def __init__(self) -> None:
+        self.commits: list[tuple[str, set[str]]] = []
+
+    def create_repo(self, name: str, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(repo_id=name)
+
+    def create_commit(self, repo_id: str, operations: list[Any], **_: object) -> None:
+        self.commits.append((repo_id, {operation.path_in_repo for operation in operations}))
+
+
+def test_backbone_and_heads_are_pushed_to_one_repository(
+    model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = UploadApi()
+    monkeypatch.setattr("transformers.utils.hub.hf_api", lambda: api)
+    monkeypatch.setattr("transformers.utils.hub.create_and_tag_model_card", lambda *_, **__: ModelCard("---\n---\n"))
+    whole = MedusaAparModel(model.backbone, random_heads(model.backbone))
+    whole.push_to_hub("me/whole")
+    whole.save_pretrained(tmp_path / "whole", push_to_hub=True, repo_id="me/other", private=True)
+    assert [name for name, _ in api.commits] == ["me/whole", "me/other"]
+    for _, files in api.commits:
+        assert {"config.json", "model.safetensors", "heads/config.json", "heads/model.safetensors"} <= files
+    with pytest.raises(ValueError, match="repo_id, private: only for an upload; pass push_to_hub=True"):
+        whole.save_pretrained(tmp_path / "whole", repo_id="me/other", private=True)
+
+
+@pytest.mark.parametrize(
+    ("fork", "child", "message"),
+    [
+        (64, 3, "fork_token_id=64 is none of the backbone's 64 tokens; enlarge it by backbone.resize_token_embeddings"),
+        (2, -1, "child_token_id=-1 is none of the backbone's 64 tokens"),
+        (2, 2, "fork_token_id and child_token_id are both 2; give two tokens"),
+    ],
+)
+def test_control_tokens_that_the_backbone_does_not_have_are_refused(fork: int, child: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MedusaAparModel(forking_backbone(), fork_token_id=fork, child_token_id=child)
+
+
+def test_an_adapter_that_is_not_merged_is_refused() -> None:
+    adapted = get_peft_model(forking_backbone(), LoraConfig(target_modules=["q_proj"]))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"backbone is a PeftModel, no PreTrainedModel; pass its merge_and_unload\(\)"):
+        MedusaAparModel(adapted)  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_like_thudms_loads_whole(model: MedusaAparModel, tmp_path: Path) -> None:

@@ -61,9 +61,12 @@ def test_a_streamer_takes_one_row() -> None:
         MedusaAparModel(forking_backbone()).generate(ids, streamer=Recorder())
 
 
-def test_the_streamer_is_ended_where_nothing_can_be_decoded() -> None:
+@pytest.mark.parametrize(
+    "arguments", [{"medusa": True}, {"max_threads": 0}, {"top_secret": 1}, {"assistant_model": object()}]
+)
+def test_the_streamer_is_ended_where_nothing_can_be_decoded(arguments: dict[str, object]) -> None:
     _, ids, _ = batch(lengths=(5,))
     recorder = Recorder()
-    with pytest.raises(ValueError, match="medusa=True, but the model has no heads"):
-        MedusaAparModel(forking_backbone()).generate(ids, medusa=True, streamer=recorder)
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        MedusaAparModel(forking_backbone()).generate(ids, streamer=recorder, **arguments)
     assert recorder.ended == 1

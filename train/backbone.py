@@ -6,7 +6,8 @@ Source: APAR (Liu et al. 2024, arXiv 2401.06761), section 4.1; its settings are 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from medusa_apar.control_tokens import ControlTokens
 
@@ -117,7 +120,6 @@ class BackboneTrainingArguments(TreeTrainingArguments):
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 32
     metric_for_best_model: str = "structured_loss"
-    greater_is_better: bool = False
     muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
 
     def choose_best_by(self, held_out: Mapping[str, object]) -> None:
@@ -138,11 +140,24 @@ def prepare_for_forks(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
     control = add_control_tokens(tokenizer)
     if len(tokenizer) > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with torch.no_grad():
-        for embeddings in {model.get_input_embeddings(), model.get_output_embeddings()}:
-            embeddings.weight[old_size : len(tokenizer)] = embeddings.weight[:old_size].mean(dim=0)
+    weights = {model.get_input_embeddings().weight, model.get_output_embeddings().weight}
+    with torch.no_grad(), _whole(weights):
+        for weight in weights:
+            weight[old_size : len(tokenizer)] = weight[:old_size].mean(dim=0)
     control.record_in(model.config)
     return control
+
+
+@contextmanager
+def _whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """While open, parameters that ZeRO-3 spreads over processes are whole; what process 0 writes holds for all."""
+    if not is_deepspeed_zero3_enabled():
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0):
+        yield
 
 
 def load_backbone(

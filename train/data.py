@@ -16,6 +16,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from medusa_apar.fingerprint import of_files
+
 from .command import InputError, run
 from .responses import BadRows, Response, read_responses
 from .row_arguments import RowArguments, add_control_tokens, check_exist
@@ -107,9 +109,12 @@ def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
     add_control_tokens(tokenizer)
     folder = Path(arguments.output_dir)
     settings = {**arguments.settings, "files": list(files), "tokenizer": digest(tokenizer)}
+    settings["contents"] = [of_files(Path(file)) for file in files]
     try:
         shards = Shards(folder, settings)
         unreadable = make_rows(files, tokenizer, shards, arguments)
+        if not shards.figures:
+            raise InputError(f"FILE {' '.join(files)}: no usable conversation (left out: {unreadable})")
         print(report(shards, unreadable))
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {error}; mend it and run again, whole shards are kept") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ from .own_answers import kept_answers, own_answers
 from .places import Places, backbone_logits, head_inputs, label_sources, labels_of
 from .responses import BadRows, read_responses
 from .trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
-from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack
+from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack, prompt_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class HeadsDataArguments(DataArguments):
         self.check_files()
         backbone, tokenizer = load_backbone(self, self.attn_implementation)
         try:
-            ControlTokens.of_tokenizer(tokenizer)
+            ControlTokens.of_tokenizer(tokenizer).record_in(backbone.config)  # for its own answers
         except ValueError as error:
             raise InputError(f"--model {self.model}: {error}") from error
         return backbone, tokenizer
@@ -82,11 +83,17 @@ class HeadsDataArguments(DataArguments):
         bad_rows = BadRows()
         questions: dict[str, list[int]] = {}
         for number, row in enumerate((row for file in files for row in read_responses(file, bad_rows)), start=1):
-            prompt: Any = tokenizer.apply_chat_template(row.question, add_generation_prompt=True, return_dict=False)
+            try:
+                prompt = prompt_token_ids(tokenizer, row.question)
+            except TemplateError as error:
+                bad_rows.add(f"the chat template refuses it: {error}", f"response {number}")
+                continue
             if len(prompt) < self.max_length:
                 questions.setdefault(json.dumps(row.question), prompt)
             else:
                 bad_rows.add(f"a prompt of {self.max_length} tokens or more", f"response {number}")
+        if not questions:
+            raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
         bad_rows.warn()
         answers = own_answers(backbone, tokenizer, list(questions.values()), own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]

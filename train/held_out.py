@@ -96,9 +96,10 @@ def measure(
             tokens[k] += len(head_labels)
             losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
     hits, tokens, losses, steps = map(total, (hits, tokens, losses, steps))
+    best_temperatures = temperatures[losses.argmin(dim=1)].where(tokens > 0, 1.0)  # 1 where nothing was there to fit it
     return HeldOut(
         accuracy=(hits / tokens.clamp(min=1)[:, None]).tolist(),
-        temperatures=temperatures[losses.argmin(dim=1)].tolist(),
+        temperatures=best_temperatures.tolist(),
         acceptance=(steps.flip(0).cumsum(0).flip(0)[1:] / steps.sum().clamp(min=1)).tolist(),
     )
 

@@ -101,12 +101,19 @@ class JointTrainer(HeadsEvaluation):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None:
             faster = self.args.learning_rate * self.joint_arguments.medusa_lr_multiplier
+            decayed = set(self.get_decay_parameter_names(self.joint))
+            named = list(self.joint.named_parameters())
             groups = [
-                {"params": list(self.joint.backbone.parameters())},
-                {"params": list(self.joint.heads.parameters()), "lr": faster},
+                {
+                    "params": [each for name, each in named if name.startswith(part) and (name in decayed) is decays],
+                    "lr": rate,
+                    "weight_decay": self.args.weight_decay if decays else 0.0,
+                }
+                for part, rate in (("backbone.", self.args.learning_rate), ("heads.", faster))
+                for decays in (True, False)
             ]
             optimizer, options = self.get_optimizer_cls_and_kwargs(self.args)
-            self.optimizer = optimizer(groups, **{"weight_decay": self.args.weight_decay, **options})
+            self.optimizer = optimizer(groups, **options)
         return self.optimizer
 
     def compute_loss(

@@ -99,6 +99,8 @@ class RowArguments:
             responses, tokenizer,
             max_length=self.max_length, rules=self.structure, structured_share=self.structured_share, bad_rows=bad_rows,
         )  # fmt: skip
+        if not dataset.structured + dataset.unstructured + dataset.thinned:
+            raise InputError(f"--data {' '.join(files)}: no usable response (left out: {bad_rows})")
         if not len(dataset):
             raise InputError(
                 f"structured_share={self.structured_share} leaves nothing of {dataset.found}; give data of both kinds, "

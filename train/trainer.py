@@ -42,6 +42,11 @@ class TreeTrainingArguments(TrainingArguments):
     remove_unused_columns: bool = False
     report_to: str = "none"
 
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process: one at most, for `nn.DataParallel` cannot deal trees out; several take a launcher."""
+        return min(1, int(super().n_gpu))
+
 
 class TreeTrainer(Trainer):
     """A `Trainer` over tree-packed rows that knows `--muon` and stops where the loss is not finite."""

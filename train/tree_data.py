@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
 from .command import InputError
 from .piece_tokens import piece_tokenizer
-from .responses import BadRows, Response
+from .responses import BadRows, Message, Response
 from .structure import RULES, Rules, extract
 
 IGNORE_INDEX = -100
@@ -229,9 +230,11 @@ class TreeDataset(PackedRows):
         unstructured: list[TreeRow] = []
         for number, response in enumerate(responses, start=1):
             tree = extract(response.response, rules)
-            prompt_ids: Any = tokenizer.apply_chat_template(
-                response.question, add_generation_prompt=True, return_dict=False
-            )
+            try:
+                prompt_ids = prompt_token_ids(tokenizer, response.question)
+            except TemplateError as error:
+                self.bad_rows.add(f"the chat template refuses it: {error}", f"response {number}")
+                continue
             row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
             if len(row) > max_length:
                 self.bad_rows.add(f"longer than {max_length} tokens", f"response {number}")
@@ -251,6 +254,16 @@ class TreeDataset(PackedRows):
         """How many responses are in no row, by reason."""
         thinned = {f"thinned to structured_share={self.structured_share}": self.thinned} if self.thinned else {}
         return self.bad_rows.counts | thinned
+
+
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, question: list[Message]) -> list[int]:
+    """The tokens before an answer, as the chat template has them.
+
+    Raises:
+        TemplateError: the template refuses these messages.
+    """
+    token_ids: Any = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    return list(token_ids)
 
 
 def _thin(

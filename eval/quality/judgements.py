@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..records import Record
 from ..store import RecordStore
 from .judge_options import TEMPERATURE, JudgeOptions
+from .verdicts import rating_of, verdict_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class Judgement(Record):
         turn: counted from 1.
         prompt: name of the judge's prompt.
         text: the judge's words.
+        max_tokens: limit that they had.
         finished_at: seconds since the epoch.
     """
 
@@ -31,17 +33,24 @@ class Judgement(Record):
     turn: int
     prompt: str
     text: str
+    max_tokens: int
     finished_at: float
 
     @property
     def key(self) -> str:
         return self.digest
 
+    @property
+    def decides(self) -> bool:
+        """Whether the judge named a rating or a verdict."""
+        return rating_of(self.text) is not None or verdict_of(self.text) is not None
+
 
 class JudgementStore(RecordStore[str, Judgement]):
     """Judgements of one judge in a folder: `judgements.jsonl` and `settings.json`.
 
-    Both ways to judge share it, and so do further modes and questions: what was asked is never asked again.
+    Both ways to judge share it, and so do further modes and questions: what was asked is never asked again, but for
+    what the judge left undecided once it may say more.
 
     Args:
         folder: made if it does not exist.
@@ -55,7 +64,11 @@ class JudgementStore(RecordStore[str, Judgement]):
         settings = {
             "judge_url": options.url,
             "judge_model": options.model,
-            "judge_max_tokens": options.max_tokens,
             "temperature": TEMPERATURE,
         }
         super().__init__(folder / "judgements.jsonl", settings, Judgement)
+
+    def knows(self, digest: str, max_tokens: int) -> bool:
+        """Whether an inquiry need not be asked, given the limit that its answer would have."""
+        judgement = self.records.get(digest)
+        return judgement is not None and (judgement.decides or judgement.max_tokens >= max_tokens)

@@ -31,7 +31,8 @@ def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStor
         JudgeError: if the endpoint cannot be used; what was under way before is kept.
     """
     by_digest = {inquiry.digest: inquiry for inquiry in inquiries}
-    missing = [inquiry for digest, inquiry in by_digest.items() if digest not in store]
+    limit = endpoint.options.max_tokens
+    missing = [inquiry for digest, inquiry in by_digest.items() if not store.knows(digest, limit)]
     refused = []
     with (
         ThreadPoolExecutor(parallel) as executor,
@@ -42,7 +43,7 @@ def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStor
             for answer in as_completed(asked):
                 progress.set_postfix_str(asked[answer].prompt)
                 try:
-                    _keep(asked[answer], answer, store)
+                    _keep(asked[answer], answer, limit, store)
                 except InquiryRefusedError as error:
                     refused.append(str(error))
                 except StoppedError:  # because of an error that is still to come
@@ -53,14 +54,14 @@ def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStor
             executor.shutdown(cancel_futures=True)
             for answer, inquiry in asked.items():
                 if not answer.cancelled() and answer.exception() is None:
-                    _keep(inquiry, answer, store)
+                    _keep(inquiry, answer, limit, store)
             raise
     return refused
 
 
-def _keep(inquiry: Inquiry, answer: Future[str], store: JudgementStore) -> None:
+def _keep(inquiry: Inquiry, answer: Future[str], limit: int, store: JudgementStore) -> None:
     text = answer.result()
-    if inquiry.digest not in store:
+    if not store.knows(inquiry.digest, limit):
         store.add(
             Judgement(
                 digest=inquiry.digest,
@@ -68,6 +69,7 @@ def _keep(inquiry: Inquiry, answer: Future[str], store: JudgementStore) -> None:
                 turn=inquiry.turn,
                 prompt=inquiry.prompt,
                 text=text,
+                max_tokens=limit,
                 finished_at=time.time(),
             )
         )

@@ -8,10 +8,11 @@ from itertools import groupby
 from typing import TypeVar
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from ..repetition import LOOPING_BELOW
-from ..tables import as_markdown, figure
+from ..tables import as_markdown, cell, figure
 from .measure_summary import MeasureRow
 from .scores import PairScore, Score
 
@@ -58,7 +59,7 @@ class Section:
             table.add_column(name.replace("/", "\n/"), justify="left" if name == "mode" else "right")
         for category, rows in groupby(self.rows, key=lambda row: row[0]):
             table.add_section()
-            table.add_row(category, style="bold")
+            table.add_row(escape(category), style="bold")
             for _, cells in rows:
                 table.add_row(*cells)
         return table
@@ -69,7 +70,7 @@ class Section:
         for name in ("category", *self.columns):
             table.add_column(name, justify="left" if name in ("category", "mode") else "right")
         for category, cells in self.rows:
-            table.add_row(category, *cells)
+            table.add_row(cell(category), *cells)
         return f"## {self.title}\n\n{as_markdown(table)}\n{self.legend}.\n"
 
 

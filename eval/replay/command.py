@@ -175,4 +175,4 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     output.print(f"{SIMULATION}; {line}")
     if unanswered := store.settings["unanswered"]:
         output.print(f"{unanswered} turns of the questions have no recorded answer with text and are left out")
-    output.print(f"results: {folder}; figures of every answer in answers.csv")
+    output.print(f"results: {folder}; figures of every answer in answers.csv", markup=False)

@@ -90,7 +90,9 @@ def read_records(path: Path, record_type: type[RecordT]) -> list[RecordT]:
         ValueError: another version wrote it, or it holds nothing yet; names the file and the remedy.
     """
     try:
-        records = [record_type.from_json(line) for line in path.read_bytes().splitlines()]
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]  # a line that was cut off is measured again when the run goes on
+        records = [record_type.from_json(line) for line in whole.splitlines()]
     except ValueError as error:
         raise ValueError(f"{path}: {error}; measure again into another folder") from error
     if not records:

@@ -54,12 +54,19 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--at-rows", type=positive, default=BASE.rows, help="of a batch")
     base.add_argument("--at-tokens", type=positive, default=BASE.tokens, help="of an answer")
     base.add_argument("--at-backbone", choices=SHAPES, default=BASE.backbone, help="sizes of the random backbone")
-    parser.add_argument("--modes", type=modes_of, default=",".join(Mode), help="which modes, separated by commas")
+    parser.add_argument("--modes", type=_modes, default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
     parser.add_argument("--correlation", type=float, default=CORRELATION, help="of the heads' errors")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
+
+
+def _modes(text: str) -> list[str]:
+    try:
+        return modes_of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _shapes(text: str) -> list[str]:
@@ -143,4 +150,4 @@ def write_report(store: ScalingStore, base: Point, sweeps: Sweeps, modes: Sequen
     for axis in sweeps:
         output.print(terminal_table(rows, axis))
     output.print(LEGEND, style="dim", markup=False)
-    output.print(f"results: {folder}")
+    output.print(f"results: {folder}", markup=False)

@@ -58,8 +58,9 @@ class Arrivals:
             return
         random, asked = Random(seed), []
         for number in range(requests):
+            if number:
+                await asyncio.sleep(random.expovariate(self.value))
             asked.append(asyncio.create_task(self._ask(ask, number)))
-            await asyncio.sleep(random.expovariate(self.value))
         await asyncio.gather(*asked)
 
     @staticmethod

@@ -194,4 +194,4 @@ def write_report(store: LoadStore) -> None:
     output.print(title, style="bold")
     output.print(terminal_table(rows))
     output.print(LEGEND, style="dim", markup=False)
-    output.print(f"results: {folder}")
+    output.print(f"results: {folder}", markup=False)

@@ -139,7 +139,8 @@ class LoadRun:
         """
         missing = self.missing(store, kv_blocks)
         if missing:
-            await self._load(answerer, gauges, Arrivals("closed", 2), str(Mode.APAR), 0, kv_blocks, requests=2)
+            few = min(2, len(self.requests))
+            await self._load(answerer, gauges, Arrivals("closed", 2), str(Mode.APAR), 0, kv_blocks, requests=few)
         for arrivals, mode, number in tqdm(missing, desc=f"{kv_blocks} blocks", unit="load"):
             record = await self._load(answerer, gauges, arrivals, mode, number, kv_blocks, len(self.requests))
             if not record.latencies:

@@ -177,7 +177,11 @@ class NativeAnswerer:
             drafter,
             self._served.control,
             chooser=TokenChooser(
-                _processors(sampling), self._max_batch, self._served.control, sample=sampling.temperature > 0
+                _processors(sampling),
+                self._max_batch,
+                self._served.control,
+                sample=sampling.temperature > 0,
+                device=self._model.device,
             ),
             acceptance=accept_exactly,
             budget=_budget(backbone, drafter),
@@ -187,6 +191,7 @@ class NativeAnswerer:
             max_depth=max_depth,
             pools=self._pools,
             max_slots=self._slots,
+            context_length=self._served.context_length,
         )
 
     def request_of(self, job: _Job, row: int) -> Request:

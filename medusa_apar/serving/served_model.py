@@ -18,8 +18,29 @@ logger = logging.getLogger(__name__)
 
 TOP_K = 50
 """Where a generation config samples and does not say, as in `generate`."""
-NOT_SERVED = ("min_p", "epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "bad_words_ids", "suppress_tokens")
-"""What a generation config may hold that `generate` heeds and a server does not."""
+NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "min_p": (None, 0.0),
+    "typical_p": (None, 1.0),
+    "top_h": (None,),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+    "no_repeat_ngram_size": (None, 0),
+    "encoder_repetition_penalty": (None, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+    "sequence_bias": (None, {}),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "stop_strings": (None, []),
+    "guidance_scale": (None, 1.0),
+    "watermarking_config": (None,),
+}
+"""What `generate` heeds of a generation config and a server does not, with the values that ask for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +122,8 @@ def _generation_config(source: str | Path) -> GenerationConfig:
 
 def _sampling(config: GenerationConfig) -> Sampling:
     """Greedy unless the file says `do_sample`; what it leaves out is as `generate` has it."""
-    for name in NOT_SERVED:
-        if value := getattr(config, name, None):
+    for name, neutral in NOT_SERVED.items():
+        if (value := getattr(config, name, None)) not in neutral:
             logger.warning("generation_config.json: %s=%r is not served", name, value)
     penalty = float(config.repetition_penalty or 1.0)
     if not config.do_sample:

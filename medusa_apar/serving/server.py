@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -266,7 +266,7 @@ class _Serving:
     async def _texts(self, asked: AnswerRequest, stop: list[str]) -> AsyncGenerator[_Text]:
         """The answer's text in reading order, as it becomes certain; the last one has a finish reason."""
         reading = ReadingText(self.model, stop)
-        async with aclosing(self._snapshots(asked)) as snapshots:
+        async with aclosing(self._snapshots(asked, lambda: reading.stopped)) as snapshots:
             async for snapshot in snapshots:
                 readable = snapshot.readable
                 new = reading.update(readable, final=snapshot.finish_reason is not None)
@@ -275,8 +275,15 @@ class _Serving:
                 if reason is not None:
                     return
 
-    async def _snapshots(self, asked: AnswerRequest) -> AsyncGenerator[Snapshot]:
-        """The answer while it grows, once it is its turn; counted."""
+    async def _snapshots(
+        self, asked: AnswerRequest, stopped: Callable[[], bool] = lambda: False
+    ) -> AsyncGenerator[Snapshot]:
+        """The answer while it grows, once it is its turn; counted.
+
+        Args:
+            asked: what is asked.
+            stopped: whether who leaves off here has all of the answer, up to a stop string.
+        """
         start, readable, threads = time.perf_counter(), False, 0
         snapshot: Snapshot | None = None
         async with self.admission.turn():
@@ -293,7 +300,10 @@ class _Serving:
                         yield snapshot
             except (GeneratorExit, asyncio.CancelledError):
                 if snapshot is None or snapshot.finish_reason is None:
-                    self.metrics.requests.labels("closed").inc()  # by the client, or at a stop string
+                    if snapshot is not None and stopped():
+                        self.metrics.finished(len(asked.prompt_token_ids), snapshot, time.perf_counter() - start)
+                    else:
+                        self.metrics.requests.labels("closed").inc()
                 raise
             finally:
                 self.metrics.threads.dec(threads)

@@ -76,6 +76,13 @@ def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedMod
     assert next(each.rate for each in given if each.error is ForkError.MISSING) == 0.2
 
 
+def test_a_rate_of_wrong_forks_that_is_none_claims_no_folder(
+    command: Command, refusal: Callable[..., str], tmp_path: Path
+) -> None:
+    assert "fork_error_rate=2.0 is not between 0 and 1" in refusal(command, "--fork-errors", "2")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("flags", [(), ("--compile",)])
 def test_compiles_the_model_where_asked(command: Command, tmp_path: Path, flags: tuple[str, ...]) -> None:
     command("--modes", "ar", "--no-baseline", "--limit", "1", *flags)

@@ -41,8 +41,11 @@ def test_drops_an_unfinished_last_line(tmp_path: Path, kept: int) -> None:
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
     store = TurnStore(tmp_path, SETTINGS)
     store.add(ONE)
-    named = pytest.raises(ValueError, match=r"out=.*could not be kept \(.*No space left.*goes on behind the 1 that")
-    with Path("/dev/full").open("ab", buffering=0) as store._file, named:
+    store._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    with (
+        pytest.raises(ValueError, match=r"out=.*could not be kept \(.*No space left.*goes on behind the 1 that"),
+        store,
+    ):
         store.add(TWO)
     with TurnStore(tmp_path, SETTINGS) as again:
         assert again.records == {ONE.key: ONE}

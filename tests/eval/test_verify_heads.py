@@ -60,6 +60,14 @@ def test_heads_without_a_figure_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert "stores no figure of its training" in capsys.readouterr().err
 
 
+def test_conversations_of_which_none_can_be_used_are_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n')
+    assert verify(EMBEDDED / "heads", "--data", str(tmp_path / "texts.jsonl")) == 2
+    assert "no usable question (left out: 1 x none of `prompt`" in capsys.readouterr().err
+
+
 def test_no_guess_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "heads"
     shutil.copytree(EMBEDDED / "medusa", folder)

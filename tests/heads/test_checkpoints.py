@@ -80,6 +80,21 @@ def test_own_checkpoints_may_come_in_shards(heads, tmp_path):
     assert same_weights(load_heads(tmp_path), heads)
 
 
+@pytest.mark.parametrize("sizes", [("3KB", "50GB"), ("50GB", "3KB")])
+def test_the_heads_that_were_saved_last_are_loaded_whatever_the_shards(heads, random_heads, tmp_path, sizes):
+    for saved, size in zip((random_heads(), heads), sizes, strict=True):
+        saved.save_pretrained(tmp_path, max_shard_size=size)
+    assert same_weights(load_heads(tmp_path), heads)
+
+
+def test_an_export_replaces_heads_of_the_same_formats_other_file(heads, random_heads, medusa_llm_checkpoint):
+    state = torch.load(medusa_llm_checkpoint / "medusa_lm_head.pt", weights_only=True)
+    save_file(state, medusa_llm_checkpoint / "medusa_lm_head.safetensors")
+    other = random_heads()
+    save_medusa_llm(other, medusa_llm_checkpoint, "someone/backbone")
+    assert same_weights(load_heads(medusa_llm_checkpoint), other)
+
+
 def test_medusa_llm_checkpoints_take_their_sizes_from_the_tensors(heads, medusa_llm_checkpoint):
     assert "hidden_size" not in json.loads((medusa_llm_checkpoint / "config.json").read_text())
     loaded = load_heads(medusa_llm_checkpoint)

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from openai import OpenAI
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoTokenizer, Gemma3Config, GenerationConfig
 
 from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
@@ -103,8 +103,18 @@ def test_a_model_that_names_no_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    ServedModel.from_pretrained(saved(tmp_path, GenerationConfig(do_sample=True, min_p=0.1, eos_token_id=1)))
+    config = GenerationConfig(do_sample=True, min_p=0.1, typical_p=1.0, min_new_tokens=5, eos_token_id=1)
+    ServedModel.from_pretrained(saved(tmp_path, config))
     assert "generation_config.json: min_p=0.1 is not served" in caplog.text
+    assert "min_new_tokens=5 is not served" in caplog.text
+    assert len(caplog.records) == 2, "what asks for nothing is not worth a line"
+
+
+def test_a_model_of_text_and_images_is_served_as_the_text_model_that_it_holds(tmp_path: Path) -> None:
+    text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 128}
+    Gemma3Config(text_config=text, eos_token_id=1).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path)
+    assert ServedModel.from_pretrained(tmp_path).context_length == 128
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 2048), (512, 512), (10_000, 2048)])

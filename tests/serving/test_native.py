@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from threading import Event
+from time import sleep
 
 import pytest
 from transformers import PreTrainedModel
@@ -57,6 +59,18 @@ def test_a_seed_draws_the_same_answer_alone_and_beside_others(native: NativeAnsw
     assert [answer.readable for answer in answers(native, *others)] != alone
 
 
+def test_no_path_is_longer_than_what_is_served(model: MedusaAparModel, served: ServedModel) -> None:
+    native = NativeAnswerer(model, replace(served, context_length=20), max_batch=2)
+    asked = [
+        AnswerRequest(prompt, 100, max_depth=1, sampling=Sampling(temperature=5.0, seed=0)) for prompt in prompts(9)
+    ]
+    found = answers(native, *asked)
+    asyncio.run(native.close())
+    lengths = [len(request.prompt_token_ids) + len(each.readable) for request, each in zip(asked, found, strict=True)]
+    assert max(lengths) == 20
+    assert {each.finish_reason for each, length in zip(found, lengths, strict=True) if length == 20} == {"length"}
+
+
 def test_penalties_hold(native: NativeAnswerer, backbone: PreTrainedModel) -> None:
     plain, penalised = requests(40), requests(40, sampling=Sampling(repetition_penalty=50.0))
 
@@ -89,8 +103,11 @@ def test_a_failure_ends_the_answers_of_its_batch_and_no_others(
     assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])
 
 
-def test_when_it_closes_answers_end_with_an_error(model: MedusaAparModel, served: ServedModel) -> None:
+def test_when_it_closes_answers_end_with_an_error(
+    model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     native = NativeAnswerer(model, served, max_batch=2)
+    monkeypatch.setattr(native, "note_step", lambda: sleep(0.02))  # so that it is still writing when it is closed
     endless = AnswerRequest(prompts(1)[0], 100_000, max_depth=1, sampling=Sampling(temperature=5.0, seed=0))
 
     async def run() -> None:

@@ -111,6 +111,9 @@ def test_our_own_arguments_and_stop_strings(address: str, model: MedusaAparModel
     )
     assert cut.choices[0].message.content == text[: text.index(word)]
     assert cut.choices[0].finish_reason == "stop"
+    figures = httpx2.get(f"{address}/metrics").text
+    assert 'medusa_apar_requests_total{outcome="finished"} 2.0' in figures
+    assert "medusa_apar_request_seconds_count 2.0" in figures
 
 
 def test_models_and_health_and_metrics(address: str) -> None:

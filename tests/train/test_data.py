@@ -118,6 +118,28 @@ def test_rows_of_other_settings_are_not_mixed(
     assert "its rows were made with max_depth=3, not 2; remove the folder" in capsys.readouterr().err
 
 
+def test_a_file_that_has_changed_since_is_not_mixed_in(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    conversations.write_text("\n".join(conversations.read_text().splitlines()[5:]))
+    with pytest.raises(SystemExit):
+        prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    assert "its rows were made with" in capsys.readouterr().err
+
+
+def test_files_without_a_usable_conversation_are_named_with_the_reasons(
+    tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(SystemExit):
+        prepare(tiny_backbone_dir, path, tmp_path / "rows")
+    said = capsys.readouterr().err
+    assert f"FILE {path}: no usable conversation (left out: 2 x none of `prompt` and `response`" in said
+    assert not (tmp_path / "rows" / "report.json").exists()
+
+
 def test_a_backbone_trains_on_prepared_rows(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     argv = ["--model", str(tiny_backbone_dir), "--data", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "out")]

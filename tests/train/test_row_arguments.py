@@ -30,7 +30,7 @@ def test_data_of_one_kind_alone_gives_a_clear_error(
 
 
 def test_so_do_responses_that_are_all_too_long(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"leaves nothing.*1 x longer than 4 tokens"):
+    with pytest.raises(InputError, match=r"--data .*no usable response .*1 x longer than 4 tokens"):
         RowArguments(model="", max_length=4).rows([conversations(tmp_path, ["plain"])], tiny_tokenizer)
 
 

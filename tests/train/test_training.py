@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,6 +251,77 @@ def test_missing_control_tokens_are_added_with_the_mean_embedding(
             torch.testing.assert_close(embeddings.weight[token], old[:size].mean(dim=0))
 
 
+def test_weights_that_zero_3_spreads_are_whole_while_control_tokens_get_their_embeddings(
+    plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in for deepspeed takes weights away but for where they are asked for."""
+    folder = save_backbone(plain_tokenizer, spare_rows=10)
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    weights = {parameter: parameter.data for parameter in model.parameters()}
+
+    @contextmanager
+    def gathered(parameters: list[torch.nn.Parameter], modifier_rank: int) -> Iterator[None]:
+        assert modifier_rank == 0
+        for parameter in parameters:
+            parameter.data = weights[parameter]
+        yield
+        for parameter in parameters:
+            parameter.data = torch.empty(0)
+
+    for parameter in weights:
+        parameter.data = torch.empty(0)
+    monkeypatch.setitem(sys.modules, "deepspeed", SimpleNamespace(zero=SimpleNamespace(GatheredParameters=gathered)))
+    monkeypatch.setattr(backbone, "is_deepspeed_zero3_enabled", lambda: True)
+    size = len(tokenizer)
+    backbone.prepare_for_forks(tokenizer, model)
+    for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):
+        whole = weights[embeddings.weight]
+        assert len(embeddings.weight) == 0
+        torch.testing.assert_close(whole[size], whole[:size].mean(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("metric", "greater"), [("structured_loss", False), ("later_fork_recall", True), ("fork_precision", True)]
+)
+def test_the_best_checkpoint_is_the_one_with_the_least_loss_or_the_most_of_anything_else(
+    metric: str, greater: bool, tmp_path: Path
+) -> None:
+    args = backbone.BackboneTrainingArguments(output_dir=str(tmp_path), metric_for_best_model=metric, use_cpu=True)
+    assert args.greater_is_better is greater
+
+
+def test_a_process_trains_on_one_gpu(tmp_path: Path) -> None:
+    """Trees cannot be dealt out to replicas in one process."""
+    args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    args._n_gpu = 4
+    assert args.n_gpu == 1
+    args._n_gpu = 0
+    assert args.n_gpu == 0
+
+
+def test_a_question_that_the_chat_template_refuses_is_left_out(
+    tiny_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = copy.deepcopy(tiny_tokenizer)
+    strict.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        + str(tiny_tokenizer.chat_template)
+    )
+    folder = save_backbone(strict)
+    system = {"messages": [{"role": r, "content": c} for r, c in (("system", "s"), ("user", "u"), ("assistant", "a"))]}
+    data = write_rows(tmp_path / "rows.jsonl", [system, {"prompt": "a", "response": "b"}])
+    for labels in ("data", "self"):
+        more = ["--labels", labels, "--max_new_tokens", "4"] if labels == "self" else []
+        heads.main(arguments(folder, data, tmp_path / labels, "--num_heads", "1", *more))
+    alone = write_rows(tmp_path / "alone.jsonl", [system])
+    for labels, nothing in (("data", "no usable response"), ("self", "no usable question")):
+        with pytest.raises(SystemExit):
+            heads.main(arguments(folder, alone, tmp_path / nothing, "--labels", labels))
+        said = capsys.readouterr().err
+        assert nothing in said
+        assert "1 x the chat template refuses it: System role not supported" in said
+
+
 def test_control_tokens_that_are_there_are_kept_as_trained(tiny_backbone_dir: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
     model = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
@@ -327,7 +402,9 @@ class TestHeads:
         more = ["--num_heads", "5", "--structured_share", "0", "--eval_data", str(data)]
         heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", *more))
         assert all(0 < value < 1000 for value in losses(tmp_path / "out"))
-        assert MedusaHeads.from_pretrained(tmp_path / "out").config.accuracy[-1] == [0.0] * held_out.TOP
+        config = MedusaHeads.from_pretrained(tmp_path / "out").config
+        assert config.accuracy[-1] == [0.0] * held_out.TOP
+        assert config.calibration_temperature[-1] == 1.0
 
 
 @pytest.fixture(scope="module", name="folder")

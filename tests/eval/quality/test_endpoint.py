@@ -213,5 +213,17 @@ def test_nothing_passes_after_a_stop() -> None:
 
 def test_refuses_the_judgements_of_another_judge(judge: Judge, tmp_path: Path) -> None:
     judge_with(judge, tmp_path)
-    with pytest.raises(ValueError, match="judge_max_tokens was 2048, is 5"):
-        judge_with(judge, tmp_path, max_tokens=5)
+    with pytest.raises(ValueError, match="judge_model was 'wise', is 'wiser'"):
+        JudgementStore(tmp_path, JudgeOptions(url=judge.url, model="wiser"))
+
+
+def test_what_was_left_undecided_is_asked_again_once_the_judge_may_say_more(judge: Judge, tmp_path: Path) -> None:
+    judge.say = lambda asked: Reply("[[7]]" if asked["max_tokens"] > 50 else "Let me think")
+    assert set(judge_with(judge, tmp_path, max_tokens=50)[1].values()) == {"Let me think"}
+    judge.asked.clear()
+    judge_with(judge, tmp_path, max_tokens=50)
+    assert judge.asked == []
+    assert set(judge_with(judge, tmp_path, max_tokens=100)[1].values()) == {"[[7]]"}
+    judge.asked.clear()
+    judge_with(judge, tmp_path, max_tokens=200)
+    assert judge.asked == []

@@ -209,6 +209,13 @@ def test_what_cannot_be_reported(
     assert re.search(error, capsys.readouterr().err.replace("\n", " "))
 
 
+def test_a_line_that_was_cut_off_is_left_out(batch_folder: Path, tmp_path: Path) -> None:
+    with (batch_folder / "batches.jsonl").open("ab") as records:
+        records.write(b'{"batch_si')
+    main(["report", str(batch_folder), "--out", str(tmp_path / "report")])
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
 def test_turns_of_another_version_are_named(speed_folder: Path) -> None:
     (speed_folder / "turns.jsonl").write_text('{"question_id": 1}\n')
     with pytest.raises(ValueError, match="measure again into another folder"):

@@ -118,7 +118,7 @@ def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: py
         (["--threads", "2", "--rows", "1"], "nothing grows: give more than one value to one of the axes"),
         (["--backbones", "llama-9x"], "'llama-9x' is no backbone's shape; choose from llama-7b"),
         (["--threads", "1,30"], "tokens=32 is too short for threads=30"),
-        (["--modes", "fast"], "fast"),
+        (["--modes", "fast"], "mode='fast' is unknown; choose one of ar"),
     ],
 )
 def test_wrong_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], error: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -85,6 +86,20 @@ def test_a_closed_load_has_so_many_clients_and_a_rate_does_not_wait(tmp_path: Pa
     assert closed.most_running == 3
     _, rate = measured(tmp_path / "rate", LoadRun(requests(12), [Arrivals("poisson", 2000.0)], rounds=1))
     assert rate.most_running > 6
+
+
+def test_one_request_is_a_load_too(tmp_path: Path) -> None:
+    store, _ = measured(tmp_path, LoadRun(requests(1), [Arrivals("closed", 2)], rounds=1))
+    assert [len(record.latencies) for record in store.records.values()] == [1, 1]
+
+
+def test_a_rate_does_not_wait_behind_its_last_request() -> None:
+    async def seconds(requests: int) -> float:
+        begin = time.monotonic()
+        await Arrivals("poisson", 0.01).send(requests, lambda _: asyncio.sleep(0))
+        return time.monotonic() - begin
+
+    assert asyncio.run(seconds(1)) < 1
 
 
 def test_both_modes_are_measured_and_compared(tmp_path: Path) -> None:
