@@ -24,7 +24,7 @@ from transformers import (
     StopStringCriteria,
 )
 from transformers.generation.streamers import BaseStreamer
-from transformers.utils import PushToHubMixin
+from transformers.utils.hub import PushToHubMixin
 
 from .backbone import Backbone
 from .compilation import CompiledStep

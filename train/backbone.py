@@ -17,7 +17,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medusa_apar.control_tokens import ControlTokens
 
@@ -154,7 +154,7 @@ def _whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     if not is_deepspeed_zero3_enabled():
         yield
         return
-    import deepspeed
+    import deepspeed  # type: ignore[import-not-found]
 
     with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0):
         yield
