@@ -52,6 +52,7 @@ class SummaryRow:
         mode: the mode.
         turns: answered turns, which the other figures are about.
         skipped: turns without an answer.
+        seconds: mean wall time of a turn; modes that may not fork write other answers, mostly shorter ones.
         tokens_per_second: answer tokens / wall time, prefill included.
         tokens_per_step: answer tokens / steps.
         steps: mean per turn.
@@ -67,6 +68,7 @@ class SummaryRow:
     mode: str
     turns: int
     skipped: int
+    seconds: float
     tokens_per_second: float
     tokens_per_step: float
     steps: float
@@ -103,6 +105,7 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
         mode=mode,
         turns=turns,
         skipped=len(own) - turns,
+        seconds=_ratio(seconds, turns),
         tokens_per_second=_ratio(tokens, seconds),
         tokens_per_step=tokens / max(1, steps),
         steps=_ratio(steps, turns),

@@ -29,9 +29,10 @@ COLUMNS = (
 LEGEND = (
     "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
     "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
-    "speed-up: of tokens/s against mode ar, median (quartiles) over questions, and in the written table the 95 % "
-    "confidence interval of that median, by bootstrap, and the wall time of a step; loops: share of answers with "
-    f"distinct 4-grams below {LOOPING_BELOW}"
+    "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with "
+    f"distinct 4-grams below {LOOPING_BELOW}. In the written table also the 95 % confidence interval of the speed-up's "
+    "median, by bootstrap, and the wall time of a step and of a turn: modes that may not fork write other answers to "
+    "the same questions, mostly shorter ones"
 )
 
 
@@ -55,10 +56,12 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
 def markdown(rows: Sequence[SummaryRow]) -> str:
     """A markdown table, one line per category and mode."""
     table = Table(box=box.MARKDOWN)
-    for number, name in enumerate((*COLUMNS, "95 %", "ms/step")):
+    for number, name in enumerate((*COLUMNS, "95 %", "ms/step", "s/turn")):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(cell(row.category), *_figures(row), interval_figures(row.speed_up), _step_time(row))
+        table.add_row(
+            cell(row.category), *_figures(row), interval_figures(row.speed_up), _step_time(row), _turn_time(row)
+        )
     return as_markdown(table)
 
 
@@ -94,6 +97,10 @@ def interval_figures(spread: Spread | None) -> str:
 
 def _step_time(row: SummaryRow) -> str:
     return f"{1000 * row.tokens_per_step / row.tokens_per_second:.1f}" if row.turns else "-"
+
+
+def _turn_time(row: SummaryRow) -> str:
+    return f"{row.seconds:.2f}" if row.turns else "-"
 
 
 def _figures(row: SummaryRow) -> list[str]:

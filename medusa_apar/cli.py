@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(INTERRUPTED) from None
     except ModuleNotFoundError as error:
         extra = EXTRAS.get(arguments[0], "train")
-        remedy = NO_EXTRA.get(error.name or "", f"pip install 'medusa-apar[{extra}]'")
+        remedy = NO_EXTRA.get(error.name or "", f"pip install -e '.[{extra}]' in a checkout")
         print(f"medusa-apar: error: this needs {error.name}; {remedy}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except (ValueError, OSError) as error:

@@ -120,7 +120,10 @@ class BackboneTrainingArguments(TreeTrainingArguments):
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 32
     metric_for_best_model: str = "structured_loss"
-    muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
+    muon: bool = field(
+        default=False,
+        metadata={"help": "Muon for the matrices and AdamW for the rest; --optim and --adam_* change nothing then"},
+    )
 
     def choose_best_by(self, held_out: Mapping[str, object]) -> None:
         """Keep the best checkpoint by what there is where no held-out response has the structure to go by."""

@@ -184,7 +184,10 @@ class HeadsTrainingArguments(TreeTrainingArguments):
     learning_rate: float = 1e-3
     warmup_steps: float = 0.1
     num_train_epochs: float = 2.0
-    muon: bool = field(default=False, metadata={"help": "Muon for the matrices and AdamW for the rest"})
+    muon: bool = field(
+        default=False,
+        metadata={"help": "Muon for the matrices and AdamW for the rest; --optim and --adam_* change nothing then"},
+    )
     label_names: list[str] | None = field(default_factory=lambda: ["head_labels"])
 
 

@@ -89,7 +89,7 @@ def _plan(
     if find_spec("openai") is None:
         raise ValueError(
             f"judge_url={arguments.judge_url!r} needs the package openai; install it with "
-            "pip install 'medusa-apar[judge]'"
+            "pip install -e '.[judge]' in a checkout"
         )
     options = JudgeOptions(
         url=arguments.judge_url,

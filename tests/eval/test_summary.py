@@ -90,12 +90,12 @@ def test_survives_a_mode_without_an_answer() -> None:
 
 def test_markdown_has_every_column_in_every_line() -> None:
     header, rule, *lines = markdown(summarize(RECORDS, ("ar", "apar"))).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %", "ms/step"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %", "ms/step", "s/turn"]
     assert set(rule) <= set("|-: ")
     assert len(lines) == 6
-    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 3}
+    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 4}
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
-        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-", "100.0",
+        "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-", "100.0", "2.00",
     ]  # fmt: skip
 
 

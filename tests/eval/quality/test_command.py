@@ -301,7 +301,7 @@ def test_asks_for_the_package_of_the_judge(
     judged: Command, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quality, "find_spec", lambda _: None)
-    assert "needs the package openai; install it with pip install 'medusa-apar[judge]'" in refusal(judged)
+    assert "needs the package openai; install it with pip install -e '.[judge]' in a checkout" in refusal(judged)
 
 
 def test_the_embedded_model_finds_its_own_answers_likely(

@@ -23,7 +23,7 @@ Messages = list[dict[str, str]]
 @pytest.fixture
 def fastchat(monkeypatch: pytest.MonkeyPatch) -> Any:
     """FastChat's judging, without the client libraries that it does not need here."""
-    pytest.importorskip("fastchat", reason="fschat comes with medusa-llm: pip install 'medusa-apar[medusa-llm]'")
+    pytest.importorskip("fastchat", reason="fschat comes with medusa-llm: pip install -e '.[medusa-llm]'")
     if "anthropic" not in sys.modules:
         monkeypatch.setitem(sys.modules, "anthropic", ModuleType("anthropic"))
     from fastchat.llm_judge import common
