@@ -58,6 +58,8 @@ class JointTrainingArguments(TreeTrainingArguments):
 class Joint(nn.Module):
     """A backbone with its heads."""
 
+    accepts_loss_kwargs = False  # its loss is a mean over each batch, not over all that are accumulated
+
     def __init__(self, backbone: PreTrainedModel, heads: DraftHeads, decay: float) -> None:
         super().__init__()
         self.backbone = backbone
@@ -89,8 +91,6 @@ class Joint(nn.Module):
 
 class JointTrainer(HeadsEvaluation):
     """Trains both; checkpoints are folders of the backbone with its heads inside. `eval_loss` is the backbone's own."""
-
-    loss_is_scaled_for_ga = False  # the loss is a mean over each batch, not over all that are accumulated
 
     def __init__(self, joint: Joint, *args: Any, joint_arguments: JointArguments, **kwargs: Any) -> None:
         super().__init__(joint, *args, **kwargs)
