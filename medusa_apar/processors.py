@@ -62,13 +62,6 @@ WARPERS: tuple[type[LogitsProcessor], ...] = (
 )
 """What `generate` puts behind the user's own processors."""
 
-OF_ROWS = (
-    RepetitionPenaltyLogitsProcessor,
-    EncoderRepetitionPenaltyLogitsProcessor,
-    EncoderNoRepeatNGramLogitsProcessor,
-)
-"""Processors that keep something of each row, and so become another one for each."""
-
 REFUSED: dict[type[LogitsProcessor], str] = {
     UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
     SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
@@ -166,27 +159,24 @@ def on_device(processors: LogitsProcessorList, device: torch.device) -> LogitsPr
 
 def _for_row(processor: LogitsProcessor, row: int, rows: int, control: ControlTokens | None) -> LogitsProcessor:
     kind = type(processor)
-    inner: Any = copy.copy(processor) if kind in OF_ROWS else processor
-    processor = inner
+    own: Any = copy.copy(processor)
     if kind is RepetitionPenaltyLogitsProcessor:
-        ignored = getattr(inner, "prompt_ignore_length", None)
-        inner.prompt_ignore_length = int(ignored[row]) if isinstance(ignored, Tensor) else ignored
+        ignored = getattr(own, "prompt_ignore_length", None)
+        own.prompt_ignore_length = int(ignored[row]) if isinstance(ignored, Tensor) else ignored
+        processor = own
     elif kind is EncoderRepetitionPenaltyLogitsProcessor:
-        inner.encoder_input_ids = inner.encoder_input_ids[row : row + 1]
-        processor = _EachNode(inner)
+        own.encoder_input_ids = own.encoder_input_ids[row : row + 1]
+        processor = _EachNode(own)
     elif kind is EncoderNoRepeatNGramLogitsProcessor:
-        prompt = row // (rows // inner.batch_size)  # num_return_sequences repeats rows behind this processor's back
-        inner.batch_size, inner.generated_ngrams = 1, [inner.generated_ngrams[prompt]]
+        prompt = row // (rows // own.batch_size)  # num_return_sequences repeats rows behind this processor's back
+        own.batch_size, own.generated_ngrams = 1, [own.generated_ngrams[prompt]]
+        processor = own
     elif kind is PrefixConstrainedLogitsProcessor:
-        allowed: Callable[[int, Tensor], list[int]] = inner._prefix_allowed_tokens_fn
+        allowed: Callable[[int, Tensor], list[int]] = own._prefix_allowed_tokens_fn
         processor = PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed(row, tokens), num_beams=1)
     if control is None:
         return processor
-    if kind in (
-        RepetitionPenaltyLogitsProcessor,
-        NoRepeatNGramLogitsProcessor,
-        EncoderNoRepeatNGramLogitsProcessor,
-    ):
+    if kind in (RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor, EncoderNoRepeatNGramLogitsProcessor):
         return WithoutControlTokens(processor, control)
     if kind in (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor):
         return RootOnly(processor, control)

@@ -27,6 +27,7 @@ from transformers import (
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
+from medusa_apar.processors import on_device
 
 from .conftest import EOS, VOCABULARY, forking_backbone, random_heads
 from .test_lossless import batch
@@ -155,10 +156,39 @@ def test_arguments_go_together_as_in_transformers(model: MedusaAparModel, first:
 def test_processors_that_know_rows_go_with_several_answers_to_a_prompt(
     model: MedusaAparModel, name: str, lengths: tuple[int, ...]
 ) -> None:
-    """Both sample, so only as many tokens are allowed as there is a choice of one: the best."""
+    """With one token to draw from, both samplings draw the same."""
     given = {**LONG, **ARGUMENTS[name], "do_sample": True, "top_k": 1, "num_return_sequences": 2}
     ours, theirs = both(model, *inputs(lengths), given)
     assert torch.equal(ours, theirs)
+
+
+def test_a_users_processor_keeps_what_it_learns(model: MedusaAparModel) -> None:
+    class Counting(Alternate):
+        calls = 0
+
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            self.calls += 1
+            return super().__call__(input_ids, scores)
+
+    counting = Counting()
+    ids, mask = inputs((5, 9))
+    model.generate(ids, attention_mask=mask, logits_processor=LogitsProcessorList([counting]), **LONG)
+    assert counting.calls > 0
+
+
+def test_processors_are_asked_on_the_device_of_their_tensors() -> None:
+    """Which the meta device plays; what they give comes back to where the scores were."""
+
+    class Elsewhere(LogitsProcessor):
+        def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+            assert input_ids.is_meta
+            assert scores.is_meta
+            return torch.ones(2, 3)
+
+    (processor,) = on_device(LogitsProcessorList([Elsewhere()]), torch.device("meta"))
+    processed: Any = processor(torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 3))
+    assert processed.device == torch.device("cpu")
+    assert on_device(LogitsProcessorList(), torch.device("meta")) == []
 
 
 def test_stop_strings_of_the_call_come_before_those_of_configs(
