@@ -18,7 +18,7 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
 from .checkpoint_files import first_line, read_json
@@ -126,29 +126,26 @@ def find_heads(source: str, *, revision: str | None = None, subfolder: str = "",
     for name in names:
         if not _on_the_hub(source, f"{name}/{CONFIG}", revision, hub):
             continue
-        patterns = [f"{name}/{file}" for file in {CONFIG, *(file for files in WEIGHT_FILES.values() for file in files)}]
+        patterns = [f"{name}/{file}" for file in {CONFIG}.union(*WEIGHT_FILES.values())]
         return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub)) / name
     return None
 
 
 def _on_the_hub(source: str, file: str, revision: str | None, hub: dict[str, Any]) -> bool:
-    """Whether a repository has a file; what is not known without a network counts as not there."""
+    """Whether a repository has a file; where the hub is not asked, what the cache does not know counts as not there."""
     try:
         hf_hub_download(source, file, revision=revision, **hub)
-    except LocalEntryNotFoundError as error:
+    except RemoteEntryNotFoundError:
+        return False
+    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         if not (hub.get("local_files_only") or is_offline_mode()):
-            raise OSError(_SILENT_HUB.format(source, first_line(error))) from error
+            raise OSError(
+                f"the hub does not say whether {source!r} has heads ({first_line(error)}); try again, or pass heads="
+            ) from error
         if try_to_load_from_cache(source, file, hub.get("cache_dir"), revision) is not _CACHED_NO_EXIST:
             logger.warning("%s of %r is not in the cache, and the hub is not asked: decoding without", file, source)
         return False
-    except EntryNotFoundError:
-        return False
-    except HfHubHTTPError as error:
-        raise OSError(_SILENT_HUB.format(source, first_line(error))) from error
     return True
-
-
-_SILENT_HUB = "the hub does not say whether {!r} has heads ({}); try again, or pass heads="
 
 
 def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:

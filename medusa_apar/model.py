@@ -153,15 +153,17 @@ class MedusaAparModel(PushToHubMixin):
             backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         except SafetensorError as error:
             raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
-        hub = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-        place = {name: kwargs[name] for name in ("revision", "subfolder") if name in kwargs}
+
+        def given(*names: str) -> dict[str, Any]:
+            return {name: kwargs[name] for name in names if name in kwargs}
+
+        hub = given(*HUB_ARGUMENTS)
         if not isinstance(heads, DraftHeads):
-            found = find_heads(source, **place, **hub) if heads is None else heads
+            found = find_heads(source, **given("revision", "subfolder"), **hub) if heads is None else heads
             heads = None if found is None else load_heads(found, backbone, **hub)
         control = ControlTokens.of_config(backbone.config)
         if control is None:
-            code = {"trust_remote_code": kwargs["trust_remote_code"]} if "trust_remote_code" in kwargs else {}
-            control = _control_of_tokenizer(source, **place, **hub, **code)
+            control = _control_of_tokenizer(source, **given("revision", "subfolder", "trust_remote_code"), **hub)
         return cls(
             backbone,
             heads,

@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -380,7 +380,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None =
         if error is not None:
             raise error
         if not (folder / file).is_file():
-            raise EntryNotFoundError(f"404 {file}")
+            raise RemoteEntryNotFoundError(f"404 {file}", response=Mock())
         return str(folder / file)
 
     def snapshot(source: str, **options: Any) -> str:
