@@ -108,8 +108,8 @@ def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
     tokenizer = arguments.tokenizer()
     add_control_tokens(tokenizer)
     folder = Path(arguments.output_dir)
-    settings = {**arguments.settings, "files": list(files), "tokenizer": digest(tokenizer)}
-    settings["contents"] = [of_files(Path(file)) for file in files]
+    contents = [of_files(Path(file)) for file in files]
+    settings = {**arguments.settings, "files": list(files), "contents": contents, "tokenizer": digest(tokenizer)}
     try:
         shards = Shards(folder, settings)
         unreadable = make_rows(files, tokenizer, shards, arguments)

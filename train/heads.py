@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -83,10 +82,8 @@ class HeadsDataArguments(DataArguments):
         bad_rows = BadRows()
         questions: dict[str, list[int]] = {}
         for number, row in enumerate((row for file in files for row in read_responses(file, bad_rows)), start=1):
-            try:
-                prompt = prompt_token_ids(tokenizer, row.question)
-            except TemplateError as error:
-                bad_rows.add(f"the chat template refuses it: {error}", f"response {number}")
+            prompt = prompt_token_ids(tokenizer, row, f"response {number}", bad_rows)
+            if prompt is None:
                 continue
             if len(prompt) < self.max_length:
                 questions.setdefault(json.dumps(row.question), prompt)

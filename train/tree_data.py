@@ -24,7 +24,7 @@ from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
 from .command import InputError
 from .piece_tokens import piece_tokenizer
-from .responses import BadRows, Message, Response
+from .responses import BadRows, Response
 from .structure import RULES, Rules, extract
 
 IGNORE_INDEX = -100
@@ -229,12 +229,10 @@ class TreeDataset(PackedRows):
         structured: list[TreeRow] = []
         unstructured: list[TreeRow] = []
         for number, response in enumerate(responses, start=1):
-            tree = extract(response.response, rules)
-            try:
-                prompt_ids = prompt_token_ids(tokenizer, response.question)
-            except TemplateError as error:
-                self.bad_rows.add(f"the chat template refuses it: {error}", f"response {number}")
+            prompt_ids = prompt_token_ids(tokenizer, response, f"response {number}", self.bad_rows)
+            if prompt_ids is None:
                 continue
+            tree = extract(response.response, rules)
             row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
             if len(row) > max_length:
                 self.bad_rows.add(f"longer than {max_length} tokens", f"response {number}")
@@ -256,13 +254,15 @@ class TreeDataset(PackedRows):
         return self.bad_rows.counts | thinned
 
 
-def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, question: list[Message]) -> list[int]:
-    """The tokens before an answer, as the chat template has them.
-
-    Raises:
-        TemplateError: the template refuses these messages.
-    """
-    token_ids: Any = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+def prompt_token_ids(
+    tokenizer: PreTrainedTokenizerBase, response: Response, where: str, bad_rows: BadRows
+) -> list[int] | None:
+    """The tokens before an answer, as the chat template has them; None, and counted, where it refuses the messages."""
+    try:
+        token_ids: Any = tokenizer.apply_chat_template(response.question, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        bad_rows.add(f"the chat template refuses it: {error}", where)
+        return None
     return list(token_ids)
 
 

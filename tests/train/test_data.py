@@ -125,7 +125,7 @@ def test_a_file_that_has_changed_since_is_not_mixed_in(
     conversations.write_text("\n".join(conversations.read_text().splitlines()[5:]))
     with pytest.raises(SystemExit):
         prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
-    assert "its rows were made with" in capsys.readouterr().err
+    assert "its rows were made with contents=" in capsys.readouterr().err
 
 
 def test_files_without_a_usable_conversation_are_named_with_the_reasons(

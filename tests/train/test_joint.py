@@ -94,6 +94,13 @@ def test_both_learn(trained: Path, model: Path) -> None:
         assert any(not torch.equal(before[key], after[key]) for key in after if "weight" in key)
 
 
+def test_weight_decay_spares_norms_and_biases(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    joint.main(arguments(model, rows_file, tmp_path, "--learning_rate", "1e-4", "--weight_decay", "2e3"))
+    before, after = (load_file(folder / "model.safetensors") for folder in (model, tmp_path))
+    torch.testing.assert_close(after["model.norm.weight"], before["model.norm.weight"], atol=0.01, rtol=0.0)
+    assert after["lm_head.weight"].norm() < 0.9 * before["lm_head.weight"].norm()
+
+
 def test_the_backbones_loss_goes_down(trained: Path, model: Path) -> None:
     row = TreeRow.empty()
     tokenizer = AutoTokenizer.from_pretrained(model)
