@@ -54,19 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--at-rows", type=positive, default=BASE.rows, help="of a batch")
     base.add_argument("--at-tokens", type=positive, default=BASE.tokens, help="of an answer")
     base.add_argument("--at-backbone", choices=SHAPES, default=BASE.backbone, help="sizes of the random backbone")
-    parser.add_argument("--modes", type=_modes, default=",".join(Mode), help="which modes, separated by commas")
+    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
     parser.add_argument("--correlation", type=float, default=CORRELATION, help="of the heads' errors")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
-
-
-def _modes(text: str) -> list[str]:
-    try:
-        return modes_of(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _shapes(text: str) -> list[str]:
@@ -102,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ScriptedModel(random_model(backbone, device, dtype, vocab_size=VOCABULARY), hits)
 
     try:
+        modes = modes_of(arguments.modes)
         points = all_points(base, sweeps)
         if not points:
             raise ValueError("nothing grows: give more than one value to one of the axes")
@@ -111,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "what": SIMULATION,
             "base": asdict(base),
             "sweeps": sweeps,
-            "modes": arguments.modes,
+            "modes": modes,
             "correlation": arguments.correlation,
             "dtype": str(dtype).removeprefix("torch."),
             "device": device_name(device),
@@ -125,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     with store:
         try:
-            ScalingRun(points, arguments.modes, model_of, hits).run(store, arguments.rounds)
+            ScalingRun(points, modes, model_of, hits).run(store, arguments.rounds)
         except KeyboardInterrupt:
             done = len(store.records)
             print(f"interrupted; {done} batches are kept, and the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
-    write_report(store, base, sweeps, arguments.modes)
+    write_report(store, base, sweeps, modes)
     return 0
 
 
