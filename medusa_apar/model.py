@@ -192,7 +192,7 @@ class MedusaAparModel(PushToHubMixin):
             **hub: for `push_to_hub`, e.g. `private`, `token`, `commit_message`.
 
         Raises:
-            ValueError: for arguments of an upload without `push_to_hub=True`, or of files that are not written.
+            ValueError: for arguments of an upload without `push_to_hub=True`.
         """
         if (repo_id is not None or hub) and not push_to_hub:
             names = ", ".join([*(["repo_id"] if repo_id is not None else []), *hub])
@@ -203,7 +203,7 @@ class MedusaAparModel(PushToHubMixin):
         self.backbone.save_pretrained(save_directory, **options)
         if self.heads is not None:
             self.heads.save_pretrained(Path(save_directory) / HEADS_SUBFOLDERS[0], **options)
-        if push_to_hub:
+        if push_to_hub and is_main_process:
             name = Path(save_directory).resolve().name if repo_id is None else repo_id
             self.push_to_hub(name, max_shard_size=max_shard_size, **hub)
 

@@ -464,6 +464,7 @@ def test_backbone_and_heads_are_pushed_to_one_repository(
     whole = MedusaAparModel(model.backbone, random_heads(model.backbone))
     whole.push_to_hub("me/whole")
     whole.save_pretrained(tmp_path / "whole", push_to_hub=True, repo_id="me/other", private=True)
+    whole.save_pretrained(tmp_path / "whole", is_main_process=False, push_to_hub=True, repo_id="me/third")
     assert [name for name, _ in api.commits] == ["me/whole", "me/other"]
     for _, files in api.commits:
         assert {"config.json", "model.safetensors", "heads/config.json", "heads/model.safetensors"} <= files
