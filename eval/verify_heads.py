@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
             f"{arguments.against or arguments.path} stores no figure of its training to compare with; "
             "give heads that do with --against DIR (`medusa-apar train heads --eval_data` stores it)"
         )
-    chats = _chats(arguments.data)[: arguments.limit]
+    chats = _chats(arguments.data, tokenizer)[: arguments.limit]
     best = [[0] * length for length in range(1, model.heads.config.num_heads + 1)]
     served = tokens_per_step(
         greedy_answers(model, tokenizer, chats, arguments.max_new_tokens, max_threads=1, medusa_choices=best)
@@ -69,14 +69,19 @@ def main(argv: Sequence[str]) -> int:
     return 0 if enough else FAILED
 
 
-def _chats(file: str | None) -> list[Chat]:
+def _chats(file: str | None, tokenizer: Any) -> list[Chat]:
     """What is asked in a file of conversations, or in the bundled questions."""
     if file is None:
         return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
     from medusa_apar.train.responses import BadRows, read_responses  # needs the packages of training
+    from medusa_apar.train.tree_data import prompt_token_ids
 
     bad_rows = BadRows()
-    chats = [response.question for response in read_responses(file, bad_rows)]
+    chats = [
+        response.question
+        for number, response in enumerate(read_responses(file, bad_rows), start=1)
+        if prompt_token_ids(tokenizer, response, f"response {number}", bad_rows) is not None
+    ]
     if not chats:
         raise ValueError(f"--data {file}: no usable question (left out: {bad_rows})")
     bad_rows.warn()

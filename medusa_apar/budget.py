@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .drafting import TreeShape, chain
+from .drafting import Beam, DraftShape
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ENOUGH_SECONDS = 3.0
@@ -103,25 +103,19 @@ class StepCost:
 
     Attributes:
         forward: the backbone's forward pass by its nodes.
-        heads: the heads by their rows, when they guess trees.
-        chains: the same, when they guess a single path behind each row.
+        guesses: the heads by their rows, for each beam; the widest and deepest first.
         slots: that attention ran over when the forward pass was timed.
         per_pair: seconds that each pair of a node and a further slot takes.
     """
 
     forward: CostCurve
-    heads: CostCurve
-    chains: CostCurve
+    guesses: dict[Beam, CostCurve]
     slots: int = 0
     per_pair: float = 0.0
 
 
 class NodeBudget(ABC):
-    """Says behind which candidate node a step is cut, and whether guessing pays at all."""
-
-    def shape(self, threads: int) -> TreeShape | None:
-        """Of a fixed tree that the heads are to guess behind so many pending tokens; None: the likeliest paths."""
-        return None
+    """Says behind which candidate node a step is cut, and what guessing pays for the next one."""
 
     @abstractmethod
     def most_nodes(self, threads: int) -> int:
@@ -136,14 +130,15 @@ class NodeBudget(ABC):
             probabilities: `[candidates]` of acceptance, falling.
         """
 
-    def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
-        """Whether the heads should guess for the next step.
+    @abstractmethod
+    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> DraftShape | None:
+        """What the heads should guess for the next step; None: nothing.
 
         Args:
             threads: its pending tokens.
-            hope: `[guesses]` how likely guesses behind a pending token are accepted, falling.
+            hope: `[levels, width]` how likely guesses behind a pending token are accepted, the best of a level first;
+                None where nothing is known of it.
         """
-        return True
 
     def record(self, slots: float, rest: float) -> None:
         """Take note of a step.
@@ -158,14 +153,19 @@ class NodeBudget(ABC):
 class FixedBudget(NodeBudget):
     """Carry so many nodes, whatever they cost (never fewer than there are threads).
 
+    Args:
+        nodes_per_step: how many.
+        shape: what the heads guess; None where there are none.
+
     Raises:
         ValueError: for less than one node.
     """
 
-    def __init__(self, nodes_per_step: int = maxsize) -> None:
+    def __init__(self, nodes_per_step: int = maxsize, shape: DraftShape | None = None) -> None:
         if nodes_per_step < 1:
             raise ValueError(f"nodes_per_step={nodes_per_step} is below 1; pass a positive number")
         self._nodes_per_step = nodes_per_step
+        self._shape = shape
 
     def most_nodes(self, threads: int) -> int:
         return max(threads, self._nodes_per_step)
@@ -173,31 +173,33 @@ class FixedBudget(NodeBudget):
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         return min(len(probabilities), self.most_nodes(threads) - threads)
 
+    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> DraftShape | None:
+        return self._shape
+
 
 class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
     To the measured costs come the slots that attention runs over now, and what the host takes, as the last steps tell.
-    Behind many threads, where trees would take long, the heads guess single paths. Guessing rests where it is not
-    expected to pay. Now and then a step tries it again, ever more rarely while that is in vain.
+    The heads guess what pays best: trees or, behind many threads, single paths; all the tokens ahead or, where the
+    later ones are seldom right, the next few. Guessing rests where none of that is expected to pay. Now and then a step
+    guesses all it can, to see whether that has changed; ever more rarely while it is in vain.
 
     Args:
         cost: what steps cost.
-        levels: how many tokens ahead the heads guess.
     """
 
     REST = 12
-    """Steps without guesses until one tries again, at first."""
+    """Steps with fewer guesses until one tries all again, at first."""
     LONGEST_REST = 96
     """The same, after many tries in vain."""
-    DEAR = 0.15
-    """Share of a step that trees may take beyond what single paths take."""
     MEMORY = 0.9
     """Weight of the past in running means."""
 
-    def __init__(self, cost: StepCost, levels: int) -> None:
+    def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._chain = chain(levels)
+        self._all = next(iter(cost.guesses))
+        self._guessed: Beam | None = self._all  # what paid best for the last step
         self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
         self._rested = 0
@@ -210,31 +212,37 @@ class MeasuredBudget(NodeBudget):
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
         forward = self._cost.forward.stretch(threads, len(tokens)) + self._per_node * nodes
-        return int((tokens / (forward + self._heads(threads) + self._rest)).argmax())
+        heads = 0.0 if self._guessed is None else self._cost.guesses[self._guessed](threads)
+        return int((tokens / (forward + heads + self._rest)).argmax())
 
-    def shape(self, threads: int) -> TreeShape | None:
-        return self._chain if self._guesses_chains(threads) else None
-
-    def pays(self, threads: int, hope: NDArray[np.float64]) -> bool:
-        tokens = 1 + np.cumsum(hope)  # of a thread that carries its best guess, its two best ones, and so on
-        nodes = threads * np.arange(2, 2 + len(hope))
-        forward = self._cost.forward.stretch(nodes[0], nodes[-1] - nodes[0] + 1)[::threads] + self._per_node * nodes
-        plain = self._cost.forward(threads) + self._per_node * threads + self._rest
-        if (tokens / (forward + self._heads(threads) + self._rest)).max() > 1 / plain:
+    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> Beam | None:
+        if hope is None:
+            return self._all
+        best = self._best(threads, hope)
+        if best == self._all or (best is None) != (self._guessed is None):
             self._rested, self._patience = 0, self.REST
-            return True
+        self._guessed = best
+        if best == self._all:
+            return best
         if self._rested >= self._patience:
             self._rested, self._patience = 0, min(2 * self._patience, self.LONGEST_REST)
-            return True
+            return self._all
         self._rested += 1
-        return False
+        return best
 
-    def _heads(self, threads: int) -> float:
-        return (self._cost.chains if self._guesses_chains(threads) else self._cost.heads)(threads)
-
-    def _guesses_chains(self, threads: int) -> bool:
-        trees, chains = self._cost.heads(threads), self._cost.chains(threads)
-        return trees - chains > self.DEAR * (self._cost.forward(threads) + trees + self._rest)
+    def _best(self, threads: int, hope: NDArray[np.float64]) -> Beam | None:
+        """What gives the most tokens in a second; of as many guesses behind each thread as pay."""
+        nodes = threads * np.arange(1, 2 + hope.size)
+        step = self._cost.forward.stretch(threads, nodes[-1] - threads + 1)[::threads]
+        step = step + self._per_node * nodes + self._rest
+        best, most = None, 1 / step[0]
+        for beam, cost in self._cost.guesses.items():
+            falling = np.sort(hope[: beam.levels, : beam.width], axis=None)[::-1]
+            tokens = 1 + np.cumsum(falling)  # of a thread that carries its best guess, its two best ones, and so on
+            pace = (tokens / (step[1 : 1 + len(tokens)] + cost(threads))).max()
+            if pace > most:
+                best, most = beam, pace
+        return best
 
     def record(self, slots: float, rest: float) -> None:
         self._per_node = self._cost.per_pair * max(0.0, slots - self._cost.slots)

@@ -38,10 +38,14 @@ class Guesses:
     parents: Ints
     log_probs: Scores
 
-    def probabilities(self) -> Scores:
-        """`[levels * width]` of the paths, falling; 0 where there is no guess."""
-        falling: Scores = np.sort(np.exp(self.log_probs), axis=None)[::-1]
-        return falling
+    def deepened(self, levels: int) -> Guesses:
+        """The same in so many levels, of which the further ones hold no guess."""
+        further = (0, levels - len(self.token_ids)), (0, 0)
+        return Guesses(
+            np.pad(self.token_ids, further),
+            np.pad(self.parents, further),
+            np.pad(self.log_probs, further, constant_values=-np.inf),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,8 @@ def _with_guesses(drafts: Sequence[Draft]) -> _Candidates:
     threads = len(drafts)
     guessing = [thread for thread, draft in enumerate(drafts) if draft.guesses is not None]
     guesses = [draft.guesses for draft in drafts if draft.guesses is not None]
+    deepest = max((len(one.token_ids) for one in guesses), default=0)
+    guesses = [one if len(one.token_ids) == deepest else one.deepened(deepest) for one in guesses]
     token_ids = np.array([draft.pending for draft in drafts], dtype=np.int64)
     parent, thread = np.full(threads, ROOT), np.arange(threads)
     level, score = np.zeros(threads, dtype=np.int64), np.zeros(threads)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .backbone import Backbone
 from .cuda_graphs import GraphedPass
-from .drafting import Drafter, TreeShape, chain
+from .drafting import Beam, Drafter, DraftShape
 from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
 from .packed_products import fit_in_memory_twice
 from .slot_cache import SlotCache
@@ -67,7 +67,7 @@ class CompiledStep:
         run = RehearsedRun(self._compiled(self._backbone.run))
         self._pass = GraphedPass(run) if self._backbone.model.device.type == "cuda" else CompiledPass(run)
         if self._drafter is not None:
-            self._guess = RehearsedGuess(self._compiled(self._drafter.guess), self._drafter.heads.config.num_heads)
+            self._guess = RehearsedGuess(self._compiled(self._drafter.guess), self._drafter.beams)
 
     def _compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
@@ -164,24 +164,24 @@ class RehearsedRun:
 class RehearsedGuess:
     """Compiled guesses, of which none are compiled in the middle of an answer.
 
-    A budget asks for trees, and for single paths behind many threads: two graphs, which the first call compiles both.
+    Each beam that a budget may ask for is a graph of its own; the first call compiles them all.
 
     Args:
         guess: the compiled `Drafter.guess`.
-        levels: guesses of a path.
+        beams: of the drafter.
     """
 
-    def __init__(self, guess: Callable[..., Any], levels: int) -> None:
+    def __init__(self, guess: Callable[..., Any], beams: tuple[Beam, ...]) -> None:
         self._guess = guess
-        self._shapes: tuple[TreeShape | None, ...] = (None, chain(levels))
+        self._beams = beams
         self._rehearsed = False
 
-    def __call__(self, hidden_states: Tensor, pending: Tensor, shape: TreeShape | None = None) -> Any:
+    def __call__(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> Any:
         twice = hidden_states[[0, 0]], pending[[0, 0]]  # a single row would be a graph of its own
         if not self._rehearsed:
             self._rehearsed = True
-            for each in self._shapes:
-                self._guess(*twice, each)
+            for beam in self._beams:
+                self._guess(*twice, beam)
         if len(pending) > 1:
             return self._guess(hidden_states, pending, shape)
         return tuple(found[:1] for found in self._guess(*twice, shape))

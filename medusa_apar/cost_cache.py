@@ -14,8 +14,7 @@ from typing import Any
 from platformdirs import user_cache_path
 
 from .budget import CostCurve, StepCost
-
-CURVES = ("forward", "heads", "chains")
+from .drafting import Beam
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps({"subject": json.loads(text), **asdict(cost)}), encoding="utf-8")
+        partial.write_text(json.dumps({"subject": json.loads(text), **_as_json(cost)}), encoding="utf-8")
         partial.replace(path)
     except OSError as error:
         _UNKEPT[path] = cost
@@ -56,11 +55,26 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
 def _read(path: Path) -> StepCost | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        curves = {name: CostCurve(tuple(map(float, kept[name]["seconds"]))) for name in CURVES}
-        cost = StepCost(**curves, slots=int(kept["slots"]), per_pair=float(kept["per_pair"]))
+        guesses = {Beam(int(each["levels"]), int(each["width"])): _curve(each["seconds"]) for each in kept["guesses"]}
+        cost = StepCost(_curve(kept["forward"]), guesses, int(kept["slots"]), float(kept["per_pair"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning("step costs in %s cannot be read (%s); they are measured again", path, error)
         return None
-    return cost if all(len(curve.seconds) > 1 for curve in curves.values()) else None
+    return cost
+
+
+def _as_json(cost: StepCost) -> dict[str, Any]:
+    return {
+        "forward": cost.forward.seconds,
+        "guesses": [asdict(beam) | {"seconds": curve.seconds} for beam, curve in cost.guesses.items()],
+        "slots": cost.slots,
+        "per_pair": cost.per_pair,
+    }
+
+
+def _curve(seconds: list[float]) -> CostCurve:
+    if len(seconds) < 2:
+        raise ValueError("a cost curve without a point")
+    return CostCurve(tuple(map(float, seconds)))

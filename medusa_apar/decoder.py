@@ -433,10 +433,11 @@ class Decoder:
         requests = dict.fromkeys(live.request for live in scheduled)
         hopes = [hope for request in requests if (hope := request.hope) is not None]
         # A batch ends with its slowest row.
-        if hopes and not self.budget.pays(len(scheduled), min(hopes, key=np.sum)):
+        shape = self.budget.shape(len(scheduled), min(hopes, key=np.sum, default=None))
+        if shape is None:
             return ()
         with self._timed("head_seconds"):
-            return self.drafter.guess(hidden, pending, self.budget.shape(len(scheduled)))
+            return self.drafter.guess(hidden, pending, shape)
 
     def _may_fork(self, live: LiveThread) -> bool:
         return self.fork and live.thread.depth < self.max_depth

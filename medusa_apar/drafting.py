@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,9 +15,21 @@ TreeShape = tuple[tuple[tuple[int, int], ...], ...]
 """A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank behind it."""
 
 
-def chain(levels: int) -> TreeShape:
-    """The fixed tree of a single path."""
-    return (((0, 0),),) * levels
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """The tree of the likeliest paths.
+
+    Attributes:
+        levels: tokens ahead.
+        width: paths of each length.
+    """
+
+    levels: int
+    width: int
+
+
+DraftShape = Beam | TreeShape
+"""What is guessed behind a pending token."""
 
 
 class Drafter(ABC):
@@ -27,11 +40,18 @@ class Drafter(ABC):
     Args:
         heads: the heads.
         width: paths of each length that are looked at; fewer where the vocabulary is smaller.
+
+    Attributes:
+        beams: the likeliest paths that a step may ask for, the widest and deepest first: of all heads or of the first
+            half of them, as many as are looked at or the likeliest alone.
     """
 
     def __init__(self, heads: DraftHeads, width: int) -> None:
         self.heads = heads
         self.width = min(width, heads.guessable)
+        levels = heads.config.num_heads
+        every = (Beam(deep, wide) for deep in (levels, max(1, levels // 2)) for wide in (self.width, 1))
+        self.beams = tuple(dict.fromkeys(every))
         self._sharpness = self._inverse_temperatures()
 
     def to(self, *args: Any, **kwargs: Any) -> None:
@@ -39,9 +59,7 @@ class Drafter(ABC):
         self.heads.to(*args, **kwargs)
         self._sharpness = self._inverse_temperatures()
 
-    def guess(
-        self, hidden_states: Tensor, pending: Tensor, shape: TreeShape | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def guess(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
         """Guess behind each of some pending tokens.
 
         The likeliest paths of one length are looked for behind the likeliest of the length before: what lies behind a
@@ -50,23 +68,24 @@ class Drafter(ABC):
         Args:
             hidden_states: `[rows, hidden_size]`, what entered `lm_head` when the pending token was chosen.
             pending: `[rows]` int64.
-            shape: of a fixed tree, in place of the likeliest paths.
+            shape: one of the beams, or that of a fixed tree.
 
         Returns:
             `[rows, levels, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
             place in the level above; the log-probability of the path, float32, -inf where there is no guess. `width` is
-            that of the drafter, or of a wider fixed tree; there are as many levels as heads, or fewer in a fixed tree.
+            that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads.
         """
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
         scores = torch.zeros_like(token_ids, dtype=torch.float32)
         levels = []
-        for level in range(self.heads.config.num_heads if shape is None else min(len(shape), len(self._sharpness))):
+        depth = shape.levels if isinstance(shape, Beam) else min(len(shape), self.heads.config.num_heads)
+        for level in range(depth):
             state, logits = self._advance(level, state, token_ids)
-            ranked = self.width if shape is None else 1 + max(rank for _, rank in shape[level])
+            ranked = shape.width if isinstance(shape, Beam) else 1 + max(rank for _, rank in shape[level])
             ids, log_probs = self._best(logits.float() * self._sharpness[level], ranked)
             every = (scores[..., None] + log_probs).flatten(1)  # [rows, paths * ranked]
-            if shape is None:
-                scores, place = every.topk(self.width)
+            if isinstance(shape, Beam):
+                scores, place = every.topk(shape.width)
             else:
                 places = [parent * ranked + rank for parent, rank in shape[level]]
                 place = torch.tensor(places, device=every.device).expand(len(every), -1)

@@ -11,7 +11,6 @@ from itertools import pairwise, product
 from math import prod
 
 from .budget import FixedBudget
-from .drafting import TreeShape
 
 
 class FixedTree(FixedBudget):
@@ -26,7 +25,6 @@ class FixedTree(FixedBudget):
     """
 
     def __init__(self, choices: Sequence[Sequence[int]], guessable: int) -> None:
-        super().__init__()
         paths = sorted({tuple(path) for path in choices}, key=lambda path: (len(path), path))
         for path in paths:
             if len(path) > 1 and path[:-1] not in paths:
@@ -42,12 +40,11 @@ class FixedTree(FixedBudget):
             )
         levels = [[path for path in paths if len(path) == length] for length in range(len(paths[-1]) + 1)]
         levels[0] = [()]
-        self._shape: TreeShape = tuple(
-            tuple((above.index(path[:-1]), path[-1]) for path in level) for above, level in pairwise(levels)
+        super().__init__(
+            shape=tuple(
+                tuple((above.index(path[:-1]), path[-1]) for path in level) for above, level in pairwise(levels)
+            )
         )
-
-    def shape(self, threads: int) -> TreeShape:
-        return self._shape
 
 
 def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:

@@ -261,8 +261,8 @@ class Generation:
         if self.options.medusa_choices is not None:
             return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
         if self.options.nodes_per_step is not None:
-            return FixedBudget(self.options.nodes_per_step)
-        return MeasuredBudget(step_cost(self.backbone, drafter), drafter.heads.config.num_heads)
+            return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
+        return MeasuredBudget(step_cost(self.backbone, drafter))
 
     def _pools(self, requests: Sequence[Request]) -> tuple[int, int]:
         """How many KV pools, and the slots of all of them: enough for the longest path of any row, and its step."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from .candidates import Guesses, Scores
 from .kv_pool import SlotPool
 from .paragraph_tree import FinishReason, ParagraphTree, Thread
@@ -31,8 +33,8 @@ class Request:
         pool: the KV pool of its threads, while it is decoded.
         live: its running threads in schedule order.
         cut_reason: why the answer ends at the limit.
-        promise: `[guesses]` how likely the heads hold the guesses behind a pending token, falling; running mean, None
-            before the first guesses.
+        promise: `[levels, width]` how likely the heads hold the guesses behind a pending token, the best of a level
+            first; running mean, None before the first guesses.
         promised: guesses of a step and thread that were to be accepted, running mean; hopeful at first.
         accepted: those that were, likewise.
         noted: how often that was noted.
@@ -55,17 +57,25 @@ class Request:
 
     @property
     def hope(self) -> Scores | None:
-        """`[guesses]` how likely guesses behind a pending token are accepted, going by what became of former ones."""
+        """`[levels, width]` how likely guesses behind a pending token are accepted, by what became of former ones."""
         return None if self.promise is None else self.promise * min(1.0, self.accepted / self.promised)
 
     def note(self, guesses: Guesses, carried: int, accepted: int) -> None:
         """Take note of a thread's guesses, of how many a step carried, and of how many of these were accepted."""
-        likely = guesses.probabilities()
+        likely = np.exp(guesses.log_probs, dtype=np.float64)
         self.noted += 1
         weight = max(RECENT, 1 / (self.noted + HOPE))
-        self.promise = likely if self.promise is None else self.promise + weight * (likely - self.promise)
+        if self.promise is None:
+            self.promise = likely
+        else:
+            seen, deeper = np.split(self.promise, [len(likely)])
+            before = seen[-1, 0]
+            seen += weight * np.where(likely > 0, likely - seen, 0.0)
+            if before > 0:
+                deeper *= seen[-1, 0] / before  # given the guess above, what is not guessed now is as likely as it was
         if carried:
-            self.promised += weight * (float(likely[:carried].sum()) - self.promised)
+            promised = float(np.sort(likely, axis=None)[-carried:].sum())
+            self.promised += weight * (promised - self.promised)
             self.accepted += weight * (accepted - self.accepted)
 
 

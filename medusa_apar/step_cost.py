@@ -14,7 +14,7 @@ from torch import Tensor
 from .backbone import Backbone
 from .budget import CostCurve, StepCost
 from .cost_cache import cached_cost
-from .drafting import Drafter, TreeShape, chain
+from .drafting import Beam, Drafter
 from .placement import Placement
 
 CONTEXT = 256
@@ -50,10 +50,10 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
-    def guess(rows: int, shape: TreeShape | None = None) -> None:
+    def guess(rows: int, beam: Beam = drafter.beams[0]) -> None:
         assert hidden is not None
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
-        drafter.guess(hidden[zeros], zeros, shape)[0].tolist()
+        drafter.guess(hidden[zeros], zeros, beam)[0].tolist()
 
     def reach(further: int) -> None:
         slots = pool.acquire(further)
@@ -63,11 +63,12 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     forward(FAR_NODES)
     curve, slots = CostCurve.measure(forward, between=partial(guess, 1)), pool.extent
     by_reach = CostCurve.measure(reach, (1, FAR))
-    step, path = partial(forward, MEASURED_ROWS[-1]), chain(drafter.heads.config.num_heads)
+    step = partial(forward, MEASURED_ROWS[-1])
     return StepCost(
         forward=curve,
-        heads=CostCurve.measure(guess, MEASURED_ROWS, between=step),
-        chains=CostCurve.measure(partial(guess, shape=path), MEASURED_ROWS, between=step),
+        guesses={
+            beam: CostCurve.measure(partial(guess, beam=beam), MEASURED_ROWS, between=step) for beam in drafter.beams
+        },
         slots=slots,
         per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from medusa_apar.budget import CostCurve, FixedBudget, MeasuredBudget, StepCost
 from medusa_apar.candidates import ROOT, Draft, Guesses, StepNodes, ancestors, choose_nodes
+from medusa_apar.drafting import Beam
 
 from .conftest import CHILD, CONTROL, FORK
 
@@ -37,7 +38,7 @@ def choose(drafts: list[Draft], nodes: int, context_length: int = 1000) -> Chose
 
 def measured(nodes: tuple[int, ...], seconds: tuple[float, ...]) -> MeasuredBudget:
     free = CostCurve.through((1, 64), (0.0, 0.0))
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), free, free), levels=4)
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), {Beam(levels=3, width=64): free}))
 
 
 class Chosen:
@@ -52,6 +53,15 @@ class Chosen:
 def test_pending_tokens_come_first_whatever_the_budget() -> None:
     chosen = choose([Draft(10, 5, False, None), Draft(11, 8, False, None)], nodes=1)
     assert (chosen.token_ids, chosen.parent, chosen.position) == ([10, 11], [ROOT, ROOT], [5, 8])
+
+
+def test_a_step_carries_guesses_of_few_levels_beside_deep_ones() -> None:
+    deep, shallow = guesses({20: 0.9}, {22: 0.9}, {23: 0.9}), guesses({30: 0.5}, {31: 0.5})
+    shallow = Guesses(shallow.token_ids[:2], shallow.parents[:2], shallow.log_probs[:2])
+    chosen = choose([Draft(10, 0, False, deep), Draft(11, 5, False, shallow)], nodes=64)
+    assert chosen.token_ids == [10, 11, 20, 22, 23, 30, 31]
+    assert chosen.parent == [ROOT, ROOT, 0, 2, 3, 1, 5]
+    assert chosen.position == [0, 5, 1, 2, 3, 6, 7]
 
 
 def test_the_budget_flows_to_the_thread_that_is_easiest_to_guess() -> None:

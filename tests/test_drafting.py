@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medusa_apar.drafting import Drafter, chain, new_drafter
+from medusa_apar.drafting import Beam, Drafter, new_drafter
 from medusa_apar.fixed_tree import FixedTree
 from medusa_apar.heads import DraftHeads, SequentialHeads
 
@@ -67,7 +67,8 @@ def paths_of(token_ids: Tensor, parents: Tensor, log_probs: Tensor) -> list[dict
 def test_guesses_are_the_likeliest_paths_behind_the_likeliest_paths(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
-    token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, pending)
+    drafter = drafter_of(heads, backbone)
+    token_ids, parents, log_probs = drafter.guess(hidden, pending, drafter.beams[0])
     width = token_ids.shape[2]
     for row in range(ROWS):
         kept: dict[Path, float] = {(): 0.0}
@@ -86,7 +87,7 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     choices = [(0,), (1,), (0, 0), (0, 2), (1, 1), (0, 2, 3)]
-    shape = FixedTree(choices, VOCABULARY).shape(threads=1)
+    shape = FixedTree(choices, VOCABULARY).shape(1, None)
     token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, pending, shape)
     for row in range(ROWS):
         wanted: list[dict[Path, float]] = [{}, {}, {}]
@@ -108,7 +109,7 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
 def test_a_fixed_tree_that_is_deeper_than_the_heads_ends_with_them(heads: DraftHeads) -> None:
     """And one that is narrower than other trees of the drafter is padded, so that a step can carry both."""
     backbone = forking_backbone(dtype=torch.float32)
-    shape = FixedTree([(0,) * depth for depth in range(1, 6)], VOCABULARY).shape(threads=1)
+    shape = FixedTree([(0,) * depth for depth in range(1, 6)], VOCABULARY).shape(1, None)
     drafter = drafter_of(heads, backbone)
     token_ids, _, log_probs = drafter.guess(torch.randn(1, 32), torch.tensor([5]), shape)
     assert token_ids.shape == (1, HEADS, drafter.width)
@@ -121,10 +122,36 @@ def test_a_step_can_carry_trees_and_single_paths_of_any_number_of_heads(num_head
     backbone = forking_backbone(dtype=torch.float32)
     drafter = drafter_of(random_sequential_heads(backbone, num_heads=num_heads), backbone)
     hidden, pending = torch.randn(2, 32), torch.tensor([5, 9])
-    trees, paths = drafter.guess(hidden, pending), drafter.guess(hidden, pending, chain(num_heads))
+    trees, paths = (drafter.guess(hidden, pending, Beam(num_heads, width)) for width in (drafter.width, 1))
     for ours, theirs in zip(trees, paths, strict=True):
         assert ours.shape == theirs.shape == (2, num_heads, drafter.width)
     assert torch.equal(trees[0][:, 0, 0], paths[0][:, 0, 0])
+
+
+@torch.inference_mode()
+def test_the_likeliest_paths_of_a_few_levels_are_those_of_the_first_levels(heads: DraftHeads) -> None:
+    backbone = forking_backbone(dtype=torch.float32)
+    drafter = drafter_of(heads, backbone)
+    assert drafter.beams == (Beam(3, drafter.width), Beam(3, 1), Beam(1, drafter.width), Beam(1, 1))
+    hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
+    for width in (drafter.width, 1):
+        deep, shallow = (drafter.guess(hidden, pending, Beam(levels, width)) for levels in (3, 1))
+        for ours, theirs in zip(shallow, deep, strict=True):
+            assert torch.equal(ours, theirs[:, :1])
+
+
+@torch.inference_mode()
+def test_a_beam_of_width_one_takes_the_best_guess_of_every_level(heads: DraftHeads) -> None:
+    backbone = forking_backbone(dtype=torch.float32)
+    hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
+    found = drafter_of(heads, backbone).guess(hidden, pending, Beam(3, 1))
+    for row in range(ROWS):
+        path: Path = ()
+        for level in range(3):
+            step = log_probs_along(heads, backbone, hidden[row], (int(pending[row]), *path))[level]
+            path = (*path, int(step.argmax()))
+        assert tuple(found[0][row, :, 0].tolist()) == path
+        assert (found[2][row] > -torch.inf).sum() == 3
 
 
 @torch.inference_mode()
@@ -132,7 +159,8 @@ def test_parallel_guesses_are_likelier_than_all_others() -> None:
     """What a head guesses does not depend on the path, so the best of all products are found."""
     backbone = forking_backbone(dtype=torch.float32)
     heads, hidden = random_heads(backbone, num_heads=2), torch.randn(1, 32)
-    token_ids, parents, log_probs = drafter_of(heads, backbone).guess(hidden, torch.tensor([5]))
+    drafter = drafter_of(heads, backbone)
+    token_ids, parents, log_probs = drafter.guess(hidden, torch.tensor([5]), drafter.beams[0])
     steps = log_probs_along(heads, backbone, hidden[0], ()) if not isinstance(heads, SequentialHeads) else None
     assert steps is not None
     every = sorted((float(a + b) for a, b in product(steps[0], steps[1])), reverse=True)

@@ -29,7 +29,7 @@ def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: C
 
 def test_a_fixed_tree_is_laid_out_level_by_level() -> None:
     tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]], guessable=4)
-    assert tree.shape(threads=1) == (((0, 0), (0, 2)), ((0, 1), (1, 0)), ((0, 3),))
+    assert tree.shape(1, None) == (((0, 0), (0, 2)), ((0, 1), (1, 0)), ((0, 3),))
 
 
 def test_a_fixed_tree_needs_every_parent() -> None:

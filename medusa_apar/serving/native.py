@@ -304,4 +304,4 @@ def _processors(sampling: Sampling) -> LogitsProcessorList:
 def _budget(backbone: Backbone, drafter: Drafter | None) -> NodeBudget:
     if drafter is None:
         return FixedBudget()
-    return MeasuredBudget(step_cost(backbone, drafter), drafter.heads.config.num_heads)
+    return MeasuredBudget(step_cost(backbone, drafter))

@@ -68,6 +68,26 @@ def test_conversations_of_which_none_can_be_used_are_no_verdict(
     assert "no usable question (left out: 1 x none of `prompt`" in capsys.readouterr().err
 
 
+def test_questions_that_the_chat_template_refuses_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, asked = tmp_path / "model", tmp_path / "asked.jsonl"
+    shutil.copytree(EMBEDDED, folder)
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    template = folder / "chat_template.jinja"
+    template.write_text(refusal + template.read_text())
+    system = [{"role": "system", "content": "Be brief."}]
+    chat = [{"role": "user", "content": "How can I sleep better?"}, {"role": "assistant", "content": "Go to bed."}]
+    asked.write_text("\n".join(json.dumps({"messages": some}) for some in (system + chat, chat)))
+    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) in (0, 1)
+    assert "tokens per step with the best guesses alone" in capsys.readouterr().out
+    assert "1 x the chat template refuses it: no system role" in caplog.text
+
+    asked.write_text(json.dumps({"messages": system + chat}))
+    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) == 2
+    assert "no usable question (left out: 1 x the chat template refuses it" in capsys.readouterr().err
+
+
 def test_no_guess_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "heads"
     shutil.copytree(EMBEDDED / "medusa", folder)
