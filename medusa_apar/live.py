@@ -68,13 +68,13 @@ class Request:
         if self.promise is None:
             self.promise = likely
         else:
-            seen, deeper = np.split(self.promise, [len(likely)])
+            seen, deeper = self.promise[: len(likely)], self.promise[len(likely) :]
             before = seen[-1, 0]
-            seen += weight * np.where(likely > 0, likely - seen, 0.0)
+            seen += weight * (likely > 0) * (likely - seen)
             if before > 0:
                 deeper *= seen[-1, 0] / before  # given the guess above, what is not guessed now is as likely as it was
         if carried:
-            promised = float(np.sort(likely, axis=None)[-carried:].sum())
+            promised = sum(sorted(likely.ravel().tolist(), reverse=True)[:carried])
             self.promised += weight * (promised - self.promised)
             self.accepted += weight * (accepted - self.accepted)
 
