@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
-from medusa_apar.budget import CostCurve, StepCost
+from medusa_apar.budget import CostCurve, FixedBudget, StepCost
+from medusa_apar.drafting import Beam
 from medusa_apar.heads import DraftHeads
 
 from .conftest import (
@@ -201,6 +203,33 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
         outputs[0].stats.forward_nodes / outputs[0].stats.steps
         > outputs[1].stats.forward_nodes / outputs[1].stats.steps
     )
+
+
+class Whimsical(FixedBudget):
+    """Guesses something else for every step."""
+
+    def __init__(self, beams: tuple[Beam, ...]) -> None:
+        super().__init__(nodes_per_step=12)
+        self._random, self._shapes = Random(0), [*beams, None]
+        self.asked: set[Beam | None] = set()
+
+    def shape(self, threads: int, hope: object) -> Beam | None:
+        shape = self._random.choice(self._shapes)
+        self.asked.add(shape)
+        return shape
+
+
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads])
+def test_guesses_of_any_depth_and_width_give_the_same_answer(make_heads: Callable[..., DraftHeads]) -> None:
+    backbone = forking_backbone(seed=0)
+    model = MedusaAparModel(backbone, make_heads(backbone))
+    _, ids, mask = batch()
+    assert model._drafter is not None
+    whimsical = Whimsical(model._drafter.beams)
+    with patch("medusa_apar.generation.Generation._budget", lambda *_: whimsical):
+        changing = decode(model, ids, mask)
+    assert whimsical.asked == {*model._drafter.beams, None}
+    assert torch.equal(changing.sequences, decode(model, ids, mask, medusa=False).sequences)
 
 
 def test_control_token_rules_hold_in_every_thread(backbone: PreTrainedModel) -> None:
