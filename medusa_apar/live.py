@@ -65,7 +65,7 @@ class Request:
         likely = np.exp(guesses.log_probs, dtype=np.float64)
         self.noted += 1
         weight = max(RECENT, 1 / (self.noted + HOPE))
-        if self.promise is None:
+        if self.promise is None or len(self.promise) < len(likely):
             self.promise = likely
         else:
             seen, deeper = self.promise[: len(likely)], self.promise[len(likely) :]

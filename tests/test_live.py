@@ -45,6 +45,14 @@ def test_levels_that_are_not_guessed_now_go_with_the_last_that_is() -> None:
     np.testing.assert_allclose(asked.hope, [[0.8, 0.1], [0.4, 0.2], [0.2, 0.1]], rtol=1e-3)
 
 
+def test_levels_that_were_never_guessed_before_are_known_from_then_on() -> None:
+    asked = request()
+    asked.note(guesses((0.4, 0.2)), carried=0, accepted=0)
+    asked.note(guesses((0.8, 0.1), (0.4, 0.1)), carried=0, accepted=0)
+    assert asked.hope is not None
+    np.testing.assert_allclose(asked.hope, [[0.8, 0.1], [0.4, 0.1]])
+
+
 def test_a_single_path_says_nothing_of_the_guesses_beside_it() -> None:
     asked = request()
     asked.note(guesses((0.4, 0.2), (0.2, 0.1)), carried=0, accepted=0)
