@@ -199,7 +199,7 @@ class MeasuredBudget(NodeBudget):
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
         self._all = next(iter(cost.guesses))
-        self._guessed: Beam | None = self._all  # what paid best for the last step
+        self._paying: Beam | None = self._all  # what paid best for the last step, whatever a try guessed
         self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
         self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
         self._rested = 0
@@ -212,16 +212,16 @@ class MeasuredBudget(NodeBudget):
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
         forward = self._cost.forward.stretch(threads, len(tokens)) + self._per_node * nodes
-        heads = 0.0 if self._guessed is None else self._cost.guesses[self._guessed](threads)
+        heads = 0.0 if self._paying is None else self._cost.guesses[self._paying](threads)
         return int((tokens / (forward + heads + self._rest)).argmax())
 
     def shape(self, threads: int, hope: NDArray[np.float64] | None) -> Beam | None:
         if hope is None:
             return self._all
         best = self._best(threads, hope)
-        if best == self._all or (best is None) != (self._guessed is None):
+        if best == self._all or (best is None) != (self._paying is None):
             self._rested, self._patience = 0, self.REST
-        self._guessed = best
+        self._paying = best
         if best == self._all:
             return best
         if self._rested >= self._patience:

@@ -84,8 +84,10 @@ class Drafter(ABC):
             ranked = shape.width if isinstance(shape, Beam) else 1 + max(rank for _, rank in shape[level])
             ids, log_probs = self._best(logits.float() * self._sharpness[level], ranked)
             every = (scores[..., None] + log_probs).flatten(1)  # [rows, paths * ranked]
-            if isinstance(shape, Beam):
+            if isinstance(shape, Beam) and every.shape[1] > shape.width:
                 scores, place = every.topk(shape.width)
+            elif isinstance(shape, Beam):  # behind a single path all are kept, and the best stands first
+                scores, place = every, torch.arange(shape.width, device=every.device).expand_as(every)
             else:
                 places = [parent * ranked + rank for parent, rank in shape[level]]
                 place = torch.tensor(places, device=every.device).expand(len(every), -1)

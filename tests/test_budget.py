@@ -43,9 +43,9 @@ SHORT = Beam(levels=2, width=4)
 FREE = CostCurve.through((1, 64), (0.0, 0.0))
 
 
-def hope(*likely: float, levels: int = 4) -> np.ndarray:
+def hope(*likely: float) -> np.ndarray:
     """That the best guesses of the first levels are accepted, and no others."""
-    return np.pad(np.array(likely)[:, None], ((0, levels - len(likely)), (0, 3)))
+    return np.pad(np.array(likely)[:, None], ((0, TREE.levels - len(likely)), (0, TREE.width - 1)))
 
 
 def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:

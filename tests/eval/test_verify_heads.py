@@ -79,7 +79,7 @@ def test_questions_that_the_chat_template_refuses_are_counted(
     system = [{"role": "system", "content": "Be brief."}]
     chat = [{"role": "user", "content": "How can I sleep better?"}, {"role": "assistant", "content": "Go to bed."}]
     asked.write_text("\n".join(json.dumps({"messages": some}) for some in (system + chat, chat)))
-    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) in (0, 1)
+    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) == 0
     assert "tokens per step with the best guesses alone" in capsys.readouterr().out
     assert "1 x the chat template refuses it: no system role" in caplog.text
 
