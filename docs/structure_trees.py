@@ -1,12 +1,14 @@
 """Writes `docs/structure.md`: what the rules make of real answers, with ten random trees of each rule.
 
-The answers are Vicuna-7B's to MT-Bench, and where a rule finds fewer than ten trees in them Vicuna-13B's, from
-github.com/FasterDecoding/Medusa (Apache-2.0); the folder that `MEDUSA_APAR_DATA` names holds them.
+The answers are Vicuna-7B's to MT-Bench; where a rule finds fewer than ten trees in them Vicuna-13B's, both from
+github.com/FasterDecoding/Medusa (Apache-2.0); and where it needs more still, model outputs that AlpacaEval published
+(CC BY-NC 4.0). The folder that `MEDUSA_APAR_DATA` names holds them.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from medusa_apar.train.structure import RULES, Rule, Rules, extract
 from medusa_apar.train.structure_report import StructureFigures, Tally
 
 TREES = 10
+SEED = 1
 WANTED = 1.6
 WIDTH = 76
 HERE = Path(__file__).parent
@@ -39,9 +42,16 @@ def answers(folder: Path, size: str) -> list[tuple[str, str]]:
     ]
 
 
+def published(folder: Path) -> list[tuple[str, str]]:
+    """Model, and text, of the held-out responses."""
+    with lzma.open(folder / "responses-heldout.jsonl.xz", "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    return [(row["source"], row["response"]) for row in rows]
+
+
 def trees_of(turns: list[tuple[str, str]], rules: Rules) -> list[tuple[str, ParagraphNode]]:
-    """Category and tree of the turns that some rules make trees of."""
-    return [(category, tree) for category, turn in turns if (tree := extract(turn, rules)) is not None]
+    """Title and tree of the turns that some rules make trees of."""
+    return [(title, tree) for title, turn in turns if (tree := extract(turn, rules)) is not None]
 
 
 def drawn(node: ParagraphNode | None, indent: str = "") -> Iterator[str]:
@@ -71,8 +81,13 @@ def reach(tally: Tally) -> str:
 
 
 def main() -> None:
-    folder = Path(os.environ["MEDUSA_APAR_DATA"]) / "mt_bench"
-    turns, larger = answers(folder, "7b"), answers(folder, "13b")
+    data = Path(os.environ["MEDUSA_APAR_DATA"])
+    turns = answers(data / "mt_bench", "7b")
+    sources = {
+        "answers": turns,
+        "answers of Vicuna-13B": answers(data / "mt_bench", "13b"),
+        "held-out responses of AlpacaEval's models": published(data),
+    }
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     parts: dict[str, list[Response]] = defaultdict(list)
     for category, turn in turns:
@@ -94,15 +109,17 @@ def main() -> None:
     trees = []
     for rule in Rule:
         alone = Rules(frozenset({rule}), RULES.max_depth, RULES.min_items)
-        found = trees_of(turns, alone)
-        trees += [f"### {str(rule).capitalize()}", "", f"{len(found)} of {len(turns)} answers.", ""]
-        for category, tree in Random(0).sample(found, min(TREES, len(found))):
-            trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
-        if len(found) < TREES:
-            more = trees_of(larger, alone)
-            trees += [f"And {len(more)} of {len(larger)} answers of Vicuna-13B.", ""]
-            for category, tree in Random(0).sample(more, min(TREES - len(found), len(more))):
-                trees += [f"{category}:", "", "```text", *drawn(tree), "```", ""]
+        trees += [f"### {str(rule).capitalize()}", ""]
+        wanted = TREES
+        for source, texts in sources.items():
+            found = trees_of(texts, alone)
+            trees += [f"{len(found)} of {len(texts)} {source}{', of which:' if len(found) > wanted else ':'}", ""]
+            shown = Random(SEED).sample(found, min(wanted, len(found)))
+            for title, tree in shown:
+                trees += [f"{title}:", "", "```text", *drawn(tree), "```", ""]
+            wanted -= len(shown)
+            if not wanted:
+                break
     text = text.replace("{reach}", reach(total.tallies[deepest]))
     text = text.replace("{figures}", total.table()).replace("{categories}", "\n".join(rows))
     (HERE / "structure.md").write_text(text.replace("{trees}", "\n".join(trees).rstrip()), encoding="utf-8")
