@@ -8,7 +8,6 @@ github.com/FasterDecoding/Medusa (Apache-2.0); and where it needs more still, mo
 from __future__ import annotations
 
 import json
-import lzma
 import os
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED
 from medusa_apar.paragraph_tree import ParagraphNode
-from medusa_apar.train.responses import Response
+from medusa_apar.train.responses import BadRows, Response, read_responses
 from medusa_apar.train.structure import RULES, Rule, Rules, extract
 from medusa_apar.train.structure_report import StructureFigures, Tally
 
@@ -42,11 +41,9 @@ def answers(folder: Path, size: str) -> list[tuple[str, str]]:
     ]
 
 
-def published(folder: Path) -> list[tuple[str, str]]:
-    """Model, and text, of the held-out responses."""
-    with lzma.open(folder / "responses-heldout.jsonl.xz", "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    return [(row["source"], row["response"]) for row in rows]
+def published(path: Path) -> list[tuple[str, str]]:
+    """Prompt, and text, of the responses in a file."""
+    return [(shortened(row.prompt, WIDTH), row.response) for row in read_responses(path, BadRows())]
 
 
 def trees_of(turns: list[tuple[str, str]], rules: Rules) -> list[tuple[str, ParagraphNode]]:
@@ -86,7 +83,7 @@ def main() -> None:
     sources = {
         "answers": turns,
         "answers of Vicuna-13B": answers(data / "mt_bench", "13b"),
-        "held-out responses of AlpacaEval's models": published(data),
+        "held-out responses of AlpacaEval's models": published(data / "responses-heldout.jsonl.xz"),
     }
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     parts: dict[str, list[Response]] = defaultdict(list)
@@ -113,10 +110,10 @@ def main() -> None:
         wanted = TREES
         for source, texts in sources.items():
             found = trees_of(texts, alone)
-            trees += [f"{len(found)} of {len(texts)} {source}{', of which:' if len(found) > wanted else ':'}", ""]
             shown = Random(SEED).sample(found, min(wanted, len(found)))
+            trees += [f"{len(found)} of {len(texts)} {source}, of which {len(shown)} here.", ""]
             for title, tree in shown:
-                trees += [f"{title}:", "", "```text", *drawn(tree), "```", ""]
+                trees += [title, "", "```text", *drawn(tree), "```", ""]
             wanted -= len(shown)
             if not wanted:
                 break
