@@ -127,7 +127,7 @@ def test_from_responses_to_a_model_that_loads(data: Path, tmp_path: Path) -> Non
     argv = [
         "--data", str(data), "--output", str(tmp_path / "run"), "--prompts", "2", "--vocab-size", "300",
         "--hidden-size", "64", "--layers", "1", "--max-length", "256", "--batch", "2", "--steps", "60",
-        "--tuning-steps", "10", "--head-steps", "2", "--heads", "2",
+        "--tuning-steps", "10", "--sequential-steps", "2", "--medusa-steps", "2", "--heads", "2",
     ]  # fmt: skip
     embedded.main(argv)
     folder = tmp_path / "run" / "bundle"

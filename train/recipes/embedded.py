@@ -235,8 +235,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of pre-training")
     parser.add_argument("--tuning-steps", type=int, default=1100, help="optimizer steps on the narrow domain")
-    parser.add_argument("--rewordings", type=int, default=60, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--head-steps", type=int, default=1500, help="optimizer steps of the heads, of half the rows")
+    parser.add_argument("--rewordings", type=int, default=200, help="of each prompt, for the backbone to answer")
+    parser.add_argument("--sequential-steps", type=int, default=1500, help="optimizer steps of half the rows")
+    parser.add_argument("--medusa-steps", type=int, default=3500, help="optimizer steps of half the rows")
+    parser.add_argument("--medusa-layers", type=int, default=4, help="residual blocks in a Medusa head")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
     args = parser.parse_args(argv)
@@ -278,9 +280,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 (backbone / FINISHED).touch()
 
     heads = {
-        "heads": ["--kind", "sequential", "--max_steps", str(args.head_steps),
+        "heads": ["--kind", "sequential", "--max_steps", str(args.sequential_steps),
                   "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2)],
-        "medusa": ["--kind", "medusa", "--max_steps", str(args.head_steps)],
+        "medusa": ["--kind", "medusa", "--max_steps", str(args.medusa_steps), "--num_layers", str(args.medusa_layers)],
     }  # fmt: skip
     for kind, arguments in heads.items():
         folder = args.output / kind
