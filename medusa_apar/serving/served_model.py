@@ -78,7 +78,7 @@ class ServedModel:
 
         Raises:
             OSError: if they cannot be found.
-            ValueError: if the model names no token that ends an answer.
+            ValueError: if the model names no token that ends an answer, or control tokens that it has not.
         """
         config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -89,13 +89,16 @@ class ServedModel:
                 control = ControlTokens.of_tokenizer(tokenizer)
             except ValueError:
                 control = None
+        vocab_size = config.get_text_config().vocab_size
+        if control is not None:
+            control.check_fits(vocab_size)
         ends: Any = generation.eos_token_id if generation.eos_token_id is not None else config.eos_token_id
         if ends is None:
             raise ValueError(f"{str(source)!r} names no eos_token_id; record it in its generation_config.json")
         return ServedModel(
             name=name or str(source),
             tokenizer=tokenizer,
-            vocab_size=config.get_text_config().vocab_size,
+            vocab_size=vocab_size,
             control=control,
             eos_token_ids=tuple(ends) if isinstance(ends, list) else (int(ends),),
             context_length=min(context_length(config), max_length or maxsize),

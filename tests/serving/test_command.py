@@ -102,6 +102,12 @@ def test_a_model_that_names_no_end_is_refused(tmp_path: Path) -> None:
         ServedModel.from_pretrained(folder)
 
 
+def test_a_model_whose_control_tokens_are_none_of_its_own_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, GenerationConfig(eos_token_id=1), fork_token_id=4096)
+    with pytest.raises(ValueError, match="fork_token_id=4096 is none of the backbone's 4096 tokens"):
+        ServedModel.from_pretrained(folder)
+
+
 def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = GenerationConfig(do_sample=True, min_p=0.1, typical_p=1.0, min_new_tokens=5, eos_token_id=1)
     ServedModel.from_pretrained(saved(tmp_path, config))
