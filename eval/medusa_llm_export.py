@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads.medusa_llm import write_medusa_llm
 from medusa_apar.model import MedusaAparModel
 
 BACKBONE_FOLDER = "backbone"
@@ -47,7 +47,7 @@ def export(model: MedusaAparModel, folder: Path) -> tuple[Path, Path]:
     state = plain_state(model.backbone, [] if control is None else [control.fork_token_id, control.child_token_id])
     save_file(state, backbone / "model.safetensors", metadata={"format": "pt"})
     (backbone / "config.json").write_text(json.dumps(plain_config(model.backbone), indent=2) + "\n", encoding="utf-8")
-    save_medusa_llm(model.heads, heads, str(backbone.resolve()), model.backbone)
+    write_medusa_llm(model.heads, heads, str(backbone.resolve()), model.backbone)
     return backbone, heads
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +46,21 @@ def load(heads: str, eos_token_id: int) -> Any:
             return TokenIds(eos_token_id)
 
     medusa_model.AutoTokenizer = Tokenizers
-    return medusa_model.MedusaModel.from_pretrained(heads).eval()
+    model = medusa_model.MedusaModel.from_pretrained(heads).eval()
+    give_blocks_their_own_weights(model.medusa_head, Path(heads))
+    return model
+
+
+def give_blocks_their_own_weights(medusa_head: Any, heads: Path) -> None:
+    """Load heads of several residual blocks: medusa-llm repeats one block, whatever their file holds.
+
+    Args:
+        medusa_head: medusa-llm's heads.
+        heads: their folder.
+    """
+    for number, head in enumerate(medusa_head):
+        medusa_head[number] = torch.nn.Sequential(*map(deepcopy, head))
+    medusa_head.load_state_dict(torch.load(heads / "medusa_lm_head.pt", weights_only=True))
 
 
 @torch.inference_mode()

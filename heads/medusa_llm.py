@@ -20,7 +20,7 @@ from .checkpoint_files import RETRIEVE, natural, read_pt, read_safetensors
 from .config import MedusaHeadsConfig
 from .draft_heads import DraftHeads
 from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, writing
-from .medusa import MedusaHeads
+from .medusa import MedusaHead, MedusaHeads
 
 
 def save_medusa_llm(
@@ -42,8 +42,23 @@ def save_medusa_llm(
             every head.
 
     Raises:
-        ValueError: the format cannot express these heads, or the folder holds the `config.json` of something else.
+        ValueError: medusa-llm cannot compute these heads, or the folder holds the `config.json` of something else.
         OSError: the folder cannot be written.
+    """
+    if isinstance(heads, MedusaHeads):
+        _check_blocks_are_one(heads)
+    write_medusa_llm(heads, folder, base_model_name_or_path, backbone)
+
+
+def write_medusa_llm(
+    heads: DraftHeads,
+    folder: str | Path,
+    base_model_name_or_path: str,
+    backbone: PreTrainedModel | None = None,
+) -> None:
+    """As `save_medusa_llm`, but each block of a head may have weights of its own.
+
+    The layout has names for them. medusa-llm itself reads the last one alone and applies it several times.
     """
     if not isinstance(heads, MedusaHeads):
         raise ValueError("medusa-llm's format has no place for sequential heads; export Medusa heads")
@@ -104,15 +119,18 @@ def _medusa_llm_state(heads: MedusaHeads, backbone: PreTrainedModel | None) -> d
     if config.shared_projection:
         weight = heads.lm_head_of(backbone)
         state |= {f"heads.{head}.projection.weight": weight for head in range(config.num_heads)}
-    for head in range(config.num_heads):
-        for layer in range(1, config.num_layers):
-            for name in ("weight", "bias"):
-                block = f"heads.{head}.blocks.{{}}.linear.{name}"
-                # medusa-llm builds `[ResBlock(...)] * num_layers`: one block, applied several times.
-                if not torch.equal(state[block.format(layer)], state[block.format(0)]):
-                    raise ValueError(
-                        f"these heads have {config.num_layers} different residual blocks each, but medusa-llm applies "
-                        "one block several times and would give other logits; train heads with num_layers=1"
-                    )
     rename = medusa_llm_name(config.num_layers)
     return {rename(name): tensor for name, tensor in state.items()}
+
+
+def _check_blocks_are_one(heads: MedusaHeads) -> None:
+    """medusa-llm builds `[ResBlock(...)] * num_layers`: one block, applied several times."""
+    for head in heads.heads:
+        assert isinstance(head, MedusaHead)
+        blocks = [block.state_dict() for block in head.blocks]
+        if any(not torch.equal(block[name], blocks[0][name]) for block in blocks for name in block):
+            raise ValueError(
+                f"these heads have {heads.config.num_layers} different residual blocks each, but medusa-llm applies "
+                "one block several times and would give other logits; train heads with num_layers=1, or export them "
+                "with --format vllm"
+            )

@@ -16,13 +16,15 @@ from medusa_apar.candidates import ancestors
 from medusa_apar.fixed_tree import cartesian_tree
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads.medusa_llm import save_medusa_llm, write_medusa_llm
 from medusa_apar.verification import typical_threshold
 
 pytest.importorskip("medusa", reason="needs `pip install medusa-llm==0.1`, the extra `medusa-llm`")
 
 from medusa.model import medusa_model
 from medusa.model.utils import evaluate_posterior, generate_medusa_buffers
+
+from medusa_apar.eval import medusa_llm_worker
 
 WIDTHS = [[4], [2, 3], [3, 1, 2], [2, 2, 2, 2]]
 
@@ -58,6 +60,18 @@ def test_medusa_llm_reads_our_export_and_computes_our_logits(backbone, backbone_
     heads = random_heads(num_heads=3, **shape)
     save_medusa_llm(heads, tmp_path / "exported", str(backbone_folder), backbone)
     theirs = medusa_model.MedusaModel.from_pretrained(str(tmp_path / "exported"))
+    input_ids = torch.randint(31, (1, 9))
+    torch.testing.assert_close(theirs(input_ids), our_logits(heads, backbone, input_ids), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("stock_llama")
+def test_the_benchmark_has_medusa_llm_compute_heads_of_several_blocks(
+    backbone, backbone_folder, tmp_path, random_heads, monkeypatch
+):
+    monkeypatch.setattr(medusa_model, "AutoTokenizer", None)  # to have it back behind this test
+    heads = random_heads(num_heads=3, num_layers=4)
+    write_medusa_llm(heads, tmp_path / "exported", str(backbone_folder), backbone)
+    theirs = medusa_llm_worker.load(str(tmp_path / "exported"), eos_token_id=1)
     input_ids = torch.randint(31, (1, 9))
     torch.testing.assert_close(theirs(input_ids), our_logits(heads, backbone, input_ids), rtol=0, atol=1e-5)
 

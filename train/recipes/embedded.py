@@ -237,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tuning-steps", type=int, default=1100, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=200, help="of each prompt, for the backbone to answer")
     parser.add_argument("--sequential-steps", type=int, default=1500, help="optimizer steps of half the rows")
-    parser.add_argument("--medusa-steps", type=int, default=3500, help="optimizer steps of half the rows")
+    parser.add_argument("--medusa-steps", type=int, default=7000, help="optimizer steps of half the rows")
     parser.add_argument("--medusa-layers", type=int, default=4, help="residual blocks in a Medusa head")
     parser.add_argument("--heads", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="torch.compile the backbone's training")
