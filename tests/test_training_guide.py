@@ -17,7 +17,7 @@ GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
 @pytest.mark.timeout(900)
 def test_the_training_guide_runs_as_written(tmp_path: Path) -> None:
     commands = "\n".join(re.findall(r"```sh\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL))
-    assert commands.count("medusa-apar ") == 12
+    assert commands.count("medusa-apar ") == 13
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
@@ -25,7 +25,7 @@ def test_the_training_guide_runs_as_written(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     assert "| all, depth 3 | 50.0% |" in done.stdout
-    assert done.stdout.count("as they should be") == 2
+    assert done.stdout.count("as they should be") == 3
     assert "root thread" in done.stdout
     assert '"object":"chat.completion"' in done.stdout
     figures = json.loads((tmp_path / "backbone" / "training.json").read_text())["figures"]

@@ -112,7 +112,7 @@ class HeadsArguments:
         },
     )
     num_heads: int = field(default=5, metadata={"help": "tokens that are guessed ahead"})
-    num_layers: int = field(default=1, metadata={"help": "residual blocks in a Medusa head"})
+    num_layers: int = field(default=1, metadata={"help": "residual blocks in a Medusa head; medusa-llm takes one"})
     shared_projection: bool = field(
         default=False,
         metadata={"help": "Medusa heads project with the backbone's lm_head: no matrix per head, small files"},
