@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from torch import distributed
 from transformers import HfArgumentParser
 
 
@@ -49,6 +51,13 @@ def run(
         train(*arguments)
     except InputError as error:
         parser.error(_one_line(error))
+    atexit.register(_leave_process_group)  # not now: another training of the same process goes on in it
+
+
+def _leave_process_group() -> None:
+    """End the threads of this process's group, which may abort an interpreter that is torn down around them."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _one_line(error: Exception) -> str:
