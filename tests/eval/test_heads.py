@@ -33,7 +33,7 @@ def test_the_embedded_heads_are_as_accurate_as_the_published_ones_in_their_domai
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "nodes"), [("heads", "16"), ("medusa", "64")])
+@pytest.mark.parametrize(("kind", "nodes"), [("heads", "16,64"), ("medusa", "64")])
 def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step(
     kind: str, nodes: str, tmp_path: Path
 ) -> None:
@@ -45,7 +45,7 @@ def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
         assert row[0] >= top_1
         assert row[4] >= top_5
-    assert figures["trees"][nodes] >= 2.6
+    assert min(figures["trees"].values()) >= 2.6
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
+from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.medusa_llm import write_medusa_llm
 
 ARGUMENTS = ["--backbone", str(EMBEDDED), "--limit", "2", "--max-new-tokens", "64"]
 
@@ -30,8 +32,12 @@ def test_the_embedded_heads_serve_as_they_were_trained(kind: str, capsys: pytest
     assert "in training 1." in capsys.readouterr().out
 
 
-def test_exported_heads_do_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+@pytest.mark.parametrize("checkpoint_format", ["vllm", "medusa-llm"])
+def test_exported_heads_do_too(checkpoint_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if checkpoint_format == "vllm":
+        main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+    else:  # which `heads export` refuses to write, for medusa-llm does not heed all blocks of a file; we do
+        write_medusa_llm(load_heads(EMBEDDED / "medusa"), tmp_path, str(EMBEDDED))
     assert verify(tmp_path) == 2, "there is no figure to compare with"
     assert "give heads that do with --against DIR" in capsys.readouterr().err
     assert verify(tmp_path, "--against", str(EMBEDDED / "medusa")) == 0

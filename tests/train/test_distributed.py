@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoModelForCausalLM
 
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.train.command import run
 from medusa_apar.train.held_out import measure
 from medusa_apar.train.tree_attention import attend_along_paths
 from medusa_apar.train.tree_data import TreeCollator, TreeRow, pack
@@ -103,3 +107,15 @@ def test_own_answers_are_written_once_and_figures_are_those_of_all_processes(
     for recorded, found in zip(heads.config.accuracy, alone.accuracy, strict=True):
         assert recorded == pytest.approx(found, abs=0.03), "but for a row that fills up the last batch"
     assert heads.config.acceptance == pytest.approx(alone.acceptance, abs=0.03)
+
+
+def test_a_process_leaves_its_group_at_its_end_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another training of the same process goes on in the group."""
+    at_the_end: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_the_end.append)
+    store = f"file://{tmp_path / 'store'}"
+    run(lambda: torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1), (), "train", [])
+    assert torch.distributed.is_initialized()
+    for leave in at_the_end:
+        leave()
+    assert not torch.distributed.is_initialized()
