@@ -236,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=1600, help="optimizer steps of pre-training")
     parser.add_argument("--tuning-steps", type=int, default=1100, help="optimizer steps on the narrow domain")
     parser.add_argument("--rewordings", type=int, default=200, help="of each prompt, for the backbone to answer")
-    parser.add_argument("--sequential-steps", type=int, default=1500, help="optimizer steps of the sequential heads")
+    parser.add_argument("--sequential-steps", type=int, default=4000, help="optimizer steps of the sequential heads")
     parser.add_argument("--medusa-steps", type=int, default=7000, help="optimizer steps of the Medusa heads")
     parser.add_argument("--medusa-layers", type=int, default=4, help="residual blocks in a Medusa head")
     parser.add_argument("--heads", type=int, default=5)
@@ -281,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     heads = {
         "heads": ["--kind", "sequential", "--max_steps", str(args.sequential_steps),
-                  "--intermediate_size", str(2 * args.hidden_size), "--draft_vocab_size", str(args.vocab_size // 2)],
+                  "--draft_vocab_size", str(args.vocab_size // 2)],
         "medusa": ["--kind", "medusa", "--max_steps", str(args.medusa_steps), "--num_layers", str(args.medusa_layers)],
     }  # fmt: skip
     for kind, arguments in heads.items():
