@@ -51,7 +51,8 @@ def run(
         train(*arguments)
     except InputError as error:
         parser.error(_one_line(error))
-    atexit.register(_leave_process_group)  # not now: another training of the same process goes on in it
+    finally:
+        atexit.register(_leave_process_group)  # not now: another training of the same process goes on in it
 
 
 def _leave_process_group() -> None:

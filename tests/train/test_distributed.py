@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.train.command import run
+from medusa_apar.train.command import InputError, run
 from medusa_apar.train.held_out import measure
 from medusa_apar.train.tree_attention import attend_along_paths
 from medusa_apar.train.tree_data import TreeCollator, TreeRow, pack
@@ -109,12 +110,22 @@ def test_own_answers_are_written_once_and_figures_are_those_of_all_processes(
     assert heads.config.acceptance == pytest.approx(alone.acceptance, abs=0.03)
 
 
-def test_a_process_leaves_its_group_at_its_end_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another training of the same process goes on in the group."""
+@pytest.mark.parametrize("error", [None, InputError("--data x: no usable row")])
+def test_a_process_leaves_its_group_at_its_end_and_not_before(
+    error: InputError | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another training of the same process goes on in the group; one that gets wrong input ends as well."""
     at_the_end: list[Callable[[], None]] = []
     monkeypatch.setattr(atexit, "register", at_the_end.append)
     store = f"file://{tmp_path / 'store'}"
-    run(lambda: torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1), (), "train", [])
+
+    def train() -> None:
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+        if error is not None:
+            raise error
+
+    with nullcontext() if error is None else pytest.raises(SystemExit):
+        run(train, (), "train", [])
     assert torch.distributed.is_initialized()
     for leave in at_the_end:
         leave()
