@@ -11,7 +11,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the most common causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-serving test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-embedded clean
+.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-embedded clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,10 @@ test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and tra
 
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
+
+test-deepspeed: $(INSTALLED) ## train with DeepSpeed's ZeRO-3 in two processes on the CPU
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[deepspeed]"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m deepspeed
 
 test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be there (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"

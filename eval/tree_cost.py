@@ -24,7 +24,7 @@ from medusa_apar.train.backbone import held_out_rows
 from medusa_apar.train.backbone import main as train_backbone
 from medusa_apar.train.command import InputError
 from medusa_apar.train.responses import BadRows, Response, read_responses
-from medusa_apar.train.row_arguments import RowArguments, check_exist
+from medusa_apar.train.row_arguments import RowArguments, add_control_tokens, check_exist
 from medusa_apar.train.structure import Rules, extract
 from medusa_apar.train.trainer import FLAT, STRUCTURED
 
@@ -97,7 +97,9 @@ def compare_layouts(arguments: TreeCostArguments, training: Sequence[str]) -> No
     """
     check_exist("--data", [arguments.data])
     check_exist("--eval_data", [arguments.eval_data])
-    if STRUCTURED not in held_out_rows([arguments.eval_data], arguments, arguments.tokenizer()):
+    tokenizer = arguments.tokenizer()
+    add_control_tokens(tokenizer)
+    if STRUCTURED not in held_out_rows([arguments.eval_data], arguments, tokenizer):
         raise InputError(
             f"--eval_data {arguments.eval_data}: has no response that makes a tree; give answers with lists"
         )

@@ -157,7 +157,7 @@ def _whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     if not is_deepspeed_zero3_enabled():
         yield
         return
-    import deepspeed  # type: ignore[import-not-found]
+    import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0):
         yield
@@ -228,16 +228,18 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     """Train a backbone and save it with its tokenizer in `args.output_dir`; goes on from the last checkpoint."""
     data.check_files()
     data.check_device(args.device)
+    if lora.lora_rank is not None:
+        args.check_whole(f"--lora_rank {lora.lora_rank}")
     model, tokenizer = load_backbone(data, data.attn_implementation)
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     with args.main_process_first(local=args.save_on_each_node):
         claim(args, model, data.data, data, lora)
+    control = prepare_for_forks(tokenizer, model)
+    model.config.thread_depth = data.depth
     held_out = held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None
     if held_out is not None:
         args.choose_best_by(held_out)
-    control = prepare_for_forks(tokenizer, model)
-    model.config.thread_depth = data.depth
     trainer = BackboneTrainer(
         lora.wrap(model),
         args,
@@ -248,8 +250,6 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         control_tokens=control,
         eos_token_id=tokenizer.eos_token_id,
     )
-    if lora.lora_rank is not None:
-        trainer.check_whole(f"--lora_rank {lora.lora_rank}")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())

@@ -260,6 +260,7 @@ class HeadsTrainer(HeadsEvaluation):
 
 def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
     """Train heads on `data.model` and save them in `args.output_dir`; goes on from the last checkpoint."""
+    args.check_whole("train heads")
     backbone, tokenizer = data.load()
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]

@@ -155,6 +155,7 @@ class JointTrainer(HeadsEvaluation):
 def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrainingArguments) -> Path:
     """Train backbone and heads and save them in `args.output_dir`; goes on from the last checkpoint."""
     data.check_device(args.device)
+    args.check_whole("train joint")
     backbone, tokenizer = data.load()
     backbone.to(args.device)  # type: ignore[arg-type]
     source = joint.heads or str(Path(data.model) / HEADS)
@@ -177,7 +178,6 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         eval_dataset=held_out,
         processing_class=tokenizer,
     )
-    trainer.check_whole("train joint")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if held_out is not None:
         trainer.save_metrics("eval", trainer.evaluate())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -47,6 +48,14 @@ class TreeTrainingArguments(TrainingArguments):
         """GPUs of this process: one at most, for `nn.DataParallel` cannot deal trees out; several take a launcher."""
         return min(1, int(super().n_gpu))
 
+    def check_whole(self, what: str) -> None:
+        """Raise an InputError where FSDP or DeepSpeed is to spread weights over processes that `what` needs whole."""
+        if self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP") or self.deepspeed_plugin is not None:
+            raise InputError(
+                f"{what}: needs the weights whole that FSDP or DeepSpeed spreads over processes; launch without their "
+                "configuration, every process then holds all weights"
+            )
+
 
 class TreeTrainer(Trainer):
     """A `Trainer` over tree-packed rows that knows `--muon` and stops where the loss is not finite."""
@@ -54,6 +63,8 @@ class TreeTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.optimizer is None and getattr(self.args, "muon", False):
             assert self.model is not None
+            if self.is_deepspeed_enabled:  # which hands matrices over as flat pieces
+                raise InputError("--muon: needs the matrices that DeepSpeed takes apart; leave it out, or take FSDP")
             self.optimizer = MuonAdamW(
                 muon_parameter_groups(self.model), lr=self.args.learning_rate, weight_decay=self.args.weight_decay
             )
@@ -71,14 +82,6 @@ class TreeTrainer(Trainer):
                 f"checkpoint in {self.args.output_dir} is whole"
             )
         return loss
-
-    def check_whole(self, what: str) -> None:
-        """Raise an InputError where FSDP or DeepSpeed spreads weights over processes that `what` reads whole."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise InputError(
-                f"{what}: cannot save weights that FSDP or DeepSpeed spreads over processes; launch without their "
-                "configuration, every process then holds all weights"
-            )
 
     def sum_of_processes(self, figures: Tensor) -> Tensor:
         """The sum of what all processes have counted, on the CPU."""

@@ -1,20 +1,23 @@
-"""Training in several processes gives the losses of one."""
+"""Training in several processes gives the losses of one, also where FSDP or DeepSpeed spreads the weights over them."""
 
 from __future__ import annotations
 
 import atexit
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
@@ -27,41 +30,131 @@ LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 STEPS = 4
 
 
-def launch(processes: int, *training: str) -> None:
-    """Launch a training as a user would."""
-    command = [
-        # `--cpu` would need MPI; `--multi_gpu` starts torch's own launcher, and the training picks gloo for CPUs.
-        sys.executable, "-m", "accelerate.commands.launch", *["--multi_gpu"] * (processes > 1),
-        "--num_processes", str(processes),
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        "-m", "medusa_apar.cli", "train", *training,
-        "--use_cpu", "True", "--disable_tqdm", "True", *["--ddp_backend", "gloo"] * (processes > 1),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+RECIPES = files("medusa_apar.train.recipes")
+Save = Callable[..., Path]
 
 
-def losses(folder: Path, model: Path, data: Path, processes: int, batch: int) -> list[float]:
-    """Of each step of a training."""
+class Launch(NamedTuple):
+    """How `accelerate launch` starts a training.
+
+    Attributes:
+        processes: how many.
+        configuration: of them.
+        program: that trains.
+        environment: more of it.
+    """
+
+    processes: int
+    configuration: Sequence[str] = ()
+    program: Sequence[str] = ("-m", "medusa_apar.cli")
+    environment: Mapping[str, str] = MappingProxyType({})
+
+    def __call__(self, *training: str) -> str:
+        """Launch a training as a user would, and return what it says on stderr."""
+        command = [
+            sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(self.processes),
+            *self.configuration, "--mixed_precision", "no", "--main_process_port", "0", *self.program,
+            "train", *training,
+            "--use_cpu", "True", "--disable_tqdm", "True", *["--ddp_backend", "gloo"] * (self.processes > 1),
+        ]  # fmt: skip
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode:
+            raise LaunchError(done.stderr)
+        return done.stderr
+
+
+class LaunchError(Exception):
+    """A training has failed; its message is what it said on stderr."""
+
+
+ONE = Launch(1, ["--num_machines", "1", "--dynamo_backend", "no"])
+# `--cpu` would need MPI; `--multi_gpu` starts torch's own launcher, and the training picks gloo for CPUs.
+TWO = Launch(2, ["--multi_gpu", "--num_machines", "1", "--dynamo_backend", "no"])
+FSDP = Launch(2, ["--config_file", str(RECIPES / "fsdp.yaml")], [str(Path(__file__).with_name("fsdp_on_cpus.py"))])
+DEEPSPEED = Launch(2, ["--config_file", str(RECIPES / "deepspeed_zero3.yaml")], environment={"DS_ACCELERATOR": "cpu"})
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    rows = [{"prompt": f"Colours {n}?", "response": LISTED if n % 2 else "Red and blue, " * n} for n in range(1, 17)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def losses(launch: Launch, folder: Path, model: Path, data: Path, *more: str, steps: int = STEPS) -> list[float]:
+    """Of each step of a training of a backbone; four rows make a step."""
     launch(
-        processes, "backbone", "--model", str(model), "--data", str(data),
-        "--output_dir", str(folder), "--max_length", "96", "--per_device_train_batch_size", str(batch),
-        "--gradient_accumulation_steps", "1", "--max_steps", str(STEPS), "--logging_steps", "1",
-        "--learning_rate", "1e-2",
+        "backbone", "--model", str(model), "--data", str(data), "--output_dir", str(folder), "--max_length", "96",
+        "--per_device_train_batch_size", str(4 // launch.processes), "--gradient_accumulation_steps", "1",
+        "--max_steps", str(steps), "--save_steps", str(STEPS), "--logging_steps", "1", "--learning_rate", "1e-2", *more,
     )  # fmt: skip
     history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry["loss"] for entry in history if "loss" in entry]
 
 
-def test_two_processes_give_the_losses_of_one(tiny_backbone_dir: Path, tmp_path: Path) -> None:
-    data = tmp_path / "rows.jsonl"
-    rows = [{"prompt": f"Colours {n}?", "response": LISTED if n % 2 else "Red and blue, " * n} for n in range(1, 17)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    one = losses(tmp_path / "one", tiny_backbone_dir, data, processes=1, batch=4)
-    two = losses(tmp_path / "two", tiny_backbone_dir, data, processes=2, batch=2)
+def test_two_processes_give_the_losses_of_one(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+    one = losses(ONE, tmp_path / "one", tiny_backbone_dir, rows_file)
+    two = losses(TWO, tmp_path / "two", tiny_backbone_dir, rows_file)
     assert len(one) == len(two) == STEPS
     assert two == pytest.approx(one, rel=1e-3)
     assert one[-1] < one[0]
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [pytest.param(FSDP, id="FSDP"), pytest.param(DEEPSPEED, id="DeepSpeed", marks=pytest.mark.deepspeed)],
+)
+class TestSpreadWeights:
+    """On CPUs, with the configurations of the recipes but for processes and precision."""
+
+    def test_they_give_the_losses_and_the_weights_of_whole_ones(
+        self, spread: Launch, save_backbone: Save, plain_tokenizer: PreTrainedTokenizerFast, rows_file: Path,
+        tmp_path: Path,
+    ) -> None:  # fmt: skip
+        """From a model without control tokens, whose embeddings have to grow while they are spread."""
+        model, more = save_backbone(plain_tokenizer), ["--eval_data", str(rows_file)]
+        whole = losses(TWO, tmp_path / "whole", model, rows_file, *more)
+        assert losses(spread, tmp_path / "spread", model, rows_file, *more) == pytest.approx(whole, rel=1e-3)
+        assert whole[-1] < whole[0]
+        assert figures(tmp_path / "spread") == pytest.approx(figures(tmp_path / "whole"), rel=1e-2, abs=1e-3)
+        expected, found = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("whole", "spread"))
+        for name, weight in found.state_dict().items():
+            torch.testing.assert_close(weight, expected.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+    def test_an_interrupted_run_goes_on(
+        self, spread: Launch, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+    ) -> None:
+        constant = ["--lr_scheduler_type", "constant"]
+        whole = losses(spread, tmp_path / "a", tiny_backbone_dir, rows_file, *constant, steps=STEPS + 2)
+        part = losses(spread, tmp_path / "b", tiny_backbone_dir, rows_file, *constant)
+        both = losses(spread, tmp_path / "b", tiny_backbone_dir, rows_file, *constant, steps=STEPS + 2)
+        assert len(part) == STEPS
+        assert both == pytest.approx(whole, rel=1e-3)
+
+
+def test_muon_orthogonalises_whole_matrices_that_fsdp_spreads(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    whole = losses(TWO, tmp_path / "whole", tiny_backbone_dir, rows_file, "--muon")
+    assert losses(FSDP, tmp_path / "spread", tiny_backbone_dir, rows_file, "--muon") == pytest.approx(whole, rel=1e-3)
+
+
+@pytest.mark.deepspeed
+def test_deepspeed_takes_apart_what_muon_and_heads_need_whole(
+    tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(LaunchError, match="--muon: needs the matrices that DeepSpeed takes apart"):
+        losses(DEEPSPEED, tmp_path / "muon", tiny_backbone_dir, rows_file, "--muon")
+    with pytest.raises(LaunchError, match="train heads: needs the weights whole that FSDP or DeepSpeed spreads"):
+        DEEPSPEED("heads", "--model", str(tiny_backbone_dir), "--data", str(rows_file), "--output_dir", str(tmp_path))
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """Of a last evaluation, without the times that it took."""
+    found: dict[str, float] = json.loads((folder / "eval_results.json").read_text())
+    return {name: value for name, value in found.items() if "second" not in name and "runtime" not in name}
 
 
 def test_joint_training_is_saved_once_and_whole(tiny_backbone_dir: Path, tmp_path: Path) -> None:
@@ -70,8 +163,8 @@ def test_joint_training_is_saved_once_and_whole(tiny_backbone_dir: Path, tmp_pat
     MedusaHeads.for_backbone(AutoModelForCausalLM.from_pretrained(tiny_backbone_dir), num_heads=2).save_pretrained(
         heads
     )
-    launch(
-        2, "joint", "--model", str(tiny_backbone_dir), "--heads", str(heads), "--data", str(data),
+    TWO(
+        "joint", "--model", str(tiny_backbone_dir), "--heads", str(heads), "--data", str(data),
         "--output_dir", str(folder), "--max_length", "96", "--max_steps", "2", "--save_steps", "1",
     )  # fmt: skip
     for made in (folder, folder / "checkpoint-2"):
@@ -82,7 +175,7 @@ def test_joint_training_is_saved_once_and_whole(tiny_backbone_dir: Path, tmp_pat
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_zero3"])
 def test_the_configurations_are_ones_that_accelerate_knows(name: str) -> None:
-    config = load_config_from_file(str(files("medusa_apar.train.recipes") / f"{name}.yaml"))
+    config = load_config_from_file(str(RECIPES / f"{name}.yaml"))
     assert config.num_processes == 8
     assert config.mixed_precision == "bf16"
 
@@ -92,8 +185,8 @@ def test_own_answers_are_written_once_and_figures_are_those_of_all_processes(
 ) -> None:
     data, folder = tmp_path / "rows.jsonl", tmp_path / "heads"
     data.write_text("".join(json.dumps({"prompt": f"Colours {n}?", "response": "Red."}) + "\n" for n in range(40)))
-    launch(
-        2, "heads", "--model", str(tiny_backbone_dir), "--data", str(data), "--eval_data", str(data),
+    TWO(
+        "heads", "--model", str(tiny_backbone_dir), "--data", str(data), "--eval_data", str(data),
         "--labels", "self", "--output_dir", str(folder), "--max_new_tokens", "24", "--max_length", "64",
         "--num_heads", "2", "--per_device_eval_batch_size", "1", "--max_steps", "20", "--learning_rate", "1e-1",
     )  # fmt: skip

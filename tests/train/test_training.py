@@ -26,7 +26,7 @@ from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train import backbone, heads, held_out, provenance, trainer
+from medusa_apar.train import backbone, heads, held_out, joint, provenance, trainer
 from medusa_apar.train.row_arguments import RowArguments
 from medusa_apar.train.tree_data import (
     IGNORE_INDEX,
@@ -333,9 +333,29 @@ def test_control_tokens_that_are_there_are_kept_as_trained(tiny_backbone_dir: Pa
 def test_a_backbone_without_control_tokens_trains_and_has_them_in_the_end(
     plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
 ) -> None:
-    backbone.main(arguments(save_backbone(plain_tokenizer), rows_file, tmp_path))
+    backbone.main(arguments(save_backbone(plain_tokenizer), rows_file, tmp_path, "--eval_data", str(rows_file)))
     control = ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == control.child_token_id + 1
+    assert "eval_first_fork_recall" in json.loads((tmp_path / "eval_results.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("train", "more", "what"),
+    [
+        (heads.main, [], "train heads"),
+        (joint.main, [], "train joint"),
+        (backbone.main, ["--lora_rank", "2"], "--lora_rank 2"),
+    ],
+    ids=["heads", "joint", "lora"],
+)
+def test_what_needs_whole_weights_is_refused_where_they_are_spread(
+    train: Train, more: list[str], what: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # which `accelerate launch` sets
+    with pytest.raises(SystemExit):
+        train(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
+    assert f"{what}: needs the weights whole that FSDP or DeepSpeed spreads" in capsys.readouterr().err
 
 
 class TestHeads:
