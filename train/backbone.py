@@ -164,9 +164,9 @@ def _whole(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def load_backbone(
-    arguments: RowArguments, attn_implementation: str | None = None
+    arguments: RowArguments, attn_implementation: str | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model that the arguments name, in float32, and its tokenizer.
+    """Load the model that the arguments name, with weights of `dtype`, and its tokenizer.
 
     Raises:
         InputError: if the model is missing or cannot be trained on such rows.
@@ -174,7 +174,7 @@ def load_backbone(
     tokenizer = arguments.tokenizer()
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            arguments.model, dtype=torch.float32, attn_implementation=attn_implementation
+            arguments.model, dtype=dtype, attn_implementation=attn_implementation
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(

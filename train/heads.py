@@ -53,10 +53,10 @@ class HeadsDataArguments(DataArguments):
 
     max_new_tokens: int = field(default=512, metadata={"help": "of the backbone's own answers"})
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The backbone, in float32, and its tokenizer, which has to have the control tokens."""
+    def load(self, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The backbone, with weights of `dtype`, and its tokenizer, which has to have the control tokens."""
         self.check_files()
-        backbone, tokenizer = load_backbone(self, self.attn_implementation)
+        backbone, tokenizer = load_backbone(self, self.attn_implementation, dtype)
         try:
             ControlTokens.of_tokenizer(tokenizer).record_in(backbone.config)  # for its own answers
         except ValueError as error:
@@ -187,6 +187,11 @@ class HeadsTrainingArguments(TreeTrainingArguments):
     )
     label_names: list[str] | None = field(default_factory=lambda: ["head_labels"])
 
+    @property
+    def frozen_dtype(self) -> torch.dtype:
+        """Of weights that are not trained: that in which `--bf16` or `--fp16` computes, for nothing adds up in them."""
+        return torch.bfloat16 if self.bf16 else torch.float16 if self.fp16 else torch.float32
+
 
 def commonest_tokens(rows: Iterable[TreeRow], count: int) -> Tensor:
     """The tokens that come most often where something is to be guessed, rising: `[count]`, or as many as there are."""
@@ -261,7 +266,7 @@ class HeadsTrainer(HeadsEvaluation):
 def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrainingArguments) -> Path:
     """Train heads on `data.model` and save them in `args.output_dir`; goes on from the last checkpoint."""
     args.check_whole("train heads")
-    backbone, tokenizer = data.load()
+    backbone, tokenizer = data.load(args.frozen_dtype)
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
     with args.main_process_first(local=args.save_on_each_node):
@@ -270,7 +275,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
-        heads,
+        heads.float(),
         args,
         decay=shape.decay,
         distil=data.labels == "self",

@@ -661,6 +661,18 @@ class TestCommandLine:
         assert "structured_share=0.5 leaves nothing of 3 structured and 0 unstructured responses" in line
 
 
+@pytest.mark.parametrize(("precision", "frozen"), [([], torch.float32), (["--bf16", "True"], torch.bfloat16)])
+def test_frozen_weights_are_as_precise_as_the_products_and_trained_ones_whole(
+    precision: list[str], frozen: torch.dtype, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    trained: list[heads.HeadsTrainer] = []
+    monkeypatch.setattr(heads.HeadsTrainer, "finish", lambda self: trained.append(self))
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--eval_data", str(rows_file), *precision))
+    assert trained[0].backbone.dtype is frozen
+    assert trained[0].heads.dtype is torch.float32
+
+
 def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
     heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--projection_rank", "4"))
     assert losses(tmp_path)[-1] < losses(tmp_path)[0]
