@@ -44,6 +44,19 @@ def find_parts(text: str, start: int, end: int, rules: Rules) -> list[Part]:
     return [*parts, *_paragraphs(text, start, end, rules)]
 
 
+def find_details(text: str, start: int, end: int, rules: Rules) -> list[tuple[int, int]]:
+    """Where the parts of a text have details that are not blank; nothing where these are too few for a structure."""
+    parts = find_parts(text, start, end, rules)
+    spans = [(part.root_end, part.root_end + len(text[part.root_end : part.end].rstrip())) for part in parts]
+    spans = [(first, last) for first, last in spans if first < last]
+    return spans if len(spans) >= rules.min_items else []
+
+
+def ends_with(text: str, end: int, details: tuple[int, int]) -> bool:
+    """Whether some part's details are the last thing of a text but for blanks, so that no sibling can follow them."""
+    return not text[details[1] : end].strip()
+
+
 def _paragraphs(text: str, start: int, end: int, rules: Rules) -> list[Part]:
     return list(paragraph_parts(text, start, end)) if Rule.PARAGRAPHS in rules.rules and start < end else []
 
@@ -51,16 +64,14 @@ def _paragraphs(text: str, start: int, end: int, rules: Rules) -> list[Part]:
 def _tree(text: str, start: int, end: int, rules: Rules) -> ParagraphNode | None:
     """Chain a text as siblings that fork at its parts' details; what is between them is their roots.
 
-    Blank details do not fork, and details with only blanks after them are part of a leaf.
+    Details with only blanks after them are part of a leaf.
     """
     if rules.max_depth < 2:
         return None
-    parts = find_parts(text, start, end, rules)
-    spans = [(part.root_end, part.root_end + len(text[part.root_end : part.end].rstrip())) for part in parts]
-    spans = [(first, last) for first, last in spans if first < last]
-    if len(spans) < rules.min_items:
+    spans = find_details(text, start, end, rules)
+    if not spans:
         return None
-    if not text[spans[-1][1] : end].strip():
+    if ends_with(text, end, spans[-1]):
         spans.pop()
     return _chain(text, start, end, spans, replace(rules, max_depth=rules.max_depth - 1))
 
