@@ -233,8 +233,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     model, tokenizer = load_backbone(data, data.attn_implementation)
     assert args.output_dir is not None
     folder = Path(args.output_dir)
-    with args.main_process_first(local=args.save_on_each_node):
-        claim(args, model, data.data, data, lora)
+    claim(args, model, data.data, data, lora)
     control = prepare_for_forks(tokenizer, model)
     model.config.thread_depth = data.depth
     held_out = held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainingArguments
 
 from medusa_apar.fingerprint import of_files, of_weights
@@ -28,7 +29,7 @@ KEPT = (
 
 
 def claim(args: TrainingArguments, backbone: PreTrainedModel, files: Sequence[str], *arguments: Any) -> None:
-    """Let a training have its `output_dir`, or have it again.
+    """Let a training have its `output_dir`, or have it again; all processes call this.
 
     Args:
         args: of the training; the folder is made if it is missing.
@@ -41,12 +42,15 @@ def claim(args: TrainingArguments, backbone: PreTrainedModel, files: Sequence[st
     """
     assert args.output_dir is not None
     folder = Path(args.output_dir)
-    settings: dict[str, Any] = {"weights": of_weights(backbone)}
+    weights = [of_weights(backbone) if args.process_index == 0 else ""]  # FSDP lets process 0 alone load them
+    broadcast_object_list(weights)
+    settings: dict[str, Any] = {"weights": weights[0]}
     for each in arguments:
         settings |= {name: value for name, value in asdict(each).items() if name not in FREE}
     settings["contents"] = [of_files(Path(file)) for file in files]
     settings |= {name: getattr(args, name) for name in KEPT if hasattr(args, name)}
-    settle(folder / FILE_NAME, settings, f"--output_dir {folder}: holds a training with")
+    with args.main_process_first(local=args.save_on_each_node):
+        settle(folder / FILE_NAME, settings, f"--output_dir {folder}: holds a training with")
 
 
 def settle(path: Path, settings: Mapping[str, Any], holds: str) -> None:

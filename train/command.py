@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from torch import distributed
 from transformers import HfArgumentParser
+
+LAST_WORK = 0.5
+"""Seconds for the threads of a process group to let go of their last tensors, for which they need the interpreter."""
 
 
 class InputError(ValueError):
@@ -56,9 +60,10 @@ def run(
 
 
 def _leave_process_group() -> None:
-    """End the threads of this process's group, which may abort an interpreter that is torn down around them."""
+    """End this process's group, whose threads may abort an interpreter that is torn down around them."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+        time.sleep(LAST_WORK)  # torch keeps the threads of a group that DDP or FSDP has used
 
 
 def _one_line(error: Exception) -> str:

@@ -269,8 +269,8 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     backbone, tokenizer = data.load(args.frozen_dtype)
     assert args.output_dir is not None
     backbone.to(device=args.device)  # type: ignore[call-arg]
+    claim(args, backbone, data.data, data, shape)
     with args.main_process_first(local=args.save_on_each_node):
-        claim(args, backbone, data.data, data, shape)
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(

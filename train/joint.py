@@ -165,8 +165,8 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         raise InputError(f"--heads {source}: {error}") from error
     assert args.output_dir is not None
     folder = Path(args.output_dir)
+    claim(args, backbone, data.data, data, joint)
     with args.main_process_first(local=args.save_on_each_node):
-        claim(args, backbone, data.data, data, joint)
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     joint_model = Joint(backbone, heads, joint.decay)
     trainer = JointTrainer(

@@ -45,7 +45,9 @@ def byte_tokenizer(*, control_tokens: bool) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_llama(tokenizer: PreTrainedTokenizerFast, *, spare_rows: int = 0, context: int = 512) -> LlamaForCausalLM:
+def tiny_llama(
+    tokenizer: PreTrainedTokenizerFast, *, spare_rows: int = 0, context: int = 512, tied: bool = False
+) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=len(tokenizer) + spare_rows,
         hidden_size=32,
@@ -55,6 +57,7 @@ def tiny_llama(tokenizer: PreTrainedTokenizerFast, *, spare_rows: int = 0, conte
         num_key_value_heads=2,
         max_position_embeddings=context,
         initializer_range=0.2,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
