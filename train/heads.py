@@ -275,7 +275,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
-        heads.float(),
+        heads.float(),  # type: ignore[no-untyped-call]
         args,
         decay=shape.decay,
         distil=data.labels == "self",
