@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from medusa_apar import EMBEDDED
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.eval import tree_cost
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
@@ -337,6 +338,19 @@ def test_a_backbone_without_control_tokens_trains_and_has_them_in_the_end(
     control = ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(tmp_path))
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.vocab_size == control.child_token_id + 1
     assert "eval_first_fork_recall" in json.loads((tmp_path / "eval_results.json").read_text())
+
+
+def test_what_trees_cost_is_measured_from_such_a_backbone_too(
+    plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
+) -> None:
+    tree_cost.main(
+        [
+            "--model", str(save_backbone(plain_tokenizer)), "--data", str(rows_file), "--eval_data", str(rows_file),
+            "--max_length", "128", "--out", str(tmp_path), "--max_steps", "1", "--per_device_train_batch_size", "1",
+            "--gradient_accumulation_steps", "1", "--use_cpu", "True",
+        ]
+    )  # fmt: skip
+    assert "tree_cost" in json.loads((tmp_path / "summary.json").read_text())
 
 
 @pytest.mark.parametrize(
