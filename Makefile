@@ -55,7 +55,7 @@ test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's 
 
 test-deepspeed: $(INSTALLED) ## train with DeepSpeed's ZeRO-3 in two processes on the CPU
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[deepspeed]"
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m deepspeed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m deepspeed  # which looks for ninja on the path
 
 test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be there (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"

@@ -97,8 +97,9 @@ class TreeTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write weights, tied ones once, and beside them how they were made."""
         if state_dict is not None:  # gathered by FSDP, which has not tied them again
-            for name in getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", {}):
-                state_dict.pop(name, None)
+            for name, source in self.accelerator.unwrap_model(self.model).all_tied_weights_keys.items():
+                if name in state_dict and torch.equal(state_dict[name], state_dict[source]):
+                    del state_dict[name]
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             write_provenance(output_dir or str(self.args.output_dir), self.state)

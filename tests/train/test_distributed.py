@@ -50,8 +50,8 @@ class Launch(NamedTuple):
     program: Sequence[str] = ("-m", "medusa_apar.cli")
     environment: Mapping[str, str] = MappingProxyType({})
 
-    def __call__(self, *training: str) -> str:
-        """Launch a training as a user would, and return what it says on stderr."""
+    def __call__(self, *training: str) -> None:
+        """Launch a training as a user would."""
         command = [
             sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(self.processes),
             *self.configuration, "--mixed_precision", "no", "--main_process_port", "0", *self.program,
@@ -62,7 +62,6 @@ class Launch(NamedTuple):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
         if done.returncode:
             raise LaunchError(done.stderr)
-        return done.stderr
 
 
 class LaunchError(Exception):
