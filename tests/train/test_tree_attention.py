@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.train import backbone
@@ -38,6 +40,36 @@ def test_flex_attention_gives_the_logits_of_sdpa(
         with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             logits.append(model(**batch).logits)
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("more", [[], ["--gradient_checkpointing", "True"]], ids=["", "checkpointing"])
+def test_flex_attention_trains_like_sdpa(
+    tiny_backbone_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """Where torch's refusal to go backward on the CPU is left out; the gradient is that of its uncompiled products."""
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda query, key, value: None)
+    monkeypatch.setattr(backbone.DataArguments, "check_device", lambda self, device: None)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"Colours {n}?", "response": LISTED}) + "\n" for n in range(6)))
+    losses, weights = [], []
+    for attention in ("sdpa", FLEX):
+        folder = tmp_path / attention
+        with torch.compiler.set_stance("force_eager"):
+            backbone.main(
+                [
+                    "--model", str(tiny_backbone_dir), "--data", str(rows), "--output_dir", str(folder),
+                    "--attn_implementation", attention, "--use_cpu", "True", "--max_length", "160", "--max_steps", "4",
+                    "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "1", "--logging_steps", "1",
+                    "--learning_rate", "1e-2", "--structured_share", "1", *more,
+                ]
+            )  # fmt: skip
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        losses.append([entry["loss"] for entry in history if "loss" in entry])
+        weights.append(load_file(folder / "model.safetensors"))
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for name, weight in weights[1].items():
+        torch.testing.assert_close(weight, weights[0][name], rtol=1e-2, atol=1e-3)
 
 
 PATHS = 3
