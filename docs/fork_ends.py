@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medusa_apar.train.responses import BadRows, read_responses
+from medusa_apar.train.rows.responses import BadRows, read_responses
 from medusa_apar.train.structure import RULES, Rules, extract
 from medusa_apar.train.structure.extraction import ends_with, find_details
 

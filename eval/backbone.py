@@ -22,9 +22,9 @@ from medusa_apar.train.backbone import (
     prepare_for_forks,
 )
 from medusa_apar.train.command import run
-from medusa_apar.train.row_arguments import RowArguments, check_exist
+from medusa_apar.train.rows.row_arguments import RowArguments, check_exist
+from medusa_apar.train.rows.tree_data import TreeCollator
 from medusa_apar.train.trainer import BackboneTrainer
-from medusa_apar.train.tree_data import TreeCollator
 
 TIMES = ("runtime", "per_second", "preparation_time", "epoch")
 """Parts of the names of figures that are no property of the model."""

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from medusa_apar.whole_numbers import positive, positives
+from medusa_apar.argument_types import positive, positives
 
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table
@@ -46,20 +46,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        modes = list(dict.fromkeys([*([BASELINE] if arguments.baseline else []), *modes_of(arguments.modes)]))
-        questions = load_questions(arguments.questions)[: arguments.limit]
-        model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
-        if arguments.compile:
-            model.compile()
-        run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))
-        store = BatchStore(
-            arguments.out, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    arguments = _parser().parse_args(argv)
+    modes = list(dict.fromkeys([*([BASELINE] if arguments.baseline else []), *modes_of(arguments.modes)]))
+    questions = load_questions(arguments.questions)[: arguments.limit]
+    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
+    if arguments.compile:
+        model.compile()
+    run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))
+    store = BatchStore(
+        arguments.out, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}
+    )
     with store:
         try:
             run.run(store, arguments.rounds)

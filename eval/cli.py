@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+USER_ERROR = 2
 COMMANDS = ("backbone", "batch", "heads", "quality", "replay", "report", "scaling", "serving", "speed")
 """Each is a module; what one of them needs, the others may do without."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Hand the arguments to the subcommand that they name."""
+    """Hand the arguments to the subcommand that they name; a user's error ends with one line and exit status 2."""
     parser = argparse.ArgumentParser(prog="medusa-apar eval", description=__doc__)
     parser.add_argument(
         "command",
@@ -28,4 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)
     run: Callable[[Sequence[str]], int] = import_module(f".{arguments.command}", __package__).main
-    return run(arguments.arguments)
+    try:
+        return run(arguments.arguments)
+    except (ValueError, OSError) as error:
+        parser.exit(USER_ERROR, f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}\n")

@@ -28,12 +28,6 @@ class ForkError(StrEnum):
     """A fork that comes `DELAY` tokens too late."""
 
 
-def check_rate(rate: float) -> None:
-    """Raise a ValueError for a rate that is none."""
-    if not 0 <= rate <= 1:
-        raise ValueError(f"fork_error_rate={rate} is not between 0 and 1")
-
-
 class ForkErrors(LogitsProcessor):
     """Makes a backbone fork wrongly.
 
@@ -51,7 +45,8 @@ class ForkErrors(LogitsProcessor):
     """
 
     def __init__(self, error: ForkError, rate: float, fork_token_id: int, eos_token_ids: frozenset[int]) -> None:
-        check_rate(rate)
+        if not 0 <= rate <= 1:
+            raise ValueError(f"fork_error_rate={rate} is not between 0 and 1")
         self.error = error
         self.rate = rate / SPACING if error is ForkError.SPURIOUS else rate
         self.fork_token_id = fork_token_id

@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from medusa_apar.argument_types import positive
 from medusa_apar.backbone import Backbone
 from medusa_apar.compilation import CompiledStep
 from medusa_apar.kv_pool import EXTENT_BUCKET
 from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
-from medusa_apar.whole_numbers import positive
 
 from .provenance import device_name
 from .shapes import SHAPES, random_model

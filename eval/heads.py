@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
+from medusa_apar.argument_types import positive, positives
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import DTYPES
-from medusa_apar.whole_numbers import positive, positives
 
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .replay.hits import PUBLISHED
@@ -66,8 +66,8 @@ def measure_heads(
         ValueError: the model has no heads.
     """
     from medusa_apar.train.held_out import measure  # needs the packages of training
+    from medusa_apar.train.rows.tree_data import TreeCollator, decoded_row
     from medusa_apar.train.tree_attention import attend_along_paths
-    from medusa_apar.train.tree_data import TreeCollator, decoded_row
 
     if model.heads is None:
         raise ValueError("the model has no heads; name some with --heads DIR, or train them: `medusa-apar train heads`")
@@ -124,17 +124,14 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.out is not None:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        questions = load_questions(arguments.questions)[: arguments.limit]
-        model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
-        chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]
-        figures = measure_heads(model, tokenizer, chats, arguments.max_new_tokens, arguments.nodes)
-        if arguments.out is not None:
-            arguments.out.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    questions = load_questions(arguments.questions)[: arguments.limit]
+    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
+    chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]
+    figures = measure_heads(model, tokenizer, chats, arguments.max_new_tokens, arguments.nodes)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
     output = Console(highlight=False)
     output.print(f"{len(questions)} questions: {arguments.questions}", style="bold")
     output.print(accuracy_table(figures))

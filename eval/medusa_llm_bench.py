@@ -22,9 +22,9 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from medusa_apar import EMBEDDED
+from medusa_apar.argument_types import positive
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.whole_numbers import positive
 
 from .decoding import BASELINE
 from .medusa_llm_export import export

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from medusa_apar.checkpoint import load_backbone
 from medusa_apar.model import MedusaAparModel
 
 
@@ -54,7 +55,7 @@ def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
         OSError: if it cannot be read.
     """
     backbone = model.backbone
-    assistant = cast(PreTrainedModel, AutoModelForCausalLM.from_pretrained(source, dtype=backbone.dtype))
+    assistant = load_backbone(source, dtype=backbone.dtype)
     own, wanted = (part.config.get_text_config().vocab_size for part in (assistant, backbone))
     if own != wanted:
         raise ValueError(

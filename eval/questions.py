@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+
+from .json_lines import parse_line
 
 DATA_VARIABLE = "MEDUSA_APAR_DATA"
 BUNDLED = ("everyday", "lists")
@@ -116,14 +117,7 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def _parse(line: bytes) -> Question:
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"no UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, got {type(row).__name__}")
+    row = parse_line(line)
     missing = [key for key in ("question_id", "category", "turns") if key not in row]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}")

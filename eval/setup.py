@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from medusa_apar import EMBEDDED, fingerprint
+from medusa_apar.argument_types import positive
+from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
-from medusa_apar.whole_numbers import positive
 
 from .decoding import Limits
-from .fork_errors import check_rate
 from .provenance import device_name
 from .questions import BENCHMARKS, BUNDLED, Question
 
@@ -40,8 +40,9 @@ def load_model(
     """
     source = EMBEDDED if model is None else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(source)
     loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=dtype_named(dtype))
-    return loaded.to(device), AutoTokenizer.from_pretrained(source)
+    return loaded.to(device), tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
@@ -72,10 +73,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
     limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
     rate: float | None = getattr(arguments, "fork_errors", None)
-    if rate is None:
-        return limits
-    check_rate(rate)
-    return replace(limits, fork_error_rate=rate)
+    return limits if rate is None else replace(limits, fork_error_rate=rate)
 
 
 def modes_of(text: str) -> list[str]:

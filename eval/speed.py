@@ -12,9 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from medusa_apar import fingerprint
+from medusa_apar.argument_types import not_negative, positive, share
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.whole_numbers import not_negative, positive
 
 from .acceptance import LEGEND as ACCEPTANCE_LEGEND
 from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
     parser.add_argument(
         "--fork-errors",
-        type=float,
+        type=share,
         metavar="RATE",
         nargs="?",
         const=FORK_ERROR_RATE,
@@ -127,20 +127,16 @@ def _describe_peers(run: SpeedRun) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        _check_peers(arguments)
-        modes = _all_modes(arguments)
-        questions = load_questions(arguments.questions)[: arguments.limit]
-        model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
-        if arguments.compile:
-            model.compile()
-        peers = _peer_options(arguments, model)
-        run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
-        store = TurnStore(arguments.out, describe(model, arguments, questions, modes) | _describe_peers(run))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    arguments = _parser().parse_args(argv)
+    _check_peers(arguments)
+    modes = _all_modes(arguments)
+    questions = load_questions(arguments.questions)[: arguments.limit]
+    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
+    if arguments.compile:
+        model.compile()
+    peers = _peer_options(arguments, model)
+    run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
+    store = TurnStore(arguments.out, describe(model, arguments, questions, modes) | _describe_peers(run))
     with store:
         try:
             run.run(store, warm_up=arguments.warmup)
@@ -148,8 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             kept = len(store.records)
             print(f"interrupted; {kept} turns are kept, and the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
-        except ValueError as error:
-            parser.error(str(error))
     rows = summarize(store.records.values(), run.modes)
     threads = summarize_threads(store.records.values(), run.modes)
     guessing = [mode for mode in run.modes if not is_peer(mode) and variant_of(mode).mode.medusa]

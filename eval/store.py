@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
+from medusa_apar.heads.checkpoint_files import read_json
+
 from .provenance import write_provenance
 from .records import Record
 
@@ -28,7 +30,7 @@ class RecordStore(Generic[KeyT, RecordT]):
         record_type: what the file's lines hold.
 
     Raises:
-        ValueError: if the folder holds records of other settings, or a broken line.
+        ValueError: if the folder holds records of other settings, or a broken file.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], record_type: type[RecordT]) -> None:
@@ -51,7 +53,7 @@ class RecordStore(Generic[KeyT, RecordT]):
             unfinished.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
             os.replace(unfinished, path)
             return
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         names = sorted(stored.keys() | self.settings.keys())
         changed = [
             f"{name} was {stored.get(name)!r}, is {self.settings.get(name)!r}"

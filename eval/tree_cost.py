@@ -23,8 +23,8 @@ from transformers import HfArgumentParser
 from medusa_apar.train.backbone import held_out_rows
 from medusa_apar.train.backbone import main as train_backbone
 from medusa_apar.train.command import InputError
-from medusa_apar.train.responses import BadRows, Response, read_responses
-from medusa_apar.train.row_arguments import RowArguments, add_control_tokens, check_exist
+from medusa_apar.train.rows.responses import BadRows, Response, read_responses
+from medusa_apar.train.rows.row_arguments import RowArguments, add_control_tokens, check_exist
 from medusa_apar.train.structure import Rules, extract
 from medusa_apar.train.trainer import FLAT, STRUCTURED
 
@@ -62,8 +62,8 @@ def write_structured(path: Path, responses: Iterable[Response], rules: Rules) ->
     with path.open("w", encoding="utf-8") as file:
         for response in responses:
             if extract(response.response, rules) is not None:
-                answer = {"role": "assistant", "content": response.response}
-                file.write(json.dumps({"messages": [*response.question, answer]}) + "\n")
+                row = {"prompt": response.prompt, "response": response.response}
+                file.write(json.dumps(row | {"history": response.history, "tools": response.tools}) + "\n")
                 written += 1
     return written
 

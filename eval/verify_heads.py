@@ -14,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
+from medusa_apar.argument_types import finite, positive
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import MedusaAparOutput
-from medusa_apar.whole_numbers import positive
 
 from .questions import load_questions
 from .setup import load_model
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
-        "--least", type=float, default=0.5, help="share of the guesses accepted in training (default: %(default)s)"
+        "--least", type=finite, default=0.5, help="share of the guesses accepted in training (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
     backbone = str(Path(arguments.path).resolve().parent) if arguments.backbone is None else arguments.backbone
@@ -73,15 +73,19 @@ def _chats(file: str | None, tokenizer: Any) -> list[Chat]:
     """What is asked in a file of conversations, or in the bundled questions."""
     if file is None:
         return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
-    from medusa_apar.train.responses import BadRows, read_responses  # needs the packages of training
-    from medusa_apar.train.tree_data import prompt_token_ids
+    from medusa_apar.train.rows.bad_rows import BadRowError, BadRows  # needs the packages of training
+    from medusa_apar.train.rows.responses import read_responses
+    from medusa_apar.train.rows.tree_data import prompt_token_ids
 
     bad_rows = BadRows()
-    chats = [
-        response.question
-        for number, response in enumerate(read_responses(file, bad_rows), start=1)
-        if prompt_token_ids(tokenizer, response, f"response {number}", bad_rows) is not None
-    ]
+    chats = []
+    for response in read_responses(file, bad_rows):
+        try:
+            prompt_token_ids(tokenizer, response)
+        except BadRowError as error:
+            bad_rows.add(str(error), response.place)
+        else:
+            chats.append(response.question)
     if not chats:
         raise ValueError(f"--data {file}: no usable question (left out: {bad_rows})")
     bad_rows.warn()

@@ -32,7 +32,8 @@ def load_heads(
     """Load heads from a checkpoint of any format.
 
     medusa-llm's number of heads is that of its tensors where these hold more than its `config.json` says: published
-    checkpoints say 2 and hold 5.
+    checkpoints say 2 and hold 5. Where its weights lie beside a backbone's, `config.json` is the backbone's and may say
+    nothing of heads; the tensors then say all.
 
     Args:
         source: a folder, or an id on the Hugging Face hub.
@@ -52,7 +53,7 @@ def load_heads(
     """
     checkpoint_format = detect_format(source, **hub)
     folder = locate(source, [CONFIG, *WEIGHT_FILES[checkpoint_format]], **hub)
-    values = read_json(folder / CONFIG)
+    values = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     rename: Callable[[str], str] = str
     config: HeadsConfig
     if checkpoint_format is CheckpointFormat.MEDUSA_LLM:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .checkpoints import load_heads
 from .draft_heads import DraftHeads
-from .formats import CheckpointFormat, detect_format
+from .formats import CheckpointFormat, detect_format, holds_heads_alone
 from .medusa import MedusaHeads
 from .medusa_llm import save_medusa_llm
 from .sequential import SequentialHeads
@@ -72,6 +72,8 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
     local = backbone is not None and Path(backbone).is_dir()
     model: PreTrainedModel | None = None
     if backbone is not None and (local or shared):
+        if local and holds_heads_alone(Path(backbone)):
+            raise ValueError(f"{backbone} holds draft heads and no model; name a backbone with --backbone")
         model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
     if checkpoint_format is CheckpointFormat.VLLM:
         save_vllm(heads, output, model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,20 +10,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import (
-    _CACHED_NO_EXIST,
-    hf_hub_download,
-    is_offline_mode,
-    snapshot_download,
-    try_to_load_from_cache,
-)
+from huggingface_hub import hf_hub_download, is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
 from .checkpoint_files import first_line, read_json
 from .kinds import KINDS
-
-logger = logging.getLogger(__name__)
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a model's folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
@@ -34,10 +25,12 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 MEDUSA_LLM_PT = "medusa_lm_head.pt"
 MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
 VLLM_MODEL_TYPE = "medusa"
+HEADS_PLACES = (*(f"{name}/{CONFIG}" for name in HEADS_SUBFOLDERS), MEDUSA_LLM_SAFETENSORS, MEDUSA_LLM_PT)
+"""Files by which a model's own heads are found: in a subfolder, or in medusa-llm's layout beside the weights."""
 
 
 class CheckpointFormat(StrEnum):
-    """Layouts that `load_heads` tells apart by `config.json`.
+    """Layouts that `load_heads` tells apart by `config.json`, and by the names of medusa-llm's weight files.
 
     Attributes:
         MEDUSA_APAR: what `save_pretrained` writes.
@@ -65,20 +58,20 @@ def detect_format(source: str | Path, **hub: Any) -> CheckpointFormat:
         **hub: for `snapshot_download`, such as `token`.
 
     Raises:
-        FileNotFoundError: there is no such folder or hub id, or it has no `config.json`.
+        FileNotFoundError: there is no such folder or hub id, or it has neither `config.json` nor medusa-llm's weights.
         ValueError: `config.json` is broken or belongs to something else.
     """
     folder = locate(source, [CONFIG], **hub)
     path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
-    values = read_json(path)
+    values = read_json(path) if path.is_file() else {}
     if values.get("model_type") in KINDS:
         return CheckpointFormat.MEDUSA_APAR
     if values.get("model_type") == VLLM_MODEL_TYPE:
         return CheckpointFormat.VLLM
-    if "medusa_num_heads" in values:
+    if "medusa_num_heads" in values or _has_medusa_llm_weights(source, **hub):
         return CheckpointFormat.MEDUSA_LLM
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
     known = " or ".join(map(repr, (*KINDS, VLLM_MODEL_TYPE)))
     raise ValueError(
         f"{path} is no config of Medusa heads: it has neither model_type={known} nor "
@@ -96,8 +89,9 @@ def writing(folder: Path, checkpoint_format: CheckpointFormat) -> Iterator[Path]
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file; name a folder to write to")
-    if (folder / CONFIG).exists() and detect_format(folder) is not checkpoint_format:
-        raise ValueError(f"{folder / CONFIG} belongs to another checkpoint, which would be lost; name an empty folder")
+    config = folder / CONFIG
+    if config.exists() and (detect_format(folder) is not checkpoint_format or _is_of_a_backbone(read_json(config))):
+        raise ValueError(f"{config} belongs to another checkpoint, which would be lost; name an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as partial:
         try:
@@ -120,32 +114,49 @@ def find_heads(source: str, *, revision: str | None = None, subfolder: str = "",
     Raises:
         OSError: the hub does not say whether there are any.
     """
-    names = [f"{subfolder}/{name}" if subfolder else name for name in HEADS_SUBFOLDERS]
+    places = [Path(subfolder, place) for place in HEADS_PLACES]
     if Path(source).is_dir():
-        return next((Path(source, name) for name in names if Path(source, name, CONFIG).is_file()), None)
-    for name in names:
-        if not _on_the_hub(source, f"{name}/{CONFIG}", revision, hub):
+        return next((Path(source, place).parent for place in places if Path(source, place).is_file()), None)
+    for place in places:
+        if not _on_the_hub(source, place.as_posix(), revision, hub):
             continue
-        patterns = [f"{name}/{file}" for file in {CONFIG}.union(*WEIGHT_FILES.values())]
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub)) / name
+        files = {CONFIG}.union(*WEIGHT_FILES.values()) if place.name == CONFIG else {CONFIG, place.name}
+        patterns = [(place.parent / file).as_posix() for file in files]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, **hub)) / place.parent
     return None
 
 
 def _on_the_hub(source: str, file: str, revision: str | None, hub: dict[str, Any]) -> bool:
-    """Whether a repository has a file; where the hub is not asked, what the cache does not know counts as not there."""
+    """Whether a repository has a file, or the cache where the hub is not asked."""
     try:
         hf_hub_download(source, file, revision=revision, **hub)
-    except RemoteEntryNotFoundError:
-        return False
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        if not (hub.get("local_files_only") or is_offline_mode()):
-            raise OSError(
-                f"the hub does not say whether {source!r} has heads ({first_line(error)}); try again, or pass heads="
-            ) from error
-        if try_to_load_from_cache(source, file, hub.get("cache_dir"), revision) is not _CACHED_NO_EXIST:
-            logger.warning("%s of %r is not in the cache, and the hub is not asked: decoding without", file, source)
-        return False
+    except (RemoteEntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError) as error:
+        if isinstance(error, RemoteEntryNotFoundError) or hub.get("local_files_only") or is_offline_mode():
+            return False
+        raise OSError(
+            f"the hub does not say whether {source!r} has heads ({first_line(error)}); try again, or pass heads="
+        ) from error
     return True
+
+
+def _has_medusa_llm_weights(source: str | Path, **hub: Any) -> bool:
+    names = WEIGHT_FILES[CheckpointFormat.MEDUSA_LLM]
+    folder = locate(source, names, **hub)
+    return any((folder / name).is_file() for name in names)
+
+
+def holds_heads_alone(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of heads, and not of a backbone that may have some beside its weights."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return False
+    values = read_json(path)
+    return not _is_of_a_backbone(values) and (bool(values.get("model_type")) or "medusa_num_heads" in values)
+
+
+def _is_of_a_backbone(values: dict[str, Any]) -> bool:
+    """Whether a `config.json` is that of a causal LM, which may name medusa-llm's heads that lie beside its weights."""
+    return bool(values.get("model_type")) and values["model_type"] not in (*KINDS, VLLM_MODEL_TYPE)
 
 
 def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:

@@ -84,8 +84,10 @@ def read_medusa_llm_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
 def medusa_llm_config(values: dict[str, Any], state: Mapping[str, Tensor], path: Path) -> MedusaHeadsConfig:
     """Join what medusa-llm's `config.json` says with what only the tensors tell."""
     config_path = path.parent / CONFIG
-    declared_heads = natural(values, "medusa_num_heads", config_path)
-    num_layers = natural(values, "medusa_num_layers", config_path, default=1, least=0)
+    held_heads = len({name.split(".")[0] for name in state})
+    last = max((int(found[1]) for name in state if (found := re.match(r"0\.(\d+)\.", name))), default=1)
+    declared_heads = natural(values, "medusa_num_heads", config_path, default=held_heads)
+    num_layers = natural(values, "medusa_num_layers", config_path, default=last, least=0)
     projection = state.get(f"0.{num_layers}.weight")
     if projection is None or projection.dim() != 2:
         raise ValueError(
@@ -94,7 +96,7 @@ def medusa_llm_config(values: dict[str, Any], state: Mapping[str, Tensor], path:
         )
     vocab_size, hidden_size = projection.shape
     return MedusaHeadsConfig(
-        num_heads=max(declared_heads, len({name.split(".")[0] for name in state})),
+        num_heads=max(declared_heads, held_heads),
         num_layers=num_layers,
         hidden_size=hidden_size,
         vocab_size=vocab_size,

@@ -18,7 +18,7 @@ from .kv_pool import SlotPool
 from .masks import attention_masks
 from .placement import Ints, Placement
 from .slot_cache import SlotCache
-from .supported import check_supported
+from .supported import check_attention, check_supported
 from .transfer import to_device
 
 
@@ -72,7 +72,12 @@ class Backbone:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """While open, `forward` can be called: what enters `lm_head` is kept."""
+        """While open, `forward` can be called: what enters `lm_head` is kept.
+
+        Raises:
+            ValueError: if the attention implementation was switched to one that takes no mask.
+        """
+        check_attention(self.model)
 
         def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             self._head_inputs = inputs[0][0]

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
-from transformers import AutoTokenizer, TextIteratorStreamer, TextStreamer
+from transformers import TextIteratorStreamer, TextStreamer
 from transformers.utils import logging as transformers_logging
 
 from . import EMBEDDED
+from .argument_types import finite, positive, seed
+from .checkpoint import load_tokenizer
 from .drawing import draw
 from .model import MedusaAparModel
 from .modes import Mode
@@ -38,20 +42,20 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--mode", type=_mode, help=f"{', '.join(Mode)} (default: what the model can)")
     parser.add_argument("--show", choices=("text", "tree"), default="text", help="live text, or the paragraph tree")
     parser.add_argument("--compare", action="store_true", help="run all modes and print a table")
-    parser.add_argument("--max-new-tokens", type=int, default=512, help="visible tokens of the answer")
-    parser.add_argument("--max-threads", type=int, default=8, help="threads in a step; more wait")
-    parser.add_argument("--max-depth", type=int, help="threads of this depth do not fork (default: as trained)")
+    parser.add_argument("--max-new-tokens", type=positive, default=512, help="visible tokens of the answer")
+    parser.add_argument("--max-threads", type=positive, default=8, help="threads in a step; more wait")
+    parser.add_argument("--max-depth", type=positive, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument(
-        "--temperature", type=float, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
+        "--temperature", type=finite, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
     )
-    parser.add_argument("--seed", type=int, help="of sampling: the same answer again")
+    parser.add_argument("--seed", type=seed, help="of sampling: the same answer again")
     args = parser.parse_args(argv)
 
     if not args.prompt.strip():
         raise ValueError(f"PROMPT={args.prompt!r} is empty; say what to answer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = load_tokenizer(args.model)
     model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype_named(args.dtype)).to(device)
     messages = [{"role": "user", "content": args.prompt}]
     chat: Any = tokenizer.apply_chat_template(
@@ -122,7 +126,8 @@ def train(argv: Sequence[str]) -> None:
     )
     what = parser.parse_args(argv[:1]).what
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main: Callable[[Sequence[str]], None] = import_module(f".train.{what}", __package__).main
+    module = "rows.data" if what == "data" else what
+    main: Callable[[Sequence[str]], None] = import_module(f".train.{module}", __package__).main
     main(argv[1:])
 
 
@@ -171,6 +176,9 @@ NO_EXTRA = {"vllm": "install vLLM as docs/serving.md says, it is in none of this
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; a user's error ends with one line and exit status 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # of a terminal that cannot show every character
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="medusa-apar",
         description="Medusa heads and APAR paragraph threads under one attention mask per step.",
@@ -178,6 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("command", choices=tuple(COMMANDS), help="add --help behind it for its arguments")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for argument in arguments:
+        _check_text(argument, parser)
     command = COMMANDS[parser.parse_args(arguments[:1]).command]
     transformers_logging.disable_progress_bar()
     try:
@@ -190,9 +200,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         remedy = NO_EXTRA.get(error.name or "", f"pip install -e '.[{extra}]' in a checkout")
         print(f"medusa-apar: error: this needs {error.name}; {remedy}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
-    except (ValueError, OSError) as error:
-        print(f"medusa-apar: error: {error}", file=sys.stderr)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"medusa-apar: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        print("medusa-apar: error: out of memory; give smaller numbers, or a smaller model", file=sys.stderr)
+        raise SystemExit(USER_ERROR) from None
+
+
+def _check_text(argument: str, parser: argparse.ArgumentParser) -> None:
+    """Refuse an argument that is empty, or none in UTF-8: no tokenizer and no JSON file can hold it."""
+    reason = None
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        reason = f"{os.fsencode(argument)!r} is no UTF-8; give it in UTF-8, and rename a file whose name is not"
+    if not argument or (argument.startswith("--") and argument.endswith("=")):
+        reason = f"{argument!r} is empty; give a value, or leave it out"
+    if reason is not None:
+        parser.exit(USER_ERROR, f"{parser.prog}: error: the argument {reason}\n")
 
 
 def _mode(name: str) -> Mode:

@@ -21,8 +21,9 @@ from .slot_cache import SlotCache
 class CompiledStep:
     """While active, a step's forward pass and its guesses run compiled.
 
-    They are compiled at the first use, and again after a weight was changed or moved. On the CPU weights are packed for
-    oneDNN, and products of the same input joined (inductor's `freezing`), where there is memory for copies.
+    They are compiled at the first use, and again after a weight was changed or moved, or the attention was switched. On
+    the CPU weights are packed for oneDNN, and products of the same input joined (inductor's `freezing`), where there is
+    memory for copies.
 
     Args:
         backbone: the model.
@@ -41,17 +42,17 @@ class CompiledStep:
         self._drafter = drafter
         self._backend = backend
         self._options = options
-        self._compiled_weights: list[tuple[int, int]] = []
+        self._compiled_state: object = None
         self._pass: ForwardPass
         self._guess: Callable[..., Any]
 
     @contextmanager
     def active(self) -> Iterator[None]:
         """Replace the ways to run a step and put them back at the end."""
-        weights = self._weights()
-        if weights != self._compiled_weights:
+        state = self._weights(), self._backbone.model.config._attn_implementation
+        if state != self._compiled_state:
             self._compile()
-            self._compiled_weights = weights
+            self._compiled_state = state
         plain = self._backbone.step
         self._backbone.step = self._pass
         if self._drafter is not None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 
 from .backbone import Backbone
 from .budget import FixedBudget, MeasuredBudget, NodeBudget
@@ -35,6 +36,8 @@ from .step_cost import step_cost
 from .stopping import Stopping, asked_criteria, eos_token_ids
 from .streaming import ReadingOrderStream
 from .verification import Acceptance, TypicalAcceptance, accept_exactly
+
+logger = logging.get_logger(__name__)
 
 REFUSED: dict[str, tuple[Any, ...]] = {
     "num_beams": (1, None),
@@ -174,6 +177,12 @@ class Generation:
             start = perf_counter()
             decoder.decode(requests)
         trees = tuple(request.tree.trimmed(request.limit, request.cut_reason) for request in requests)
+        if any(map(_fills_context, trees, requests)):
+            logger.warning(
+                "This is a friendly reminder - the current text generation call has reached the model's predefined "
+                "maximum length (%d), where the answer ends. Shorten the prompt, or lower `max_new_tokens`.",
+                self.backbone.context_length,
+            )
         sequences = _sequences(input_ids, trees, self._padding(ends))
         if not self.config.return_dict_in_generate:
             return sequences
@@ -290,6 +299,11 @@ class Generation:
             return int(padding)
         eos = self.config.eos_token_id
         return int(eos[0] if isinstance(eos, list) else eos) if eos not in (None, []) else min(ends, default=0)
+
+
+def _fills_context(tree: ParagraphTree, request: Request) -> bool:
+    """Whether an answer is shorter than it may be because a thread of it has come to the end of the context."""
+    return tree.visible_tokens() < request.limit and any(thread.finish_reason == "context" for thread in tree.threads)
 
 
 def _sequences(input_ids: Tensor, trees: Sequence[ParagraphTree], padding: int) -> torch.LongTensor:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from functools import partial
+from inspect import currentframe, unwrap
 from pathlib import Path
 from threading import RLock
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessorList,
     PretrainedConfig,
     PreTrainedModel,
@@ -24,21 +24,23 @@ from transformers import (
     StopStringCriteria,
 )
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 from transformers.utils.hub import PushToHubMixin
 
 from .backbone import Backbone
+from .checkpoint import HUB_ARGUMENTS, PLACE_ARGUMENTS, find_control_tokens, given, load_backbone
 from .compilation import CompiledStep
 from .control_tokens import ControlTokens, thread_depth
 from .drafting import Drafter, new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
-from .heads.formats import HEADS_SUBFOLDERS, find_heads
+from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
 from .output import MedusaAparOutput
 from .packed_products import PackedProducts
 
-HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
-"""Arguments of `from_pretrained` that say how to ask the hub, for whatever is fetched."""
+logger = logging.get_logger(__name__)
+
 REFUSED_ARGUMENTS = {
     "assistant_model": "it is another way to decode; generate with the backbone itself",
     "negative_prompt_ids": "it is of classifier-free guidance; generate with the backbone itself",
@@ -47,6 +49,7 @@ REFUSED_ARGUMENTS = {
     "compile_config": "call compile() of this model once",
 }
 """Arguments of transformers' `generate` that this decoding does not honour, and why."""
+_GENERATE = unwrap(GenerationMixin.generate).__code__
 
 
 class MedusaAparModel(PushToHubMixin):
@@ -133,40 +136,47 @@ class MedusaAparModel(PushToHubMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
-        heads: str | Path | DraftHeads | None = None,
+        heads: str | Path | DraftHeads | Literal[False] | None = None,
         **kwargs: Any,
     ) -> MedusaAparModel:
-        """Load backbone and heads.
+        """Load backbone and heads. A warning says so where no heads or no control tokens are found.
 
         Args:
-            pretrained_model_name_or_path: a folder or a hub id.
-            heads: Medusa heads, or the folder or hub id of some. By default those in the checkpoint's
-                subfolder `heads` or `medusa`; where there are none, the model is plain APAR.
-            **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`, `subfolder`.
+            pretrained_model_name_or_path: a folder or a hub id, of a model or of a PEFT adapter, which is merged.
+            heads: Medusa heads, or the folder or hub id of some. By default those of the checkpoint: in its subfolder
+                `heads` or `medusa`, or in medusa-llm's files beside the weights. False: load none.
+            **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`, `subfolder`,
+                `gguf_file`.
 
         Raises:
             OSError: if a file is missing, truncated or corrupt.
-            ValueError: as the constructor.
+            ValueError: as the constructor, and if an adapter does not fit its base.
+            ImportError: if a package that reads adapters or GGUF files is not installed.
         """
         source = str(pretrained_model_name_or_path)
+        backbone = load_backbone(source, **kwargs)
+        hub = given(kwargs, *HUB_ARGUMENTS)
+        missing = []
+        found: DraftHeads | None = None
+        if isinstance(heads, DraftHeads):
+            found = heads
+        elif heads is not False:
+            place = find_heads(source, **given(kwargs, *PLACE_ARGUMENTS), **hub) if heads is None else heads
+            if place is None:
+                missing.append(f"does not draft: it has none of {', '.join(HEADS_PLACES)}; name its heads by heads=")
+            else:
+                found = load_heads(place, backbone, **hub)
+        control: ControlTokens | None = None
         try:
-            backbone = AutoModelForCausalLM.from_pretrained(source, **kwargs)
-        except SafetensorError as error:
-            raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
-
-        def given(*names: str) -> dict[str, Any]:
-            return {name: kwargs[name] for name in names if name in kwargs}
-
-        hub = given(*HUB_ARGUMENTS)
-        if not isinstance(heads, DraftHeads):
-            found = find_heads(source, **given("revision", "subfolder"), **hub) if heads is None else heads
-            heads = None if found is None else load_heads(found, backbone, **hub)
-        control = ControlTokens.of_config(backbone.config)
-        if control is None:
-            control = _control_of_tokenizer(source, **given("revision", "subfolder", "trust_remote_code"), **hub)
+            control = find_control_tokens(backbone.config, source, **kwargs)
+        except ValueError as error:
+            missing.append(f"does not fork: {error}")
+        if missing:
+            offline = not Path(source).is_dir() and (hub.get("local_files_only") or is_offline_mode())
+            logger.warning("%s%s %s", source, " in the cache" if offline else "", ", and ".join(missing))
         return cls(
             backbone,
-            heads,
+            found,
             fork_token_id=None if control is None else control.fork_token_id,
             child_token_id=None if control is None else control.child_token_id,
         )
@@ -305,37 +315,45 @@ class MedusaAparModel(PushToHubMixin):
     ) -> torch.LongTensor | MedusaAparOutput:
         """The hook for transformers: `backbone.generate(..., custom_generate=model.decoding_method)`.
 
-        transformers prepares the arguments. It hands a hook neither the streamer nor the tokenizer for `stop_strings`;
-        `generate` of this class passes both.
+        transformers prepares the arguments. It does not hand a hook the tokenizer for `stop_strings`; `generate` of
+        this class passes it. A streamer of the call is ended, also after an error.
 
         Raises:
             ValueError: as `generate`.
         """
-        if model is not self.backbone:
-            raise ValueError(
-                f"custom_generate belongs to another {type(self.backbone).__name__} than the {type(model).__name__} "
-                "that was asked to generate; call generate of the backbone that is inside this MedusaAparModel"
+        with _streamer_of_caller() if streamer is None else nullcontext(streamer) as stream:
+            if model is not self.backbone:
+                raise ValueError(
+                    f"custom_generate belongs to another {type(self.backbone).__name__} than the "
+                    f"{type(model).__name__} that was asked to generate; call generate of the backbone that is inside "
+                    "this MedusaAparModel"
+                )
+            attention_mask = model_kwargs.get("attention_mask")
+            _check_model_kwargs(input_ids, attention_mask, model_kwargs)
+            options = DecodingOptions(
+                medusa=medusa,
+                apar=apar,
+                max_threads=max_threads,
+                max_depth=thread_depth(self.config) if max_depth is None else max_depth,
+                max_slots=max_slots,
+                nodes_per_step=nodes_per_step,
+                medusa_choices=medusa_choices,
+                acceptance=acceptance,
+                posterior_threshold=posterior_threshold,
+                posterior_alpha=posterior_alpha,
+                seed=seed,
             )
-        attention_mask = model_kwargs.get("attention_mask")
-        _check_model_kwargs(input_ids, attention_mask, model_kwargs)
-        options = DecodingOptions(
-            medusa=medusa,
-            apar=apar,
-            max_threads=max_threads,
-            max_depth=thread_depth(self.config) if max_depth is None else max_depth,
-            max_slots=max_slots,
-            nodes_per_step=nodes_per_step,
-            medusa_choices=medusa_choices,
-            acceptance=acceptance,
-            posterior_threshold=posterior_threshold,
-            posterior_alpha=posterior_alpha,
-            seed=seed,
-        )
-        generation = Generation(
-            self._backbone, self._drafter, self.control, generation_config, logits_processor, stopping_criteria, options
-        )
-        with self.decoding():
-            return generation.run(input_ids, attention_mask, streamer)
+            generation = Generation(
+                self._backbone,
+                self._drafter,
+                self.control,
+                generation_config,
+                logits_processor,
+                stopping_criteria,
+                options,
+            )
+            with self.decoding():
+                return generation.run(input_ids, attention_mask, stream)
 
     @contextmanager
     def decoding(self) -> Iterator[tuple[Backbone, Drafter | None]]:
@@ -409,8 +427,19 @@ def _check_model_kwargs(input_ids: Tensor, attention_mask: Tensor | None, model_
             )
 
 
-def _control_of_tokenizer(source: str, **hub: Any) -> ControlTokens | None:
+@contextmanager
+def _streamer_of_caller() -> Iterator[BaseStreamer | None]:
+    """The streamer of the `generate` call around a hook, if it has one; ended at the end.
+
+    transformers hands a hook no streamer, and its reader waits for the end: it is looked up in the frame of `generate`.
+    """
+    frame = currentframe()
+    while frame is not None and frame.f_code is not _GENERATE:
+        frame = frame.f_back
+    streamer: BaseStreamer | None = None if frame is None else frame.f_locals["streamer"]
+    del frame
     try:
-        return ControlTokens.of_tokenizer(AutoTokenizer.from_pretrained(source, **hub))
-    except (OSError, ValueError):
-        return None
+        yield streamer
+    finally:
+        if streamer is not None:
+            streamer.end()

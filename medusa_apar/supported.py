@@ -26,11 +26,12 @@ def check_supported(model: PreTrainedModel) -> None:
     if not isinstance(model, PreTrainedModel):
         merging = "pass its merge_and_unload()" if hasattr(model, "merge_and_unload") else "load one"
         raise ValueError(f"backbone is a {type(model).__name__}, no PreTrainedModel; {merging}")
-    _check_architecture(model)
-    _check_attention(model)
+    check_architecture(model)
+    check_attention(model)
 
 
-def _check_architecture(model: PreTrainedModel) -> None:
+def check_architecture(model: PreTrainedModel) -> None:
+    """Raise a ValueError that names what about a model's architecture is not supported, and the remedy."""
     config = model.config
     kind = f"backbone of model_type={config.model_type!r}"
     supported = f"supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
@@ -63,12 +64,13 @@ def _check_architecture(model: PreTrainedModel) -> None:
         )
 
 
-def _check_attention(model: PreTrainedModel) -> None:
+def check_attention(model: PreTrainedModel) -> None:
+    """Raise a ValueError unless the model's current attention implementation takes one mask per step."""
     attention = model.config._attn_implementation
     if attention not in SUPPORTED_ATTENTION:
         raise ValueError(
             f"attn_implementation={attention!r} takes no custom attention mask; "
-            f"load the backbone with one of {', '.join(SUPPORTED_ATTENTION)}"
+            f"load the backbone with one of {', '.join(SUPPORTED_ATTENTION)}, or switch it by set_attn_implementation"
         )
     cap = getattr(model.config, "attn_logit_softcapping", None)
     if attention == "sdpa" and cap is not None:

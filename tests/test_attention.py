@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +16,9 @@ from medusa_apar.kv_pool import SlotPool
 from medusa_apar.placement import Placement
 from medusa_apar.slot_cache import SlotCache
 
-from .conftest import forking_backbone, random_heads
-from .test_lossless import batch, decode
+from .conftest import CONTROL, EOS, forking_backbone, random_heads
+from .oracle import Oracle
+from .test_lossless import MAX_DEPTH, batch, decode
 
 HEADS, HEAD_DIM = 4, 8
 
@@ -125,3 +128,42 @@ def test_the_models_own_attention_is_left_as_it_was() -> None:
     eager = forking_backbone(attention="eager").config
     with attending_slots(eager):
         assert eager._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_a_switch_between_eager_and_sdpa_leaves_the_answers_right(compiled: bool) -> None:
+    model = MedusaAparModel(forking_backbone(), random_heads(forking_backbone()))
+    if compiled:
+        model.compile(backend="eager")
+    _, ids, mask = batch(seed=4, lengths=(5, 9))
+    oracle = Oracle(model.backbone, CONTROL, EOS, MAX_DEPTH)
+    for attention in ("sdpa", "eager", "sdpa"):
+        model.backbone.set_attn_implementation(attention)  # type: ignore[operator]
+        trees = decode(model, ids, mask, nodes_per_step=12).trees
+        assert trees is not None
+        assert sum(oracle.check(tree) for tree in trees) == 0
+        assert model.config._attn_implementation == attention
+
+
+def by_method(model: MedusaAparModel, attention: str) -> None:
+    model.backbone.set_attn_implementation(attention)  # type: ignore[operator]
+
+
+def by_config(model: MedusaAparModel, attention: str) -> None:
+    model.config._attn_implementation = attention
+
+
+@pytest.mark.parametrize("switch", [by_method, by_config])
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_attention_that_takes_no_mask_is_refused_before_a_step(
+    switch: Callable[[MedusaAparModel, str], None], compiled: bool
+) -> None:
+    model = MedusaAparModel(forking_backbone(dtype=torch.float32))
+    if compiled:
+        model.compile(backend="eager")
+    _, ids, mask = batch()
+    switch(model, "flex_attention")
+    with pytest.raises(ValueError, match=r"'flex_attention' takes no custom .* sdpa, eager, or switch it by set_attn"):
+        decode(model, ids, mask)
+    switch(model, "eager")
+    assert decode(model, ids, mask).trees is not None

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 
-from medusa_apar import ParagraphTree, Thread
+import pytest
+import torch
+
+from medusa_apar import EMBEDDED, ParagraphTree, Thread
 from medusa_apar.cli import COMMANDS, main
 from medusa_apar.drawing import draw
 
@@ -24,7 +30,16 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["generate", "  "], "is empty; say what to answer"),
         (["generate", "hello", "--model", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["generate", "hello", "--max-new-tokens", "0"], "`max_new_tokens` must be greater than 0, but is 0"),
+        (["generate", "hello", "--max-new-tokens", "0"], "argument --max-new-tokens: 0 is less than 1"),
+        (["generate", "hello", "--temperature", "nan"], "argument --temperature: nan is no number from 0"),
+        (["generate", "hello", "--seed", "9" * 30], "is above 9223372036854775807"),
+        (["generate", "caf\udce9"], r"the argument b'caf\xe9' is no UTF-8; give it in UTF-8"),
+        (["generate", "hello", "--model", ""], "the argument '' is empty; give a value, or leave it out"),
+        (["heads", "export", "x", "--format", "vllm", "--output="], "the argument '--output=' is empty"),
+        (["generate", "hello", "--model", str(EMBEDDED / "heads")], "heads holds draft heads and no model"),
+        (["generate", "hello", "--model", str(EMBEDDED / "config.json")], "config.json is a file; give the folder of"),
+        (["generate", "hello", "--heads", str(EMBEDDED)], "is no config of Medusa heads"),
+        (["serve", "--port", "70000"], "argument --port: 70000 is above 65535"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
         (["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--out", "/nowhere"], "/nowhere/questions.jsonl"),
     ],
@@ -101,3 +116,53 @@ def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "root thread" in shown
     for mode in ("generate", "ar", "medusa", "apar", "medusa-apar"):
         assert f" {mode} " in shown
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_the_answer(encoding: str) -> None:
+    """What it cannot show is escaped: the prompt asks for characters that ASCII has not."""
+    shown = subprocess.run(
+        [sys.executable, "-c", PRINTS, "generate", "Was kostet ein Café in 東京?", "--show", "tree"],
+        env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr.decode(encoding)
+    assert "Traceback" not in shown.stderr.decode(encoding)
+    text = shown.stdout.decode(encoding)
+    assert ("東京" in text) == (encoding == "utf-8")
+    assert ("\\u6771" in text) == (encoding != "utf-8")
+
+
+PRINTS = """
+import sys
+from medusa_apar import cli
+
+cli.COMMANDS["generate"] = lambda argv: print(argv[0])
+cli.main(sys.argv[1:])
+"""
+
+
+def test_memory_that_is_not_there_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def allocate(argv: Sequence[str]) -> None:
+        torch.empty(2**60)
+
+    monkeypatch.setitem(COMMANDS, "generate", allocate)
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", "hello"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.strip() == (
+        "medusa-apar: error: out of memory; give smaller numbers, or a smaller model"
+    )
+
+
+def test_an_error_of_many_lines_is_told_in_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Sequence[str]) -> None:
+        raise OSError("no connection\n  to the hub")
+
+    monkeypatch.setitem(COMMANDS, "generate", fail)
+    with pytest.raises(SystemExit):
+        main(["generate", "hello"])
+    assert capsys.readouterr().err == "medusa-apar: error: no connection to the hub\n"

@@ -107,6 +107,17 @@ def test_changed_weights_are_compiled_anew() -> None:
     assert backend.graphs == 2 * graphs
 
 
+def test_another_attention_is_compiled_anew() -> None:
+    compiled, backend = model(), CountingBackend()
+    compiled.compile(backend=backend)
+    _, ids, mask = batch(2, lengths=(5,))
+    decode(compiled, ids, mask)
+    graphs = backend.graphs
+    compiled.backbone.set_attn_implementation("eager")  # type: ignore[operator]
+    decode(compiled, ids, mask)
+    assert backend.graphs > graphs
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_inductor_gives_the_plain_logits(dtype: torch.dtype) -> None:

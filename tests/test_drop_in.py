@@ -310,3 +310,29 @@ def test_it_serves_a_pipeline(model: MedusaAparModel) -> None:
     hooked = pipe("hello", custom_generate=model.decoding_method, **arguments)
     assert hooked == pipe("hello", **arguments)
     assert len(hooked[0]["generated_text"]) > len("hello")
+
+
+def test_padding_on_the_right_is_left_out_too(model: MedusaAparModel) -> None:
+    """A row is decoded after its last token, where transformers warns and decodes after the padding."""
+    ids, mask = inputs((5, 9))
+    right, right_mask = ids.clone(), mask.clone()
+    right[0], right_mask[0] = ids[0].roll(-4), mask[0].roll(-4)
+    left, padded = (
+        model.generate(each, attention_mask=its, do_sample=False, **LONG)
+        for each, its in ((ids, mask), (right, right_mask))
+    )
+    assert torch.equal(left[:, 9:], padded[:, 9:])  # type: ignore[call-overload]
+
+
+def test_an_answer_that_ends_with_the_context_says_so_in_every_call(
+    model: MedusaAparModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids, _ = inputs((5,))
+    context = model.config.max_position_embeddings
+    for new, said in ((10, 0), (context - 5, 0), (context, 1), (context, 1)):
+        caplog.clear()
+        output = model.generate(ids, max_new_tokens=new, do_sample=False, eos_token_id=None)
+        assert output.shape[1] == min(5 + new, context)  # type: ignore[union-attr]
+        warned = [record for record in caplog.records if record.name == "medusa_apar.generation"]
+        assert len(warned) == said
+        assert all(f"reached the model's predefined maximum length ({context})" in w.getMessage() for w in warned)

@@ -15,8 +15,8 @@ from medusa_apar.eval.backbone import measure_backbone
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.eval.repetition import LOOPING_BELOW, distinct_ngrams
 from medusa_apar.train.recipes.embedded import hold_out_prompts, narrow_domain, write_training_responses
-from medusa_apar.train.responses import BadRows, read_responses
-from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.rows.responses import BadRows, read_responses
+from medusa_apar.train.rows.row_arguments import RowArguments
 
 from .oracle import Oracle
 

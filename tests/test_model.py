@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTra
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
 from medusa_apar.backbone import Backbone
 from medusa_apar.control_tokens import ControlTokens
+from medusa_apar.heads.medusa_llm import save_medusa_llm
 from medusa_apar.placement import Ints, Placement
 
 from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
@@ -388,6 +389,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None =
         return str(folder)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr("medusa_apar.checkpoint.find_adapter_config_file", lambda *_, **__: None)
     monkeypatch.setattr("medusa_apar.heads.formats.hf_hub_download", download)
     monkeypatch.setattr("medusa_apar.heads.formats.snapshot_download", snapshot)
     return asked
@@ -413,6 +415,19 @@ def test_a_model_on_the_hub_may_have_no_heads(
     assert MedusaAparModel.from_pretrained("somebody/model").heads is None
 
 
+def test_heads_beside_the_weights_are_found_on_the_hub(
+    model: MedusaAparModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.backbone.save_pretrained(tmp_path)
+    assert model.heads is not None
+    save_medusa_llm(model.heads, tmp_path / "exported", "somebody/model")
+    (tmp_path / "exported" / "medusa_lm_head.pt").rename(tmp_path / "medusa_lm_head.pt")
+    asked = hub(monkeypatch, tmp_path)
+    loaded = MedusaAparModel.from_pretrained("somebody/model", dtype=torch.float64)
+    assert loaded.heads is not None
+    assert sorted(asked[-1]["allow_patterns"]) == ["config.json", "medusa_lm_head.pt"]
+
+
 @pytest.mark.parametrize(
     "error",
     [HfHubHTTPError("503 Service Unavailable", response=Mock()), LocalEntryNotFoundError("503 Service Unavailable")],
@@ -434,7 +449,7 @@ def test_heads_that_the_cache_does_not_hold_are_said_to_be_left_out(
     hub(monkeypatch, tmp_path, LocalEntryNotFoundError("not in the cache"))
     loaded = MedusaAparModel.from_pretrained("somebody/model", local_files_only=True, cache_dir=tmp_path)
     assert loaded.heads is None
-    assert "heads/config.json of 'somebody/model' is not in the cache" in caplog.text
+    assert "somebody/model in the cache does not draft: it has none of heads/config.json, " in caplog.text
 
 
 def test_a_model_may_lie_in_a_subfolder_with_its_heads(model: MedusaAparModel, tmp_path: Path) -> None:

@@ -14,22 +14,25 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from medusa_apar.backbone import context_length
+from medusa_apar.checkpoint import load_backbone as load_pretrained
+from medusa_apar.checkpoint import save_adapted_config
 from medusa_apar.control_tokens import ControlTokens
+from medusa_apar.supported import check_architecture, check_attention
 
 from .claims import claim
 from .command import InputError, run
-from .responses import BadRows, Response, read_responses
-from .row_arguments import RowArguments, add_control_tokens, check_exist
-from .shards import is_shards, settings_of
+from .rows.responses import BadRows, Response, read_responses
+from .rows.row_arguments import RowArguments, add_control_tokens, check_exist
+from .rows.shards import is_shards, settings_of
+from .rows.tree_data import TreeCollator, TreeDataset
 from .structure import Rules, extract
 from .trainer import FLAT, STRUCTURED, UNSTRUCTURED, BackboneTrainer, TreeTrainingArguments, last_checkpoint
 from .tree_attention import FLEX, attend_along_paths
-from .tree_data import TreeCollator, TreeDataset
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +96,8 @@ class LoraArguments:
             return model
         if self.lora_rank < 1:
             raise InputError(f"--lora_rank {self.lora_rank} is below 1; give a positive number, or leave it out")
+        if self.lora_rank > (most := model.config.get_text_config().hidden_size):
+            raise InputError(f"--lora_rank {self.lora_rank} is above the hidden size of {most}; give less")
         targets = self.lora_targets[0] if self.lora_targets == ["all-linear"] else self.lora_targets
         config = LoraConfig(
             task_type="CAUSAL_LM",
@@ -169,18 +174,20 @@ def load_backbone(
     """Load the model that the arguments name, with weights of `dtype`, and its tokenizer.
 
     Raises:
-        InputError: if the model is missing or cannot be trained on such rows.
+        InputError: if the model is missing, cannot be trained on such rows, or could not be decoded in threads.
     """
     tokenizer = arguments.tokenizer()
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            arguments.model, dtype=dtype, attn_implementation=attn_implementation
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"--model {arguments.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
-        ) from error
-    context = getattr(model.config, "max_position_embeddings", arguments.max_length)
+        model = load_pretrained(arguments.model, dtype=dtype, attn_implementation=attn_implementation)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model {arguments.model}: {error}") from error
+    try:
+        check_architecture(model)
+        if attn_implementation != FLEX:  # which trains, and does not decode
+            check_attention(model)
+    except ValueError as error:
+        raise InputError(f"--model {arguments.model}: the result could not be decoded: {error}") from error
+    context = context_length(model.config)
     if arguments.max_length > context:
         raise InputError(
             f"--max_length {arguments.max_length}: the model's context has {context} tokens; give at most that"
@@ -256,6 +263,8 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         if trainer.is_world_process_zero():
             adapted.save_pretrained(folder / ADAPTER)
+            tokenizer.save_pretrained(folder / ADAPTER)
+            save_adapted_config(model.config, folder / ADAPTER)
         trainer.model = adapted.merge_and_unload()
     trainer.finish()
     return folder

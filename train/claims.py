@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainingArguments
 
 from medusa_apar.fingerprint import of_files, of_weights
+from medusa_apar.heads.checkpoint_files import read_json
 
 from .command import InputError
 
@@ -66,7 +67,7 @@ def settle(path: Path, settings: Mapping[str, Any], holds: str) -> None:
     """
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = read_json(path)
         for name in sorted(known.keys() | settings.keys()):
             if known.get(name) != settings.get(name):
                 raise InputError(

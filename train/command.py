@@ -5,10 +5,13 @@ from __future__ import annotations
 import atexit
 import time
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import NoReturn
 
 from torch import distributed
 from transformers import HfArgumentParser
+
+from medusa_apar.argument_types import LARGEST
 
 LAST_WORK = 0.5
 """Seconds for the threads of a process group to let go of their last tensors, for which they need the interpreter."""
@@ -45,10 +48,16 @@ def run(
         *arguments, unknown = parser.parse_args_into_dataclasses(
             list(argv), return_remaining_strings=True, look_for_args_file=False
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         parser.error(_one_line(error))
     if unknown:
         parser.error(f"unknown argument {' '.join(unknown)}")
+    for given in arguments[: len(kinds)]:
+        for name, value in vars(given).items():
+            if isinstance(value, float) and not isfinite(value):
+                parser.error(f"--{name} {value} is not finite; give a number")
+            if isinstance(value, int) and abs(value) > LARGEST:
+                parser.error(f"--{name} {value} is beyond {LARGEST}; give a smaller number")
     if files is not None:  # argparse's namespace of what belongs to no dataclass
         arguments = [arguments[-1].files, *arguments[:-1]]
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .tree_data import IGNORE_INDEX
+from .rows.tree_data import IGNORE_INDEX
 
 KINDS = ("first", "later")
 """A path's first fork can hardly be foreseen; later ones follow from it."""

@@ -28,11 +28,15 @@ from .claims import claim
 from .command import InputError, run
 from .own_answers import kept_answers, own_answers
 from .places import Places, backbone_logits, head_inputs, label_sources, labels_of
-from .responses import BadRows, read_responses
+from .rows.bad_rows import BadRowError, BadRows
+from .rows.responses import read_responses
+from .rows.tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack, prompt_token_ids
 from .trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
-from .tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack, prompt_token_ids
 
 logger = logging.getLogger(__name__)
+
+MOST = 100
+"""Heads, or blocks in one, beyond which an argument is a typing error."""
 
 
 @dataclass(kw_only=True)
@@ -81,14 +85,15 @@ class HeadsDataArguments(DataArguments):
             return self.rows(files, tokenizer)
         bad_rows = BadRows()
         questions: dict[str, list[int]] = {}
-        for number, row in enumerate((row for file in files for row in read_responses(file, bad_rows)), start=1):
-            prompt = prompt_token_ids(tokenizer, row, f"response {number}", bad_rows)
-            if prompt is None:
-                continue
-            if len(prompt) < self.max_length:
-                questions.setdefault(json.dumps(row.question), prompt)
+        for row in (row for file in files for row in read_responses(file, bad_rows)):
+            try:
+                prompt = prompt_token_ids(tokenizer, row)
+                if len(prompt) >= self.max_length:
+                    raise BadRowError(f"a prompt of {self.max_length} tokens or more")
+            except BadRowError as error:
+                bad_rows.add(str(error), row.place)
             else:
-                bad_rows.add(f"a prompt of {self.max_length} tokens or more", f"response {number}")
+                questions.setdefault(json.dumps([row.question, row.tools]), prompt)
         if not questions:
             raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
         bad_rows.warn()
@@ -136,6 +141,9 @@ class HeadsArguments:
         """Heads of this kind and shape for a backbone and what is to be guessed."""
         if self.num_heads < 1:
             raise InputError(f"--num_heads {self.num_heads} guesses nothing; give a whole number from 1")
+        for name in ("num_heads", "num_layers"):
+            if not 0 <= (count := getattr(self, name)) <= MOST:
+                raise InputError(f"--{name} {count} is not between 0 and {MOST}; give a number of that range")
         for name, least, kind in (
             ("intermediate_size", 1, "sequential"),
             ("draft_vocab_size", 2, "sequential"),

@@ -16,7 +16,7 @@ from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.config import HeadsConfig
 
 from .places import Places, guessed_places, head_inputs, labels_of
-from .tree_data import IGNORE_INDEX, NO_SUCCESSOR
+from .rows.tree_data import IGNORE_INDEX, NO_SUCCESSOR
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from .command import InputError, run
 from .heads import HeadsDataArguments, decayed, mean_loss
 from .places import Places, backbone_logits, head_inputs, labels_of
 from .provenance import write_provenance
+from .rows.tree_data import TreeCollator
 from .trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
-from .tree_data import TreeCollator
 
 HEADS = "heads"
 """Folder of the heads within that of their backbone."""

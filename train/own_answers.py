@@ -21,8 +21,8 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import default_dtype
 
 from .command import InputError
+from .rows.tree_data import TreeRow, decoded_row
 from .tree_attention import FLEX
-from .tree_data import TreeRow, decoded_row
 
 WAYS: tuple[dict[str, Any], ...] = (
     {"apar": True},

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from medusa_apar.heads import DraftHeads
 
-from .tree_data import IGNORE_INDEX
+from .rows.tree_data import IGNORE_INDEX
 
 
 def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 from transformers import PreTrainedTokenizerBase
 
-from .responses import Response
-from .shards import REPORT
+from .rows.responses import Response
+from .rows.shards import REPORT
 from .structure import PAPER, Rules, extract
 from .structure.figures import TreeFigures
 

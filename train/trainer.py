@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
+from medusa_apar.checkpoint import save_adapted_config
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads
 
@@ -25,7 +27,7 @@ from .fork_decisions import ForkDecisions
 from .held_out import HeldOut, measure
 from .optimizer import MuonAdamW, muon_parameter_groups
 from .provenance import write_provenance
-from .tree_data import IGNORE_INDEX
+from .rows.tree_data import IGNORE_INDEX
 
 STRUCTURED, UNSTRUCTURED, FLAT = "structured", "unstructured", "flat"
 """Names of held-out rows: of responses with forks, without, and of those with forks once more as text without any."""
@@ -42,6 +44,15 @@ class TreeTrainingArguments(TrainingArguments):
     prediction_loss_only: bool = True
     remove_unused_columns: bool = False
     report_to: str = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
+            if isinstance(value := getattr(self, name), str):
+                raise ValueError(f"--{name} {value} is no JSON object; give one in braces")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if (count := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} {count} is below 1; give a positive number")
 
     @property
     def n_gpu(self) -> int:
@@ -102,7 +113,11 @@ class TreeTrainer(Trainer):
                     del state_dict[name]
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            write_provenance(output_dir or str(self.args.output_dir), self.state)
+            folder = output_dir or str(self.args.output_dir)
+            model = self.accelerator.unwrap_model(self.model)
+            if isinstance(model, PeftModel):
+                save_adapted_config(model.config, Path(folder))
+            write_provenance(folder, self.state)
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with self._saving():

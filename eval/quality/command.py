@@ -17,11 +17,11 @@ import transformers
 from rich.console import Console
 
 from medusa_apar import fingerprint
+from medusa_apar.argument_types import not_negative, positive, seconds
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES
 from medusa_apar.train.provenance import commit
-from medusa_apar.whole_numbers import not_negative, positive
 
 from ..provenance import device_name
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--judge-key", metavar="VARIABLE", default=_DEFAULTS.key_variable,
                        help="environment variable that holds the key")  # fmt: skip
     judge.add_argument("--judge-max-tokens", type=positive, default=_DEFAULTS.max_tokens, help="of a judgement")
-    judge.add_argument("--judge-timeout", type=float, default=_DEFAULTS.timeout, help="seconds for a judgement")
+    judge.add_argument("--judge-timeout", type=seconds, default=_DEFAULTS.timeout, help="seconds for a judgement")
     judge.add_argument("--judge-retries", type=not_negative, default=_DEFAULTS.retries, help="further attempts")
     judge.add_argument("--requests-per-minute", type=positive, help="limit of the requests")
     judge.add_argument("--parallel", type=positive, default=1, help="requests at a time")
@@ -202,18 +202,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    try:
-        everything = load_questions(arguments.questions)
-        answers = load_answers(arguments.answers, everything, arguments.limit)
-        questions = everything[: arguments.limit]
-        judged = _plan(arguments, questions, answers)
-        model, tokenizer = load_model(arguments.model, arguments.dtype)
-        measurement = Measurement(model, tokenizer)
-        settings = _describe(model, arguments.model)
-        store = MeasuredStore(arguments.out, settings)
-        judgement_store = JudgementStore(arguments.out / "judge", judged.options) if judged else None
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    everything = load_questions(arguments.questions)
+    answers = load_answers(arguments.answers, everything, arguments.limit)
+    questions = everything[: arguments.limit]
+    judged = _plan(arguments, questions, answers)
+    model, tokenizer = load_model(arguments.model, arguments.dtype)
+    measurement = Measurement(model, tokenizer)
+    settings = _describe(model, arguments.model)
+    store = MeasuredStore(arguments.out, settings)
+    judgement_store = JudgementStore(arguments.out / "judge", judged.options) if judged else None
     turns = list(answered_turns(questions, answers))
     failures: list[str] = []
     judgements: Mapping[str, Judgement] = {}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..json_lines import parse_line
 from ..questions import find_published
 
 
@@ -42,9 +42,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         place = f"{path}, line {number}"
         try:
-            row = json.loads(line.decode())
+            row = parse_line(line)
         except ValueError as error:
-            raise ValueError(f"{place}: no JSON in UTF-8: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: expected a JSON object, got {type(row).__name__}")
+            raise ValueError(f"{place}: {error}") from error
         yield place, row

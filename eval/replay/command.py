@@ -19,10 +19,10 @@ import transformers
 from rich.console import Console
 
 from medusa_apar import fingerprint
+from medusa_apar.argument_types import not_negative, positive
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
-from medusa_apar.whole_numbers import positive
 
 from ..answers_table import write_answers_table
 from ..decoding import Limits
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-threads", type=positive, default=Limits().max_threads, help="threads in a step")
     parser.add_argument("--max-depth", type=positive, default=3, help="depth at which forks end")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
-    parser.add_argument("--seed", type=int, default=0, help="of the hits")
+    parser.add_argument("--seed", type=not_negative, default=0, help="of the hits")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
 
@@ -93,47 +93,43 @@ def calibration_line(calibration: Calibration) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        modes = _modes(arguments.modes)
-        questions = read_questions(find_questions(arguments.questions))
-        turns = read_recorded(arguments.answers, questions)
-        on = arguments.calibrate_on
-        calibration = calibrate(turns if on is None else read_recorded(on, read_questions(find_questions("mt_bench"))))
-        asked = questions[: arguments.limit]
-        kept = {question.question_id for question in asked}
-        turns = [turn for turn in turns if turn.question_id in kept]
-        unanswered = sum(len(question.turns) for question in asked) - len(turns)
-        hits = HitModel.published(calibration.correlation)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = dtype_named(arguments.dtype)
-        torch.manual_seed(0)
-        scripted = ScriptedModel(random_model(arguments.backbone, device, dtype, vocab_size=VOCABULARY), hits)
-        settings: dict[str, Any] = {
-            "what": SIMULATION,
-            "answers": arguments.answers.name,
-            "answers_digest": fingerprint.of_items(turns),
-            "questions": arguments.questions,
-            "unanswered": unanswered,
-            "questions_digest": fingerprint.of_items(questions),
-            "backbone": arguments.backbone,
-            "dtype": str(dtype).removeprefix("torch."),
-            "modes": modes,
-            **{field.name: getattr(calibration, field.name) for field in fields(calibration)},
-            "max_threads": arguments.max_threads,
-            "max_depth": arguments.max_depth,
-            "limit": arguments.limit,
-            "seed": arguments.seed,
-            "device": device_name(device),
-            "cpu_threads": torch.get_num_threads(),
-            "commit": commit(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-        store = TurnStore(arguments.out, settings)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    arguments = _parser().parse_args(argv)
+    modes = _modes(arguments.modes)
+    questions = read_questions(find_questions(arguments.questions))
+    turns = read_recorded(arguments.answers, questions)
+    on = arguments.calibrate_on
+    calibration = calibrate(turns if on is None else read_recorded(on, read_questions(find_questions("mt_bench"))))
+    asked = questions[: arguments.limit]
+    kept = {question.question_id for question in asked}
+    turns = [turn for turn in turns if turn.question_id in kept]
+    unanswered = sum(len(question.turns) for question in asked) - len(turns)
+    hits = HitModel.published(calibration.correlation)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype_named(arguments.dtype)
+    torch.manual_seed(0)
+    scripted = ScriptedModel(random_model(arguments.backbone, device, dtype, vocab_size=VOCABULARY), hits)
+    settings: dict[str, Any] = {
+        "what": SIMULATION,
+        "answers": arguments.answers.name,
+        "answers_digest": fingerprint.of_items(turns),
+        "questions": arguments.questions,
+        "unanswered": unanswered,
+        "questions_digest": fingerprint.of_items(questions),
+        "backbone": arguments.backbone,
+        "dtype": str(dtype).removeprefix("torch."),
+        "modes": modes,
+        **{field.name: getattr(calibration, field.name) for field in fields(calibration)},
+        "max_threads": arguments.max_threads,
+        "max_depth": arguments.max_depth,
+        "limit": arguments.limit,
+        "seed": arguments.seed,
+        "device": device_name(device),
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    store = TurnStore(arguments.out, settings)
     limits = Limits(max_threads=arguments.max_threads, max_depth=arguments.max_depth)
     with store:
         try:
@@ -142,8 +138,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             done = len(store.records)
             print(f"interrupted; {done} turns are kept, and the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
-        except ValueError as error:
-            parser.error(str(error))
     write_report(store, modes, calibration)
     return 0
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..json_lines import parse_line
 from ..questions import Question
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -46,15 +46,14 @@ def read_recorded(path: Path, questions: Sequence[Question]) -> list[RecordedTur
     """
     by_id = {question.question_id: question for question in questions}
     rows: list[tuple[Question, dict[str, Any]]] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_line(line)
                 question, choice = by_id[row["question_id"]], row["choices"][0]
-                if len(choice["turns"]) > len(question.turns):
-                    raise ValueError(f"{len(choice['turns'])} answers to {len(question.turns)} turns")
+                _check_choice(choice, question)
             except KeyError as error:
                 raise ValueError(
                     f"{path}, line {number}: no answer to any of the questions ({error}); give the --questions that "
@@ -70,6 +69,18 @@ def read_recorded(path: Path, questions: Sequence[Question]) -> list[RecordedTur
     ]
     characters = sum(each for each, _ in counted) / sum(tokens for _, tokens in counted) if counted else None
     return [turn for question, choice in rows for turn in _turns(question, choice, characters or CHARACTERS_PER_TOKEN)]
+
+
+def _check_choice(choice: dict[str, Any], question: Question) -> None:
+    """Raise a ValueError, KeyError or TypeError for a choice that does not answer a question."""
+    if not isinstance(choice["turns"], list) or not all(isinstance(answer, str) for answer in choice["turns"]):
+        raise ValueError(f"turns is {choice['turns']!r}, expected a list of strings")
+    if len(choice["turns"]) > len(question.turns):
+        raise ValueError(f"{len(choice['turns'])} answers to {len(question.turns)} turns")
+    for name, least in (("new_tokens", 1), ("idxs", 0)):
+        figures = choice.get(name, [])
+        if not isinstance(figures, list) or not all(isinstance(each, int) and each >= least for each in figures):
+            raise ValueError(f"{name} is {figures!r}, expected whole numbers from {least}")
 
 
 def _turns(question: Question, choice: dict[str, Any], characters_per_token: float) -> list[RecordedTurn]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.train.rows.tree_data import NO_SUCCESSOR, TreeRow
 from medusa_apar.train.structure import RULES, extract
-from medusa_apar.train.tree_data import NO_SUCCESSOR, TreeRow
 
 from .recorded import RecordedTurn
 

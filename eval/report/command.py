@@ -25,11 +25,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    try:
-        page = write_page(arguments.out, read_results(arguments.folders), arguments.answer)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    arguments = _parser().parse_args(argv)
+    page = write_page(arguments.out, read_results(arguments.folders), arguments.answer)
     print(f"report: {page}")
     return 0

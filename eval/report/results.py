@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from medusa_apar.heads.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
 
 from ..repetition import LOOPING_BELOW
@@ -138,17 +138,32 @@ def read_results(folders: Sequence[Path]) -> Results:
     """
     results = Results([], [], [])
     for folder in folders:
-        turns, summary = folder / "turns.jsonl", folder / "summary.json"
-        if turns.is_file() and (folder / "settings.json").is_file():
-            settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-            results.speed.append(SpeedResults(folder, settings, tuple(read_records(turns, TurnRecord))))
-        elif (sweep := read_sweep(folder)) is not None:
-            results.sweeps.append(sweep)
-        elif summary.is_file() and "measures" in (found := json.loads(summary.read_text(encoding="utf-8"))):
-            results.quality.append(QualityResults(folder, found))
-        else:
+        try:
+            _read_folder(folder, results)
+        except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
-                "wrote with --out"
-            )
+                f"{folder} holds results of another version ({first_line(error)} is wrong in it); measure again into "
+                "another folder"
+            ) from error
     return results
+
+
+def _read_folder(folder: Path, results: Results) -> None:
+    turns, summary = folder / "turns.jsonl", folder / "summary.json"
+    if turns.is_file() and (folder / "settings.json").is_file():
+        settings = read_json(folder / "settings.json")
+        speed = SpeedResults(folder, settings, tuple(read_records(turns, TurnRecord)))
+        assert speed.title
+        assert speed.rows
+        results.speed.append(speed)
+    elif (sweep := read_sweep(folder)) is not None:
+        results.sweeps.append(sweep)
+    elif summary.is_file() and "measures" in (found := read_json(summary)):
+        quality = QualityResults(folder, found)
+        assert quality.title
+        results.quality.append(quality)
+    else:
+        raise ValueError(
+            f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
+            "wrote with --out"
+        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from medusa_apar.heads.checkpoint_files import read_json
 
 from .. import batch_summary
 from ..batch_run import BatchRecord
@@ -79,7 +80,7 @@ def read_sweep(folder: Path) -> Sweep | None:
     for name, read in READERS.items():
         path = folder / name
         if path.is_file() and (folder / "settings.json").is_file():
-            return read(path, json.loads((folder / "settings.json").read_text(encoding="utf-8")))
+            return read(path, read_json(folder / "settings.json"))
     return None
 
 

@@ -18,10 +18,10 @@ import torch
 import transformers
 from rich.console import Console
 
+from medusa_apar.argument_types import positive, positives, share
 from medusa_apar.modes import Mode
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
-from medusa_apar.whole_numbers import positive, positives
 
 from ..provenance import device_name
 from ..replay.command import SIMULATION, VOCABULARY
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--at-backbone", choices=SHAPES, default=BASE.backbone, help="sizes of the random backbone")
     parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
-    parser.add_argument("--correlation", type=float, default=CORRELATION, help="of the heads' errors")
+    parser.add_argument("--correlation", type=share, default=CORRELATION, help="of the heads' errors")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
     return parser
@@ -82,8 +82,7 @@ def _sweeps(arguments: argparse.Namespace) -> Sweeps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     base = Point(arguments.at_backbone, arguments.at_threads, arguments.at_rows, arguments.at_tokens)
     sweeps = _sweeps(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -94,29 +93,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         torch.manual_seed(0)
         return ScriptedModel(random_model(backbone, device, dtype, vocab_size=VOCABULARY), hits)
 
-    try:
-        modes = modes_of(arguments.modes)
-        points = all_points(base, sweeps)
-        if not points:
-            raise ValueError("nothing grows: give more than one value to one of the axes")
-        for point in points:
-            script_of_point(point, forks=True)
-        settings: dict[str, Any] = {
-            "what": SIMULATION,
-            "base": asdict(base),
-            "sweeps": sweeps,
-            "modes": modes,
-            "correlation": arguments.correlation,
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": device_name(device),
-            "cpu_threads": torch.get_num_threads(),
-            "commit": commit(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-        store = ScalingStore(arguments.out, settings)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    modes = modes_of(arguments.modes)
+    points = all_points(base, sweeps)
+    if not points:
+        raise ValueError("nothing grows: give more than one value to one of the axes")
+    for point in points:
+        script_of_point(point, forks=True)
+    settings: dict[str, Any] = {
+        "what": SIMULATION,
+        "base": asdict(base),
+        "sweeps": sweeps,
+        "modes": modes,
+        "correlation": arguments.correlation,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device_name(device),
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    store = ScalingStore(arguments.out, settings)
     with store:
         try:
             ScalingRun(points, modes, model_of, hits).run(store, arguments.rounds)

@@ -21,13 +21,13 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from medusa_apar import EMBEDDED, fingerprint
+from medusa_apar.argument_types import finite, positive, positives
 from medusa_apar.precision import DTYPES, dtype_named
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.train.provenance import commit
-from medusa_apar.whole_numbers import positive, positives
 
 from ..provenance import device_name
 from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-model-len", type=positive, default=1024, help="longest context")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
-    parser.add_argument("--temperature", type=float, default=0.7, help="so that the same question is answered anew")
+    parser.add_argument("--temperature", type=finite, default=0.7, help="so that the same question is answered anew")
     parser.add_argument("--modes", type=_modes, default=",".join(MODES), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
@@ -117,30 +117,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError:
         parser.error("this needs vLLM; `make test-serving` builds an environment that has it")
     source = str(EMBEDDED) if arguments.model is None else arguments.model
-    try:
-        questions = load_questions(arguments.questions)
-        model = ServedModel.from_pretrained(source, model_name(arguments.model))
-        run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)
-        settings: dict[str, Any] = {
-            "model": model.name,
-            "weights": weights_of(source),
-            "questions": arguments.questions,
-            "questions_digest": fingerprint.of_items(questions),
-            "requests": arguments.requests,
-            "max_model_len": arguments.max_model_len,
-            "max_new_tokens": arguments.max_new_tokens,
-            "max_threads": arguments.max_threads,
-            "temperature": arguments.temperature,
-            "block_size": BLOCK_SIZE,
-            "dtype": str(dtype_named(arguments.dtype)).removeprefix("torch."),
-            "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-            "cpu_threads": torch.get_num_threads(),
-            "commit": commit(),
-            "vllm": vllm.__version__,
-        }
-        store = LoadStore(arguments.out, settings)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    questions = load_questions(arguments.questions)
+    model = ServedModel.from_pretrained(source, model_name(arguments.model))
+    run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)
+    settings: dict[str, Any] = {
+        "model": model.name,
+        "weights": weights_of(source),
+        "questions": arguments.questions,
+        "questions_digest": fingerprint.of_items(questions),
+        "requests": arguments.requests,
+        "max_model_len": arguments.max_model_len,
+        "max_new_tokens": arguments.max_new_tokens,
+        "max_threads": arguments.max_threads,
+        "temperature": arguments.temperature,
+        "block_size": BLOCK_SIZE,
+        "dtype": str(dtype_named(arguments.dtype)).removeprefix("torch."),
+        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "vllm": vllm.__version__,
+    }
+    store = LoadStore(arguments.out, settings)
     with store:
         try:
             asyncio.run(_measure(run, store, model, source, arguments))

@@ -11,9 +11,9 @@ import torch
 import uvicorn
 
 from .. import EMBEDDED
+from ..argument_types import not_negative, port, positive, seconds
 from ..model import MedusaAparModel
 from ..precision import DTYPES, dtype_named
-from ..whole_numbers import not_negative, positive
 from .engine import TIMEOUT
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer
@@ -43,7 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--url", action="append", default=[], help="of a completions server, with /v1; repeatable")
     parser.add_argument("--url-model", help="name under which these serve the model; by default --model")
     parser.add_argument("--url-api-key", help=f"that these want; by default what {URL_API_KEY} holds")
-    parser.add_argument("--url-timeout", type=float, default=60.0, help="seconds between two tokens before one failed")
+    parser.add_argument(
+        "--url-timeout", type=seconds, default=60.0, help="seconds between two tokens before one failed"
+    )
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument(
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
     )  # fmt: skip
     parser.add_argument(
-        "--engine-timeout", type=float, default=TIMEOUT,
+        "--engine-timeout", type=seconds, default=TIMEOUT,
         help="seconds without a token of any answer after which decoding has stalled",
     )  # fmt: skip
     parser.add_argument(
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speculative-tokens", type=positive, default=4, help="guesses of these heads in a step")
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=not_negative, default=8000)
+    parser.add_argument("--port", type=port, default=8000)
     parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
     parser.add_argument("--max-running", type=positive, default=_LIMITS.running, help="answers at a time")
     parser.add_argument(

@@ -8,9 +8,10 @@ from pathlib import Path
 from sys import maxsize
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from ..backbone import context_length
+from ..checkpoint import is_adapter, load_tokenizer
 from ..control_tokens import ControlTokens, thread_depth
 from .requests import Sampling
 
@@ -78,10 +79,15 @@ class ServedModel:
 
         Raises:
             OSError: if they cannot be found.
-            ValueError: if the model names no token that ends an answer, or control tokens that it has not.
+            ValueError: if it is an adapter, names no token that ends an answer, or control tokens that it has not.
         """
+        if is_adapter(str(source)):
+            raise ValueError(
+                f"{str(source)!r} is an adapter; serve the merged model: `medusa-apar train backbone` leaves it in the "
+                "folder around the adapter, MedusaAparModel.from_pretrained(...).save_pretrained(...) makes one"
+            )
+        tokenizer = load_tokenizer(source)
         config = AutoConfig.from_pretrained(source)
-        tokenizer = AutoTokenizer.from_pretrained(source)
         generation = _generation_config(source)
         control = ControlTokens.of_config(config)
         if control is None:

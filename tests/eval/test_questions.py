@@ -36,6 +36,7 @@ def test_reads_fastchat_format(question_file: Callable[..., Path]) -> None:
         ('{"question_id": 2, "category": "math", "turns": ["Why?", " "]}', "turn 2 is empty"),
         ('{"question_id": 2, "category": "math", "turns": "Why?"}', "turns is 'Why\\?', expected a list of strings"),
         ('{"question_id": 2, "category": "math", "turns": ["Why?"], "reference": [3]}', "reference is \\[3\\]"),
+        ('{"question_id": 2, "category": "math", "turns": ["\\ud83d"]}', "half of a surrogate pair"),
         (GOOD, "question_id 1 occurs a second time"),
     ],
 )

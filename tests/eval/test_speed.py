@@ -79,7 +79,7 @@ def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedMod
 def test_a_rate_of_wrong_forks_that_is_none_claims_no_folder(
     command: Command, refusal: Callable[..., str], tmp_path: Path
 ) -> None:
-    assert "fork_error_rate=2.0 is not between 0 and 1" in refusal(command, "--fork-errors", "2")
+    assert "argument --fork-errors: 2 is above 1" in refusal(command, "--fork-errors", "2")
     assert not (tmp_path / "out").exists()
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from medusa_apar import EMBEDDED
 from medusa_apar.eval.backbone import measure_backbone
-from medusa_apar.eval.tree_cost import main
-from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.eval.tree_cost import main, write_structured
+from medusa_apar.train.rows.responses import BadRows, Response, read_responses
+from medusa_apar.train.rows.row_arguments import RowArguments
+from medusa_apar.train.structure import RULES
 
 LISTED = "There are three:\n\n1. Work: too much of it.\n2. Money: too little of it.\n3. Family: it takes both."
 
@@ -39,6 +41,14 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     assert read["flat_text_loss"] == losses["flat"]["flat"]
     assert "cost of trees" in capsys.readouterr().out
     assert "| flat " in (out / "summary.md").read_text()
+
+
+def test_what_is_written_reads_the_same(tmp_path: Path) -> None:
+    asked, answered = ({"role": role, "content": LISTED} for role in ("user", "assistant"))
+    history = ({"role": "system", "content": "Be brief."}, asked, answered)
+    response = Response("Why?", LISTED, history, ({"name": "clock"},))
+    assert write_structured(tmp_path / "rows.jsonl", [response, Response("Why?", "Hi.")], RULES) == 1
+    assert list(read_responses(tmp_path / "rows.jsonl", BadRows())) == [response]
 
 
 @pytest.mark.parametrize("option", ["--data", "--eval_data"])

@@ -159,10 +159,15 @@ def test_missing_weights(weights):
         load_heads(weights.parent)
 
 
-def test_missing_config(weights):
-    (weights.parent / "config.json").unlink()
+def test_missing_config(own_checkpoint):
+    (own_checkpoint / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing; pass a folder"):
-        load_heads(weights.parent)
+        load_heads(own_checkpoint)
+
+
+def test_tensors_of_medusa_llm_tell_what_a_missing_config_does_not(medusa_llm_checkpoint, heads):
+    (medusa_llm_checkpoint / "config.json").unlink()
+    assert same_weights(load_heads(medusa_llm_checkpoint), heads)
 
 
 def test_a_whole_models_folder_points_to_its_heads(backbone, heads, tmp_path):

@@ -153,3 +153,9 @@ def test_a_fleets_key_reaches_its_replicas(monkeypatch: pytest.MonkeyPatch) -> N
     assert isinstance(answerer, Orchestrator)
     assert isinstance(answerer.engine, Fleet)
     assert answerer.engine.replicas[0].client.api_key == "secret"
+
+
+def test_an_adapter_is_refused_and_the_merged_model_named(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
+    with pytest.raises(ValueError, match="is an adapter; serve the merged model: `medusa-apar train backbone` leaves"):
+        ServedModel.from_pretrained(tmp_path)

@@ -24,8 +24,8 @@ from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.train.command import InputError, run
 from medusa_apar.train.held_out import measure
+from medusa_apar.train.rows.tree_data import TreeCollator, TreeRow, pack
 from medusa_apar.train.tree_attention import attend_along_paths
-from medusa_apar.train.tree_data import TreeCollator, TreeRow, pack
 
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 STEPS = 4

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from medusa_apar.train.fork_decisions import ForkDecisions
-from medusa_apar.train.tree_data import IGNORE_INDEX
+from medusa_apar.train.rows.tree_data import IGNORE_INDEX
 
 FORK, WORD = 9, 1
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train.held_out import measure
-from medusa_apar.train.tree_data import TreeCollator, decoded_row
+from medusa_apar.train.rows.tree_data import TreeCollator, decoded_row
 
 
 @pytest.mark.parametrize("kind", ["heads", "medusa"])

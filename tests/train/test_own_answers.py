@@ -15,8 +15,15 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.paragraph_tree import ParagraphTree
 from medusa_apar.train.command import InputError
 from medusa_apar.train.own_answers import WAYS, own_answers
-from medusa_apar.train.responses import Response
-from medusa_apar.train.tree_data import IGNORE_INDEX, NO_SUCCESSOR, TreeRow, decoded_row, next_token_labels, path_mask
+from medusa_apar.train.rows.responses import Response
+from medusa_apar.train.rows.tree_data import (
+    IGNORE_INDEX,
+    NO_SUCCESSOR,
+    TreeRow,
+    decoded_row,
+    next_token_labels,
+    path_mask,
+)
 
 from .conftest import tiny_llama
 

@@ -14,7 +14,7 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.train.recipes import embedded, list_questions
-from medusa_apar.train.responses import BadRows, Response, read_responses
+from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 
 LIST = "Here are some:\n\n1. **One**: first of all.\n2. **Two**: then this.\n3. **Three**: at last that."
 PROSE = "There is nothing to list here, and so this stays one sentence."

@@ -28,8 +28,8 @@ from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import backbone, heads, held_out, joint, provenance, trainer
-from medusa_apar.train.row_arguments import RowArguments
-from medusa_apar.train.tree_data import (
+from medusa_apar.train.rows.row_arguments import RowArguments
+from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
     NO_SUCCESSOR,
     TreeCollator,
@@ -206,6 +206,22 @@ class TestLora:
         token_ids = torch.arange(5, 40)[None]
         with torch.no_grad():
             torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-3, rtol=1e-3)
+
+    @pytest.mark.parametrize("tied", [False, True], ids=["own projection", "tied embeddings"])
+    def test_the_adapter_alone_decodes_as_the_merged_model(
+        self, tied: bool, plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
+    ) -> None:
+        """Also where the base lacks the control tokens; a checkpoint of the last step is as good."""
+        base = save_backbone(plain_tokenizer, tied=tied)
+        backbone.main(arguments(base, rows_file, tmp_path, "--lora_rank", "4", "--max_depth", "4"))
+        merged = MedusaAparModel.from_pretrained(tmp_path, heads=False)
+        prompt = torch.tensor([plain_tokenizer("Colours 1?")["input_ids"]])
+        for folder in (tmp_path / backbone.ADAPTER, tmp_path / f"checkpoint-{STEPS}"):
+            loaded = MedusaAparModel.from_pretrained(folder, heads=False)
+            assert loaded.control == merged.control is not None
+            assert loaded.config.thread_depth == 4
+            answers = [model.generate(prompt, max_new_tokens=40, do_sample=False) for model in (loaded, merged)]
+            assert torch.equal(*answers)  # type: ignore[arg-type]
 
     def test_checkpoints_hold_the_adapter_alone(self, adapted: Path) -> None:
         for folder in adapted.glob("checkpoint-*"):
@@ -644,7 +660,43 @@ class TestCommandLine:
         weights = (damaged / "model.safetensors").read_bytes()
         (damaged / "model.safetensors").write_bytes(weights[: len(weights) // 2])
         line = self.error(train, arguments(damaged, rows_file, tmp_path / "out"), capsys)
-        assert f"--model {damaged}: give a folder or hub id" in line
+        assert f"--model {damaged}: the weights in '{damaged}' are truncated or corrupt" in line
+
+    def test_a_model_that_is_something_else(
+        self, train: Train, prog: str, trained_heads: Path, rows_file: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        line = self.error(train, arguments(trained_heads, rows_file, tmp_path / "out"), capsys)
+        assert f"{trained_heads} holds draft heads and no model" in line
+        weights = trained_heads / "model.safetensors"
+        line = self.error(train, arguments(weights, rows_file, tmp_path / "out"), capsys)
+        assert f"--model {weights}: no such folder" in line
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("learning_rate", "nan", "nan is not finite; give a number"),
+            ("weight_decay", "inf", "inf is not finite; give a number"),
+            ("save_total_limit", "9" * 30, "is beyond 2147483647; give a smaller number"),
+            ("gradient_accumulation_steps", "0", "0 is below 1; give a positive number"),
+            ("lr_scheduler_kwargs", "fast", "fast is no JSON object; give one in braces"),
+        ],
+    )
+    def test_values_that_no_training_can_use(
+        self, train: Train, prog: str, name: str, value: str, message: str, tiny_backbone_dir: Path, rows_file: Path,
+        tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        argv = [*arguments(tiny_backbone_dir, rows_file, tmp_path / "out"), f"--{name}", value]
+        line = self.error(train, argv, capsys)
+        assert f"--{name} " in line
+        assert message in line
+
+    def test_a_folder_of_something_else_as_data(
+        self, train: Train, prog: str, tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "settings.json").write_text('{"what": "speed"}')
+        line = self.error(train, arguments(tiny_backbone_dir, tmp_path, tmp_path / "out"), capsys)
+        assert f"{tmp_path}: holds something else than the rows of `medusa-apar train data`" in line
 
     def test_rows_longer_than_the_context(
         self, train: Train, prog: str, tiny_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path,
@@ -840,7 +892,7 @@ def test_prompts_that_fill_a_row_are_left_out_and_counted(
     ]
     data = write_rows(tmp_path / "rows.jsonl", asked)
     heads.main(arguments(tiny_backbone_dir, data, tmp_path / "out", "--labels", "self", "--max_new_tokens", "8"))
-    assert "left out: 2 x a prompt of 128 tokens or more (first: response 3)" in caplog.text
+    assert "left out: 2 x a prompt of 128 tokens or more (first: rows.jsonl:3)" in caplog.text
 
 
 @pytest.mark.parametrize("full", ["save_model", "_save_optimizer_and_scheduler"])

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.train import backbone
-from medusa_apar.train.responses import Response
+from medusa_apar.train.rows.responses import Response
+from medusa_apar.train.rows.tree_data import TreeCollator, TreeDataset, TreeRow
 from medusa_apar.train.tree_attention import FLEX, attend_along_paths, block_mask
-from medusa_apar.train.tree_data import TreeCollator, TreeDataset, TreeRow
 
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 

@@ -32,7 +32,7 @@ from ..backbone import main as train_backbone
 from ..heads import main as train_heads
 from ..own_answers import kept_answers
 from ..provenance import FILE_NAME as TRAINING_RECORD
-from ..responses import BadRows, Response, read_responses
+from ..rows.responses import BadRows, Response, read_responses
 from ..structure import Rule, Rules, extract
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..responses import BadRows, Response, read_responses
+from ..rows.responses import BadRows, Response, read_responses
 from .embedded import is_list_answer
 
 

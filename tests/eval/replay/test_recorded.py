@@ -35,6 +35,10 @@ def test_tokens_that_were_not_counted_are_estimated(questions_file: Path, tmp_pa
         (recorded(99), "line 1: no answer to any of the questions .99.; give the --questions that it answers"),
         ('{"question_id": 1, "choices": []}', "line 1: not FastChat's model_answer format"),
         ('{"question_id": 1, "choices": [{"turns": ["a", "b", "c"]}]}', "3 answers to 2 turns"),
+        ('{"question_id": 1, "choices": [{"turns": [1]}]}', r"turns is \[1\], expected a list of strings"),
+        ('{"question_id": 1, "choices": [{"turns": ["\\ud83d"]}]}', "half of a surrogate pair"),
+        (recorded(1, new_tokens=[0, 3]), r"new_tokens is \[0, 3\], expected whole numbers from 1"),
+        (recorded(1, idxs=["a"]), r"idxs is \['a'\], expected whole numbers from 0"),  # type: ignore[list-item]
     ],
 )
 def test_a_line_that_is_no_answer(questions_file: Path, tmp_path: Path, line: str, error: str) -> None:

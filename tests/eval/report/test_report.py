@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -196,6 +197,8 @@ def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
     [
         (["{speed}", "--answer", "99"], "answer='99': no answer of mode medusa-apar to that question in .*"),
         (["{empty}"], "holds no results; give folders that eval speed, batch, quality, replay, scaling or"),
+        (["{foreign}"], "holds results of another version .'model' is wrong in it.; measure again into another folder"),
+        (["{listed}"], r"settings\.json holds no JSON object"),
     ],
 )
 def test_what_cannot_be_reported(
@@ -203,7 +206,12 @@ def test_what_cannot_be_reported(
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    named = [argument.format(speed=speed_folder, empty=empty) for argument in arguments]
+    folders = {"speed": speed_folder, "empty": empty}
+    for name, settings in (("foreign", '{"modes": []}'), ("listed", "[1]")):
+        folders[name] = tmp_path / name
+        shutil.copytree(speed_folder, folders[name])
+        (folders[name] / "settings.json").write_text(settings)
+    named = [argument.format(**folders) for argument in arguments]
     with pytest.raises(SystemExit):
         main(["report", *named, "--out", str(tmp_path / "report")])
     assert re.search(error, capsys.readouterr().err.replace("\n", " "))

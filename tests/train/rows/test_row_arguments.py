@@ -9,7 +9,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.train.command import InputError
-from medusa_apar.train.row_arguments import RowArguments
+from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.structure import Rule, Rules
 
 LISTED = "1. A: b\n2. C: d\n3. E: f"
@@ -41,5 +41,18 @@ def test_the_rules_are_those_that_are_named() -> None:
 
 @pytest.mark.parametrize("name", ["max_depth", "min_items"])
 def test_limits_below_one_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"--{name} 1001 is above 1000; give less"):
+        assert RowArguments(model="m", **{name: 1001}).structure  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"--{name} 0 is below 1"):
         _ = RowArguments(model="", **{name: 0}).structure  # type: ignore[arg-type]
+
+
+def test_an_empty_file_among_others_is_said_and_a_file_alone_is_refused(
+    tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert len(RowArguments(model="").rows([str(empty), conversations(tmp_path, ["a"])], tiny_tokenizer)) == 1  # type: ignore[arg-type]
+    assert "left out: 1 x a file without rows (first: empty.jsonl)" in caplog.text
+    with pytest.raises(InputError, match=r"no usable response \(left out: 1 x a file without rows"):
+        RowArguments(model="").rows([str(empty)], tiny_tokenizer)

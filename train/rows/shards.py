@@ -1,7 +1,7 @@
 """Tree-packed rows on disk: parquet shards that are read back without being held in memory.
 
 A shard holds the rows of so many responses, and beside it stand the figures of these responses. A run that was cut off
-goes on behind the last whole shard.
+goes on after the last whole shard.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from .claims import settle
-from .command import InputError
+from medusa_apar.heads.checkpoint_files import read_json
+
+from ..claims import settle
+from ..command import InputError
 from .tree_data import TreeRow
 
 SCHEMA = pa.schema(
     [(field.name, pa.list_(pa.bool_() if field.name == "prompt" else pa.int32())) for field in fields(TreeRow)]
 )
 SETTINGS = "settings.json"
+NEEDED = ("model", "tokenizer", "max_length", "rules", "max_depth", "min_items", "structured_share")
+"""Settings that are asked for of rows."""
 REPORT = "report.json"
 """Is written once all shards are."""
 
@@ -61,6 +65,20 @@ class Shards:
         partial.replace(self._path(number, "json"))
         self.figures.append(figures)
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether a shard has a row."""
+        return any(each["rows"] for each in self.figures)
+
+    def remove(self) -> None:
+        """Remove the shards and their settings, and the folder if nothing else is in it."""
+        for number in range(len(self.figures)):
+            for suffix in ("parquet", "json"):
+                self._path(number, suffix).unlink()
+        (self.folder / SETTINGS).unlink()
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
     def _path(self, number: int, suffix: str) -> Path:
         return self.folder / f"rows-{number:05}.{suffix}"
 
@@ -93,7 +111,10 @@ class ShardedRows(Dataset[TreeRow]):
             raise InputError(
                 f"{folder}: is not finished; run its `medusa-apar train data` again, whole shards are kept"
             )
-        files = sorted(str(path) for path in folder.glob("rows-*.parquet"))
+        shards = sorted(folder.glob("rows-*.parquet"))
+        files = [
+            str(path) for path in shards if pq.read_metadata(path).num_rows
+        ]  # `datasets` fails on one without rows
         self._rows = datasets.load_dataset("parquet", data_files=files, split="train") if files else []
         if not len(self._rows):
             raise InputError(f"{folder}: holds no rows; `medusa-apar train data` makes them")
@@ -111,8 +132,18 @@ def is_shards(path: Path) -> bool:
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """All that the rows of a folder depend on."""
-    settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    """All that the rows of a folder depend on.
+
+    Raises:
+        InputError: they are the settings of something else.
+    """
+    settings = read_json(folder / SETTINGS)
+    missing = [name for name in NEEDED if name not in settings]
+    if missing:
+        raise InputError(
+            f"{folder}: holds something else than the rows of `medusa-apar train data` ({SETTINGS} has no "
+            f"{', '.join(missing)}); give a folder of rows, or files of conversations"
+        )
     return settings
 
 

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from medusa_apar.train import backbone, data
-from medusa_apar.train.responses import Response
-from medusa_apar.train.row_arguments import RowArguments
-from medusa_apar.train.shards import ShardedRows
-from medusa_apar.train.tree_data import TreeRow
+from medusa_apar import cli
+from medusa_apar.train import backbone
+from medusa_apar.train.rows import data
+from medusa_apar.train.rows.responses import Response
+from medusa_apar.train.rows.row_arguments import RowArguments
+from medusa_apar.train.rows.shards import ShardedRows
+from medusa_apar.train.rows.tree_data import TreeRow
 
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 RESPONSES = [LISTED if n % 2 else f"Answer {n}." for n in range(20)]
@@ -57,7 +60,9 @@ def test_the_report_tells_what_became_of_all(
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     report = json.loads((tmp_path / "rows" / "report.json").read_text())
     assert (report["responses"], report["structured"], report["unstructured"]) == (21, 10, 10)
-    assert report["left out"] == "1 x not JSON; 1 x longer than 256 tokens"
+    assert report["left out"] == (
+        "1 x not JSON (first: conversations.jsonl:21); 1 x longer than 256 tokens (first: conversations.jsonl:22)"
+    )
     assert report["rules"]["ordered"]["forkable"] == 10
     assert report["rules"]["bullets"]["forkable"] == 0
     assert "| ordered | 47.6% | 3.0 |" in capsys.readouterr().out
@@ -65,7 +70,7 @@ def test_the_report_tells_what_became_of_all(
     assert (tmp_path / "rows" / "structure.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_run_goes_on_behind_its_last_whole_shard(
+def test_an_interrupted_run_goes_on_after_its_last_whole_shard(
     tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(tiny_backbone_dir, conversations, tmp_path / "whole")
@@ -184,7 +189,7 @@ def test_control_tokens_need_not_be_there_yet(
 def test_thinned_responses_are_counted(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows", "--structured_share", "0.75")
     report = json.loads((tmp_path / "rows" / "report.json").read_text())
-    left_out = dict(reversed(part.split(" x ")) for part in report["left out"].split("; "))
+    left_out = dict(reversed(part.partition(" (")[0].split(" x ")) for part in report["left out"].split("; "))
     thinned = int(left_out["thinned to structured_share=0.75"])
     too_long = int(left_out["longer than 256 tokens"])
     assert thinned > 0
@@ -207,3 +212,78 @@ def test_shards_are_written_while_conversations_are_read(
     assert seen[:8] == [0] * 8
     assert seen[8:16] == [1] * 8
     assert seen[16:] == [2] * (len(seen) - 16)
+
+
+def test_what_is_left_out_is_said(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
+    said = "left out: 1 x not JSON (first: conversations.jsonl:21); 1 x longer than 256 tokens"
+    assert said in caplog.text
+
+
+def test_shards_without_rows_train_among_others(
+    tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = tmp_path / "conversations.jsonl"
+    responses = ["x" * 900] * 8 + RESPONSES[:8] + ["x" * 900] * 8
+    path.write_text("\n".join(json.dumps({"prompt": "?", "response": each}) for each in responses))
+    prepare(tiny_backbone_dir, path, tmp_path / "rows")
+    shards = sorted((tmp_path / "rows").glob("rows-*.parquet"))
+    assert [pq.read_metadata(shard).num_rows > 0 for shard in shards] == [False, True, False]
+    rows = ShardedRows(tmp_path / "rows", tiny_tokenizer, 256)
+    at_once = RowArguments(model="", max_length=256).rows([str(path)], tiny_tokenizer)
+    assert len(rows) == len(at_once)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("responses", "more", "reason"),
+    [
+        (["x" * 900] * 20, (), "20 x longer than 256 tokens (first: conversations.jsonl:1)"),
+        (["plain"] * 20, ("--structured_share", "1"), "20 x thinned to structured_share=1.0"),
+        ([""], (), "1 x empty text in `response` (first: conversations.jsonl:1)"),
+        ([], (), "1 x a file without rows (first: conversations.jsonl)"),
+    ],
+    ids=["too long", "thinned", "bad", "empty"],
+)
+def test_where_no_response_is_left_the_reason_is_said_and_no_folder_stays(
+    tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    responses: list[str], more: tuple[str, ...], reason: str,
+) -> None:  # fmt: skip
+    path = tmp_path / "conversations.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": "?", "response": each}) for each in responses))
+    with pytest.raises(SystemExit) as ended:
+        prepare(tiny_backbone_dir, path, tmp_path / "rows", *more)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"FILE {path}: no usable conversation (left out: {reason}); give other conversations, or another" in said
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_chat_template_that_refuses_everything_is_said(
+    tiny_backbone_dir: Path, conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_backbone_dir)
+    tokenizer.chat_template = "{{ 1 // 0 }}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(SystemExit) as ended:
+        prepare(tmp_path / "model", conversations, tmp_path / "rows")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "21 x the chat template refuses it: ZeroDivisionError: integer division or modulo by zero (first:" in said
+    assert not (tmp_path / "rows").exists()
+
+
+def test_an_empty_file_among_others_is_counted(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    out = ["--model", str(tiny_backbone_dir), "--output_dir", str(tmp_path / "rows")]
+    data.main([str(empty), str(conversations), *out])
+    report = json.loads((tmp_path / "rows" / "report.json").read_text())
+    assert report["responses"] == 21
+    assert "1 x a file without rows (first: empty.jsonl)" in report["left out"]
+
+
+def test_the_command_is_train_data(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
+    cli.train(["data", str(conversations), "--model", str(tiny_backbone_dir), "--output_dir", str(tmp_path / "rows")])
+    assert (tmp_path / "rows" / "report.json").exists()

@@ -22,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
 
-from .command import InputError
+from ..command import InputError
+from ..structure import RULES, Rules, extract
+from .bad_rows import BadRowError, BadRows
+from .conversations import Message, Response
 from .piece_tokens import piece_tokenizer
-from .responses import BadRows, Response
-from .structure import RULES, Rules, extract
 
 IGNORE_INDEX = -100
 """Label of a position without loss, as in transformers."""
@@ -228,14 +229,15 @@ class TreeDataset(PackedRows):
         self.bad_rows = BadRows() if bad_rows is None else bad_rows
         structured: list[TreeRow] = []
         unstructured: list[TreeRow] = []
-        for number, response in enumerate(responses, start=1):
-            prompt_ids = prompt_token_ids(tokenizer, response, f"response {number}", self.bad_rows)
-            if prompt_ids is None:
-                continue
+        for response in responses:
             tree = extract(response.response, rules)
-            row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
-            if len(row) > max_length:
-                self.bad_rows.add(f"longer than {max_length} tokens", f"response {number}")
+            try:
+                prompt_ids = prompt_token_ids(tokenizer, response)
+                row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
+                if len(row) > max_length:
+                    raise BadRowError(f"longer than {max_length} tokens")
+            except BadRowError as error:
+                self.bad_rows.add(str(error), response.place)
             else:
                 (structured if tree else unstructured).append(row)
         self.found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
@@ -243,26 +245,41 @@ class TreeDataset(PackedRows):
         if structured_share is not None:
             structured, unstructured = _thin(structured, unstructured, structured_share, Random(seed))
         self.thinned = found - len(structured) - len(unstructured)
-        self.structured_share = structured_share
         self.structured, self.unstructured = len(structured), len(unstructured)
         super().__init__(pack([*structured, *unstructured], max_length))
 
-    @property
-    def left_out(self) -> dict[str, int]:
-        """How many responses are in no row, by reason."""
-        thinned = {f"thinned to structured_share={self.structured_share}": self.thinned} if self.thinned else {}
-        return self.bad_rows.counts | thinned
+
+def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, response: Response) -> list[int]:
+    """The tokens before an answer, as the chat template has them.
+
+    Raises:
+        BadRowError: the chat template refuses the messages or the tools, or leaves the system message or the tools out.
+    """
+    question = response.question
+    token_ids = _templated(tokenizer, question, "it")
+    if question[0]["role"] == "system":
+        try:
+            without_system = _templated(tokenizer, question[1:], "it")
+        except BadRowError:
+            without_system = []  # a template that asks for a system message
+        if without_system == token_ids:
+            raise BadRowError("the chat template leaves out the system message")
+    if not response.tools:
+        return token_ids
+    with_tools = _templated(tokenizer, question, "`tools`", tools=list(response.tools))
+    if with_tools == token_ids:
+        raise BadRowError("the chat template leaves out `tools`")
+    return with_tools
 
 
-def prompt_token_ids(
-    tokenizer: PreTrainedTokenizerBase, response: Response, where: str, bad_rows: BadRows
-) -> list[int] | None:
-    """The tokens before an answer, as the chat template has them; None, and counted, where it refuses the messages."""
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[Message], what: str, **options: Any) -> list[int]:
     try:
-        token_ids: Any = tokenizer.apply_chat_template(response.question, add_generation_prompt=True, return_dict=False)
-    except TemplateError as error:
-        bad_rows.add(f"the chat template refuses it: {error}", where)
-        return None
+        token_ids: Any = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, **options
+        )
+    except Exception as error:  # a template calls methods of what it is given, and may fail in any way
+        kind = "" if type(error) is TemplateError else f"{type(error).__name__}: "
+        raise BadRowError(f"the chat template refuses {what}: {kind}{error}") from error
     return list(token_ids)
 
 

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerFast
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.command import InputError
-from medusa_apar.train.responses import Response
-from medusa_apar.train.structure import extract
-from medusa_apar.train.tree_data import (
+from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
+from medusa_apar.train.rows.responses import Response
+from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
     NO_SUCCESSOR,
     TreeCollator,
@@ -28,8 +28,9 @@ from medusa_apar.train.tree_data import (
     path_mask,
     tree_row,
 )
+from medusa_apar.train.structure import extract
 
-from .conftest import byte_tokenizer, tiny_llama
+from ..conftest import byte_tokenizer, tiny_llama
 
 TOKENIZER = byte_tokenizer(control_tokens=True)
 CONTROL = ControlTokens.of_tokenizer(TOKENIZER)
@@ -299,7 +300,7 @@ LISTED = "1. A: b\n2. C: d\n3. E: f"
 
 
 def dataset(responses: list[str], max_length: int = 200, structured_share: float | None = None) -> TreeDataset:
-    rows = [Response("?", response) for response in responses]
+    rows = [Response("?", response, place=f"rows.jsonl:{line}") for line, response in enumerate(responses, start=1)]
     return TreeDataset(rows, TOKENIZER, max_length=max_length, structured_share=structured_share)
 
 
@@ -307,7 +308,7 @@ def test_a_dataset_counts_both_kinds_and_leaves_out_what_is_too_long() -> None:
     data = dataset([LISTED, "plain", "x" * 500, LISTED, "y" * 500], max_length=100)
     assert (data.structured, data.unstructured) == (2, 1)
     assert data.bad_rows.counts == {"longer than 100 tokens": 2}
-    assert data.bad_rows.first == {"longer than 100 tokens": "response 3"}
+    assert data.bad_rows.first == {"longer than 100 tokens": "rows.jsonl:3"}
     assert all(len(data[i]) <= 100 for i in range(len(data)))
     assert sum(row.input_ids.count(TOKENIZER.convert_tokens_to_ids("<|user|>")) for row in data.rows) == 3
 
@@ -334,3 +335,78 @@ def test_a_share_that_is_none_is_refused() -> None:
 def test_a_tokenizer_without_control_tokens_is_refused(plain_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="has no control tokens"):
         TreeDataset([Response("?", "a")], plain_tokenizer, max_length=100)
+
+
+TOOLS = ({"type": "function", "function": {"name": "clock"}},)
+WITH_TOOLS = "{% for tool in tools or [] %}<|system|>{{ tool.function.name }}{% endfor %}" + CHAT_TEMPLATE
+
+
+def templated(template: str) -> PreTrainedTokenizerFast:
+    tokenizer = byte_tokenizer(control_tokens=True)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_tools_and_the_system_message_reach_the_prompt() -> None:
+    tokenizer = templated(WITH_TOOLS)
+    history = ({"role": "system", "content": "Be brief."},)
+    data = TreeDataset([Response("Late?", "Yes.", history, TOOLS)], tokenizer, max_length=200)
+    prompt = [token for token, of_prompt in zip(data[0].input_ids, data[0].prompt, strict=True) if of_prompt]
+    assert tokenizer.decode(prompt) == "<|system|>clock<|system|>Be brief.<|user|>Late?<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (CHAT_TEMPLATE, "the chat template leaves out `tools`"),
+        (
+            "{{ raise_exception('No tools here') if tools }}" + CHAT_TEMPLATE,
+            "the chat template refuses `tools`: No tools here",
+        ),
+        ("{{ 1 // 0 if tools }}" + CHAT_TEMPLATE, "the chat template refuses `tools`: ZeroDivisionError: "),
+    ],
+)
+def test_tools_that_the_chat_template_does_not_take_are_counted(template: str, reason: str) -> None:
+    with_tools = Response("Late?", "Yes.", tools=TOOLS, place="rows.jsonl:7")
+    data = TreeDataset([with_tools, Response("Late?", "Yes.")], templated(template), max_length=200)
+    assert data.unstructured == 1
+    assert str(data.bad_rows).startswith(f"1 x {reason}")
+    assert list(data.bad_rows.first.values()) == ["rows.jsonl:7"]
+
+
+USERS_ALONE = "{% for message in messages if message.role == 'user' %}<|user|>{{ message.content }}{% endfor %}"
+SYSTEM_NEEDED = "{{ raise_exception('No system message') if messages[0].role != 'system' }}" + CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (USERS_ALONE, "1 x the chat template leaves out the system message (first: rows.jsonl:7)"),
+        (SYSTEM_NEEDED, "nothing"),
+    ],
+)
+def test_a_system_message_that_the_chat_template_leaves_out_is_counted(template: str, reason: str) -> None:
+    history = ({"role": "system", "content": "Be brief."},)
+    response = Response("Late?", "Yes.", history, place="rows.jsonl:7")
+    data = TreeDataset([response], templated(template), max_length=200)
+    assert str(data.bad_rows) == reason
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("raise_exception('no short questions')", "no short questions"),
+        ("messages[7].content", "UndefinedError: list object has no element 7"),
+        ("1 // 0", "ZeroDivisionError: integer division or modulo by zero"),
+        ("messages[0].content + 1", 'TypeError: can only concatenate str (not "int") to str'),
+        ("messages[0].content.index('z')", "ValueError: substring not found"),
+        ("messages[0].content.missing()", "UndefinedError: 'str object' has no attribute 'missing'"),
+        ("messages.append(1)", "SecurityError: access to attribute 'append' of 'list' object is unsafe."),
+    ],
+)
+def test_a_row_on_which_the_chat_template_fails_is_counted(expression: str, reason: str) -> None:
+    template = "{% if messages[0].content == '?' %}{{ " + expression + " }}{% endif %}" + CHAT_TEMPLATE
+    rows = [Response("?", "a", place="rows.jsonl:1"), Response("??", "b", place="rows.jsonl:2")]
+    data = TreeDataset(rows, templated(template), max_length=200)
+    assert data.unstructured == 1
+    assert str(data.bad_rows) == f"1 x the chat template refuses it: {reason} (first: rows.jsonl:1)"

@@ -7,11 +7,11 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
-from medusa_apar.train.command import InputError
-from medusa_apar.train.piece_tokens import piece_tokenizer
 from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
-from medusa_apar.train.responses import Response
-from medusa_apar.train.tree_data import TreeDataset
+from medusa_apar.train.rows.bad_rows import BadRowError
+from medusa_apar.train.rows.piece_tokens import piece_tokenizer
+from medusa_apar.train.rows.responses import Response
+from medusa_apar.train.rows.tree_data import TreeDataset
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 SPECIAL = ["<unk>", "<s>", "</s>", FORK, CHILD, "<|user|>", "<|assistant|>"]
@@ -67,22 +67,51 @@ def test_a_row_in_reading_order_is_the_answer(kind: str, answer: str, request: p
     tokenizer: PreTrainedTokenizerFast = request.getfixturevalue(kind)
     dataset = TreeDataset([Response("Well?", answer)], tokenizer, max_length=2048)
     assert dataset.structured == 1
+    assert in_reading_order(dataset, tokenizer) == answer
+
+
+def like_gpt_2(*merges: str, splits: bool = True) -> PreTrainedTokenizerFast:
+    """Bytes, and a space before every text; words and line breaks apart only if it `splits`."""
+    letters = {" ": "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\n": "\N{LATIN CAPITAL LETTER C WITH DOT ABOVE}"}
+    pairs = [tuple(letters.get(letter, letter) for letter in merge) for merge in merges]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *alphabet, *map("".join, pairs)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=splits)
+    tokenizer.decoder = decoders.ByteLevel()
+    return _finished(tokenizer)
+
+
+def in_reading_order(dataset: TreeDataset, tokenizer: PreTrainedTokenizerFast) -> str:
     row, control = dataset[0], ControlTokens.of_tokenizer(tokenizer)
     hidden = {control.fork_token_id, control.child_token_id, tokenizer.eos_token_id}
-    text = [
-        token
-        for token, of_prompt in zip(row.input_ids, row.prompt, strict=True)
-        if not of_prompt and token not in hidden
-    ]
-    assert tokenizer.decode(text) == answer
+    tokens = zip(row.input_ids, row.prompt, strict=True)
+    return tokenizer.decode([token for token, of_prompt in tokens if not (of_prompt or token in hidden)])
 
 
-def test_a_tokenizer_that_cannot_do_it_is_refused() -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    newline = "\N{LATIN CAPITAL LETTER C WITH DOT ABOVE}"
-    vocabulary = {token: at for at, token in enumerate([*SPECIAL, *alphabet, newline * 2])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [(newline, newline)]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    with pytest.raises(InputError, match="puts a space before every text and joins line breaks"):
-        piece_tokenizer(_finished(tokenizer))("\n\nThat")
+@pytest.mark.parametrize("answer", [LISTED, NESTED, CHINESE])
+@pytest.mark.parametrize("merges", [(), ("\n\n",), (" \n", "\n\n"), (" a", " .", ".\n", "\n1"), (" \n", "\n\n", " 1")])
+def test_so_is_one_of_a_byte_level_tokenizer_that_adds_a_space(merges: tuple[str, ...], answer: str) -> None:
+    tokenizer = like_gpt_2(*merges)
+    dataset = TreeDataset([Response("Well?", answer)], tokenizer, max_length=2048)
+    assert dataset.structured == 1
+    assert in_reading_order(dataset, tokenizer).removeprefix(" ") == answer
+
+
+@pytest.mark.parametrize("text", [" keep", "\n2. Go", "keep", "  two", "\n\nThat", " ", ".", "1", "红色", "a\n"])
+def test_a_piece_of_it_gets_no_space(text: str) -> None:
+    tokenizer = like_gpt_2(" \n", "\n\n", " a", "..", "11")
+    before = tokenizer("Light:", add_special_tokens=False).input_ids
+    assert tokenizer.decode(before + piece_tokenizer(tokenizer)(text)) == f" Light:{text}"
+
+
+def test_a_row_that_the_tokenizer_cannot_put_together_is_counted() -> None:
+    tokenizer = like_gpt_2("\n\n", "a\n", ".\n", "1\n", splits=False)
+    with pytest.raises(BadRowError, match="puts a space before every text and joins"):
+        piece_tokenizer(tokenizer)("\nThat")
+    rows = [Response("Well?", LISTED, place="rows.jsonl:1"), Response("Well?", "Fine.", place="rows.jsonl:2")]
+    dataset = TreeDataset(rows, tokenizer, max_length=2048)
+    assert (dataset.structured, dataset.unstructured) == (0, 1)
+    (reason,) = dataset.bad_rows.counts
+    assert "puts a space before every text and joins" in reason
+    assert dataset.bad_rows.first[reason] == "rows.jsonl:1"

@@ -1,12 +1,12 @@
 """`medusa-apar train data`: conversations to tree-packed rows, with a report on their structure.
 
 Responses are read, split and written a shard at a time, so that a corpus of any size fits; an interrupted run goes on
-behind its last whole shard.
+after its last whole shard.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -18,12 +18,16 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.fingerprint import of_files
 
-from .command import InputError, run
-from .responses import BadRows, Response, read_responses
+from ..command import InputError, run
+from ..structure_report import StructureFigures, write_report
+from .bad_rows import BadRows
+from .conversations import Response
+from .responses import read_responses
 from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import Shards, digest
-from .structure_report import StructureFigures, write_report
 from .tree_data import TreeDataset
+
+logger = logging.getLogger(__name__)
 
 RESPONSES = 1024
 """In a shard."""
@@ -63,7 +67,8 @@ def make_rows(
                     "unstructured": dataset.unstructured,
                     "rows": len(dataset),
                     "tokens": sum(map(len, dataset.rows)),
-                    "left_out": dataset.left_out,
+                    "bad_rows": asdict(dataset.bad_rows),
+                    "thinned": dataset.thinned,
                     "structure": StructureFigures.of(batch, tokenizer, arguments.structure).to_dict(),
                 },
             )
@@ -77,15 +82,25 @@ def _batches(responses: Iterable[Response], size: int) -> Iterator[list[Response
         yield batch
 
 
-def report(shards: Shards, unreadable: BadRows) -> str:
+def left_out(shards: Shards, unreadable: BadRows, arguments: RowArguments) -> str:
+    """What is in no row, by reason."""
+    bad_rows = BadRows()
+    bad_rows.update(unreadable)
+    for each in shards.figures:
+        bad_rows.update(BadRows(**each["bad_rows"]))
+    thinned = sum(each["thinned"] for each in shards.figures)
+    if not thinned:
+        return str(bad_rows)
+    reason = f"{thinned} x thinned to structured_share={arguments.structured_share}"
+    return f"{bad_rows}; {reason}" if bad_rows.counts else reason
+
+
+def report(shards: Shards, left_out: str) -> str:
     """Write the report on all shards, and return its table."""
     figures = StructureFigures.total(StructureFigures.from_dict(each["structure"]) for each in shards.figures)
-    left_out = Counter(unreadable.counts)
-    for each in shards.figures:
-        left_out.update(each["left_out"])
     names = ("responses", "structured", "unstructured", "rows", "tokens")
     corpus: dict[str, Any] = {name: sum(each[name] for each in shards.figures) for name in names}
-    corpus["left out"] = "; ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "nothing"
+    corpus["left out"] = left_out
     write_report(shards.folder, figures, corpus)
     return figures.table()
 
@@ -103,7 +118,11 @@ class PreparationArguments(RowArguments):
 
 
 def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
-    """Make rows and a report of conversations; goes on behind the last whole shard."""
+    """Make rows and a report of conversations; goes on after the last whole shard.
+
+    Raises:
+        InputError: the conversations cannot be read, or none is left for a row. A folder without rows is removed.
+    """
     check_exist("FILE", files)
     tokenizer = arguments.tokenizer()
     add_control_tokens(tokenizer)
@@ -112,10 +131,21 @@ def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
     settings = {**arguments.settings, "files": list(files), "contents": contents, "tokenizer": digest(tokenizer)}
     try:
         shards = Shards(folder, settings)
-        unreadable = make_rows(files, tokenizer, shards, arguments)
-        if not shards.figures:
-            raise InputError(f"FILE {' '.join(files)}: no usable conversation (left out: {unreadable})")
-        print(report(shards, unreadable))
+        try:
+            unreadable = make_rows(files, tokenizer, shards, arguments)
+            missing = left_out(shards, unreadable, arguments)
+            if not shards.has_rows:
+                raise InputError(
+                    f"FILE {' '.join(files)}: no usable conversation (left out: {missing}); give other conversations, "
+                    "or another --max_length or --structured_share if these leave all out"
+                )
+        except InputError:
+            if not shards.has_rows:
+                shards.remove()
+            raise
+        if missing != str(BadRows()):
+            logger.warning("left out: %s", missing)
+        print(report(shards, missing))
     except OSError as error:
         raise InputError(f"--output_dir {folder}: {error}; mend it and run again, whole shards are kept") from error
     return folder

@@ -8,17 +8,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 
-from .command import InputError
-from .responses import BadRows, read_responses
+from ..command import InputError
+from ..structure import RULES, Rule, Rules
+from .bad_rows import BadRows
+from .responses import read_responses
 from .shards import ShardedRows, is_shards, settings_of
-from .structure import RULES, Rule, Rules
 from .tree_data import TreeDataset, TreeRow
 
 logger = logging.getLogger(__name__)
+
+MOST = 1000
+"""Depth or parts beyond which an argument is a typing error."""
 
 
 @dataclass(kw_only=True)
@@ -43,6 +48,8 @@ class RowArguments:
         for name in ("max_depth", "min_items"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"--{name} {value} is below 1; give a positive number")
+            if value > MOST:
+                raise InputError(f"--{name} {value} is above {MOST}; give less")
         return Rules(frozenset(map(Rule, self.rules)), self.max_depth, self.min_items)
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -58,11 +65,9 @@ class RowArguments:
                 f"--model {self.model}: no such folder; give one with a causal LM and its tokenizer, or a hub id"
             )
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(self.model)
+            tokenizer = load_tokenizer(self.model)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"--model {self.model}: give a folder or hub id with a causal LM and its tokenizer ({error})"
-            ) from error
+            raise InputError(f"--model {self.model}: {error}") from error
         for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
             if value is None:
                 raise InputError(

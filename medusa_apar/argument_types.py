@@ -1,0 +1,66 @@
+"""Numbers of the command line, for argparse."""
+
+from __future__ import annotations
+
+import argparse
+from math import isfinite
+
+LARGEST = 2**31 - 1
+"""Larger whole numbers are typing errors: no count of tokens, threads or nodes comes near."""
+
+
+def whole_number(text: str, least: int, most: int = LARGEST) -> int:
+    """A whole number of a range."""
+    value = int(text)
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{value} is {f'less than {least}' if value < least else f'above {most}'}")
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    return whole_number(text, 1)
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers from 1, separated by commas, each once and in rising order."""
+    return sorted({positive(each) for each in text.split(",")})
+
+
+def not_negative(text: str) -> int:
+    """A whole number from 0."""
+    return whole_number(text, 0)
+
+
+def seed(text: str) -> int:
+    """A whole number of 64 bits, of either sign."""
+    return whole_number(text, -(2**63), 2**63 - 1)
+
+
+def port(text: str) -> int:
+    """The number of a TCP port; 0 is any free one."""
+    return whole_number(text, 0, 65535)
+
+
+def finite(text: str) -> float:
+    """A finite number from 0."""
+    value = float(text)
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A finite number above 0."""
+    value = finite(text)
+    if not value:
+        raise argparse.ArgumentTypeError("0 is no time to wait; give more")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = finite(text)
+    if value > 1:
+        raise argparse.ArgumentTypeError(f"{text} is above 1")
+    return value

@@ -1,0 +1,1 @@
+"""From conversations, as files have them, to tree-packed rows of tokens."""
