@@ -17,6 +17,7 @@ from dataclasses import replace
 from medusa_apar.train.rows.responses import BadRows, read_responses
 from medusa_apar.train.structure import RULES, Rules, extract
 from medusa_apar.train.structure.extraction import ends_with, find_details
+from medusa_apar.train.structure.normalization import NormalizedText
 
 PRECISION, RECALL = 0.9, 0.8
 
@@ -39,7 +40,8 @@ def main(files: Sequence[str]) -> None:
             tree = extract(row.response)
             if tree is not None:
                 forks += sum(node.first_child is not None for node in tree.reading_order()) - 1
-                ends += last_parts(row.response, 0, len(row.response))
+                text = NormalizedText.of(row.response).text
+                ends += last_parts(text, 0, len(text))
         mistakes = forks * RECALL * (1 / PRECISION - 1)  # that the precision allows
         known = max(0, 1 - mistakes / max(1, ends))
         print(

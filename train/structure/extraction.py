@@ -9,18 +9,27 @@ from medusa_apar.paragraph_tree import ParagraphNode
 
 from .headings import sections
 from .lists import list_items
-from .markup import is_splittable
+from .normalization import NormalizedText
 from .paragraphs import paragraph_parts
 from .parts import Part
+from .reasoning import reasoning_end
 from .rules import RULES, Rule, Rules
+from .whole import stays_whole
 
 
 def extract(text: str, rules: Rules = RULES) -> ParagraphNode | None:
     """Return the paragraph tree of a response, or None where it is unstructured.
 
     Every character of the text, whitespace included, belongs to exactly one node: `flatten(extract(text)) == text`.
+    Reasoning before the answer (`<think>`) is part of the first node.
     """
-    return _tree(text, 0, len(text), rules) if is_splittable(text) else None
+    start = reasoning_end(text)
+    answer = NormalizedText.of(text[start:])
+    spans = _outer_spans(answer.text, 0, len(answer.text), rules)
+    if not spans or stays_whole(answer.text):
+        return None
+    tree = _chain(answer, 0, len(answer.text), spans, rules)
+    return replace(tree, text=text[:start] + tree.text)
 
 
 def flatten(node: ParagraphNode) -> str:
@@ -61,25 +70,25 @@ def _paragraphs(text: str, start: int, end: int, rules: Rules) -> list[Part]:
     return list(paragraph_parts(text, start, end)) if Rule.PARAGRAPHS in rules.rules and start < end else []
 
 
-def _tree(text: str, start: int, end: int, rules: Rules) -> ParagraphNode | None:
-    """Chain a text as siblings that fork at its parts' details; what is between them is their roots.
+def _tree(text: NormalizedText, start: int, end: int, rules: Rules) -> ParagraphNode:
+    """The tree of a part's details: a leaf where they have no structure, or may not fork any more."""
+    spans = _outer_spans(text.text, start, end, rules)
+    return _chain(text, start, end, spans, rules)
 
-    Details with only blanks after them are part of a leaf.
-    """
+
+def _outer_spans(text: str, start: int, end: int, rules: Rules) -> list[tuple[int, int]]:
+    """Where the details lie that fork; details with only blanks after them are part of a leaf."""
     if rules.max_depth < 2:
-        return None
+        return []
     spans = find_details(text, start, end, rules)
-    if not spans:
-        return None
-    if ends_with(text, end, spans[-1]):
-        spans.pop()
-    return _chain(text, start, end, spans, replace(rules, max_depth=rules.max_depth - 1))
+    return spans[:-1] if spans and ends_with(text, end, spans[-1]) else spans
 
 
-def _chain(text: str, start: int, end: int, spans: Sequence[tuple[int, int]], deeper: Rules) -> ParagraphNode:
+def _chain(text: NormalizedText, start: int, end: int, spans: Sequence[tuple[int, int]], rules: Rules) -> ParagraphNode:
+    """Chain a text as siblings that fork at its details; what is between them is their roots."""
+    deeper = replace(rules, max_depth=rules.max_depth - 1)
     starts = [start, *(last for _, last in spans)]
-    node = ParagraphNode(text[starts[-1] : end])
+    node = ParagraphNode(text.original_slice(starts[-1], end))
     for root_start, (first, last) in reversed(list(zip(starts, spans, strict=False))):
-        details = _tree(text, first, last, deeper) or ParagraphNode(text[first:last])
-        node = ParagraphNode(text[root_start:first], details, node)
+        node = ParagraphNode(text.original_slice(root_start, first), _tree(text, first, last, deeper), node)
     return node

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 
 from .parts import Part
-from .sentences import first_sentence_end
+from .sentences import SENTENCE_STOP
 
 _HEADING = re.compile(
     r"""^(?:
     (?P<marks>\#{1,6})[ \t]+\S.*
     |(?P<bold>\*\*[^*\n]+\*\*:?)[ \t]*
-    |(?P<title>(?<=\n\n)[^\W\d_][^\n.!?,;:*|]{1,60}:?)(?=\r?\n\r?\n)
+    |(?<![^\n]\n)[^\s\#>|*+-][^\n|]{0,78}(?<![.,;])\n(?P<underline>={3,}|-{3,})[ \t]*
+    |(?P<title>(?<=\n\n)[^\W\d_][^\n.!?,;:*|]{1,60}:?)(?=\n\n)
     )$""",
     re.MULTILINE | re.VERBOSE,
 )
@@ -46,9 +47,11 @@ def sections(text: str, start: int, end: int, min_items: int) -> list[Part]:
 def _level(heading: re.Match[str]) -> int:
     if heading["marks"]:
         return len(heading["marks"])
+    if heading["underline"]:
+        return 1 if heading["underline"].startswith("=") else 2
     return _BOLD if heading["bold"] else _TITLE
 
 
 def _is_short(text: str, part: Part) -> bool:
     details = text[part.root_end : part.end].strip()
-    return "\n" not in details and first_sentence_end(details + " ", 0, len(details) + 1) is None
+    return "\n" not in details and SENTENCE_STOP.search(details) is None

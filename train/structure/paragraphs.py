@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from .markers import BULLET_LINE
 from .parts import Part
 from .sentences import first_sentence_end
 
 _BREAK = re.compile(r"\n(?:[^\S\n]*\n)+")
-_MARKUP_LINE = re.compile(r"^[^\S\n]*(?:#|[-*+•]\s|\d{1,3}[.)]\s|\|)", re.MULTILINE)
+_MARKUP_LINE = re.compile(rf"^[^\S\n]*(?:#|{BULLET_LINE}|\d{{1,3}}[.)]\s|\|)", re.MULTILINE)
 _POINTS_BACK = re.compile(
     r"\s*(?:This|That|These|Those|It|He|She|They|His|Her|Their|Its|However|But|Then|Next|Therefore|Thus|So|Hence"
     r"|Instead|Otherwise|Consequently|Accordingly|Nevertheless|Afterwards?|Suddenly|Meanwhile|As|After|When|Once)\b"

@@ -71,7 +71,7 @@ class TestOrderedLists:
         )
 
     def test_bold_closes_before_the_root_ends(self) -> None:
-        assert roots("1. **Red:** a.\n2. **Salt**: b.\n3. **Loud.** c\n4. x: y") == [
+        assert roots("1. **Red:** a.\n2. **Salt**: b.\n3. **Loud.** C\n4. x: y") == [
             "1. **Red:**", "\n2. **Salt**:", "\n3. **Loud.**",
         ]  # fmt: skip
 
@@ -349,6 +349,9 @@ FRAGMENTS = (
     "\x1c", "\x85", "\u00a0", "\u2028", "\u2029", "\u3000", "\n\n\n1. A: b", "\n2. C: d", "\n3. E: f",
     "\n\n## H\n", "\n\n**Bold**\n", "\n\nAlone\n\n", "  - ", "    * ", "a) ", "Step 1: ", "一、", "。", "：", " - ",
     "This. ",
+    "(1) ", "(a)", "A. ", "ii. ", "→ ", "✅", "1️⃣ ", "**1.** ", "#1 ", "1 - ", "第一步：", "1.1 ",
+    "\u200b", "\ufeff", "\u202f", "<think>", "</think>", "\n===\n", "\n---\n", "\"", "“", "” ", "(", ") ", "… ", "... ",
+    "Anna: hi?\n", "key: value\n", "a,b\n",
     "\n\nPara. Rest.", "\n\nBye", "| a |", "> q", "<b>", "\ud800", "é", "١. ", "👩‍👩‍👧",
 )  # fmt: skip
 
@@ -388,6 +391,13 @@ HOSTILE = {
     "newlines": "\n", "blanks": " ", "blank lines": "\n\x0b", "tabs": "\n\t", "abbreviations": "Dr. ", "stops": ". ",
     "dots": ".", "colons": ":", "asterisks": ":*", "indentation": "\n    x", "semicolons": "    ;", "angles": "<a",
     "open tables": "|", "items": "\n1. a", "counting items": "\n1. a: b", "empty items": "\n1. ", "digits": "1",
+    "open quotations": "“", "open brackets": "(", "guillemets": "« a. ", "quoted": '"a. ', "dashes": "a - b ",
+    "labels": "\nStep 1: a. b", "letters": "\nA. a: b", "Roman": "\ni. a: b", "signs": "\n→ a: b",
+    "keycaps": "\n1️⃣ a: b", "speakers": "\nAnna: you? Yes.", "keys": "\na: b", "rows": "\na,b,c",
+    "assignments": "\na = b", "verses": "\nThe tide goes out", "tags": "<a b", "thoughts": "</think>",
+    "underlines": "\na\n===", "ellipses": "… A", "zero widths": "\n\u200b", "joiners": "\u200d",
+    "steps": "\n1. By step 1", "screens": "\nANNA\nHi", "prices": "$$ ", "equations": "a = b ",
+    "emphasis": "**a", "numbers": "\n1.1.1.1", "names": "Dr. A", "spaces before stops": " .",
     "quotes": '."', "bullets": "\n\n- a. b", "paragraphs": "\n\na. b", "returns": "\r", "blank bullets": "\n\n ",
 }  # fmt: skip
 
