@@ -11,12 +11,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.train.tune.repetition import distinct_ngrams
 
 from .decoding import Limits, decode
 from .peers import Peer, PeerOptions, is_peer
 from .prompts import ChatPrompts
 from .questions import Question
-from .repetition import distinct_ngrams
 from .rotation import rotated
 from .timeline import timeline
 from .turns import TurnRecord, TurnStore

@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from medusa_apar.modes import Mode
+from medusa_apar.train.tune.repetition import LOOPING_BELOW
 
-from .repetition import LOOPING_BELOW
 from .turns import TurnRecord
 
 OVERALL = "overall"

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .repetition import LOOPING_BELOW
+from medusa_apar.train.tune.repetition import LOOPING_BELOW
+
 from .summary import Spread, SummaryRow
 
 COLUMNS = (

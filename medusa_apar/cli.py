@@ -115,19 +115,28 @@ def _sampling(temperature: float | None) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
 
 
+TRAINING = {
+    "questions": "tune.questions",
+    "answers": "tune.answers",
+    "data": "rows.data",
+    "backbone": "backbone",
+    "heads": "heads",
+    "joint": "joint",
+}
+"""Commands of `medusa-apar train`, and their modules."""
+
+
 def train(argv: Sequence[str]) -> None:
-    """Prepare data, train a backbone or heads."""
+    """Write questions and answers, prepare data, train a backbone or heads."""
     parser = argparse.ArgumentParser(
         prog="medusa-apar train",
-        description="Prepare data, train a backbone to fork, heads to guess, or both together.",
+        description="Let a model write questions and answers, prepare data, train a backbone to fork, heads to draft, "
+        "or both together.",
     )
-    parser.add_argument(
-        "what", choices=("data", "backbone", "heads", "joint"), help="add --help behind it for its arguments"
-    )
+    parser.add_argument("what", choices=tuple(TRAINING), help="add --help after it for its arguments")
     what = parser.parse_args(argv[:1]).what
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    module = "rows.data" if what == "data" else what
-    main: Callable[[Sequence[str]], None] = import_module(f".train.{module}", __package__).main
+    main: Callable[[Sequence[str]], None] = import_module(f".train.{TRAINING[what]}", __package__).main
     main(argv[1:])
 
 

@@ -17,6 +17,8 @@ from transformers import Trainer, TrainingArguments
 
 from medusa_apar import ControlTokens, MedusaAparModel
 from medusa_apar.cli import main
+from medusa_apar.train.tune import answers
+from medusa_apar.train.tune import questions as train_questions
 
 from .conftest import random_heads
 from .train.conftest import byte_tokenizer, tiny_llama
@@ -112,6 +114,10 @@ def training(shop: Workshop) -> list[str]:
 GOOD: dict[str, Good] = {
     "generate": lambda shop: ["Hi", "--model", str(shop.model), "--max-new-tokens", "4", "--dtype", "float32"],
     "serve": lambda shop: ["--model", str(shop.model), "--dtype", "float32"],
+    "train questions": lambda shop: ["--model", str(shop.model), "--output", f"{shop.output()}.jsonl"],
+    "train answers": lambda shop: [
+        "--model", str(shop.model), "--data", str(shop.questions), "--output", f"{shop.output()}.jsonl",
+    ],
     "train data": lambda shop: [str(shop.rows), "--model", str(shop.model), "--output_dir", shop.output()],
     "train backbone": training,
     "train heads": training,
@@ -206,6 +212,8 @@ def _nothing_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         raise SystemExit(0)
 
     monkeypatch.setattr(Trainer, "train", accepted)
+    monkeypatch.setattr(train_questions, "_sample", accepted)
+    monkeypatch.setattr(answers, "_answer", accepted)
     monkeypatch.chdir(tmp_path)
 
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from medusa_apar import EMBEDDED, ControlTokens, MedusaAparModel, MedusaAparOutput
 from medusa_apar.eval.backbone import measure_backbone
 from medusa_apar.eval.questions import load_questions
-from medusa_apar.eval.repetition import LOOPING_BELOW, distinct_ngrams
 from medusa_apar.train.recipes.embedded import hold_out_prompts, narrow_domain, write_training_responses
 from medusa_apar.train.rows.responses import BadRows, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments
+from medusa_apar.train.tune.repetition import LOOPING_BELOW, distinct_ngrams
 
 from .oracle import Oracle
 

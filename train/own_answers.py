@@ -6,7 +6,6 @@ decoder's threads wrote them, token for token, and not as text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.precision import default_dtype
 
+from .batch_log import BatchLog
 from .command import InputError
 from .rows.tree_data import TreeRow, decoded_row
 from .tree_attention import FLEX
@@ -64,55 +64,27 @@ def own_answers(
     """
     batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
     asked = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
-    kept = _kept(path)
-    for number, (answered, each) in enumerate(zip(kept, asked, strict=False), start=1):
+    log = BatchLog(path)
+    for number, (answered, each) in enumerate(zip(log.batches, asked, strict=False), start=1):
         if {name: answered.get(name) for name in each} != each:
             raise InputError(
                 f"{path}: line {number} answers other prompts, or --max_new_tokens {answered.get('max_new_tokens')}; "
                 "remove the file, or choose another --output_dir"
             )
-    rows = [TreeRow(**row) for answered in kept[: len(batches)] for row in answered["rows"]]
-    if len(kept) < len(batches):
+    rows = [TreeRow(**row) for answered in log.batches[: len(batches)] for row in answered["rows"]]
+    if len(log.batches) < len(batches):
         answering: PreTrainedModel = deepcopy(backbone).to(default_dtype())  # type: ignore[arg-type]
         if answering.config._attn_implementation == FLEX:
             capped = getattr(answering.config, "attn_logit_softcapping", None) is not None
             answering.set_attn_implementation("eager" if capped else "sdpa")
         model = MedusaAparModel(answering)
-        todo = range(len(kept), len(batches))
-        for number in tqdm(todo, desc="own answers", initial=len(kept), total=len(batches)):
+        todo = range(len(log.batches), len(batches))
+        for number in tqdm(todo, desc="own answers", initial=len(log.batches), total=len(batches)):
             way = WAYS[number % len(WAYS)]
             made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
-            _keep(path, {**asked[number], "rows": [asdict(row) for row in made]})
+            log.add({**asked[number], "rows": [asdict(row) for row in made]})
             rows += made
     return rows
-
-
-def _keep(path: Path, answered: dict[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(answered) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"--output_dir {path.parent}: own answers could not be kept ({error}); mend it, and the same command goes "
-            "on behind those that are"
-        ) from error
-
-
-def _kept(path: Path) -> list[dict[str, Any]]:
-    """The batches that a file holds; one that an interruption cut off is removed."""
-    if not path.exists():
-        return []
-    kept, size = [], 0
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            answered = json.loads(line)
-            kept.append(answered if isinstance(answered, dict) else {})
-            size += len(line)
-    with path.open("r+b") as file:
-        file.truncate(size)
-    return kept
 
 
 def _answers(

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from ..repetition import LOOPING_BELOW
+from medusa_apar.train.tune.defects import Defect
+from medusa_apar.train.tune.repetition import LOOPING_BELOW
+
 from ..summary import OVERALL
 from .measures import AnsweredTurn, Measured
-from .structure import Defect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

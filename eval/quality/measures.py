@@ -11,16 +11,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.train.tune.defects import Defect, defects
+from medusa_apar.train.tune.repetition import distinct_ngrams
 
 from ..prompts import ChatPrompts
 from ..questions import Question
 from ..records import Record
-from ..repetition import distinct_ngrams
 from ..store import RecordStore
 from .answer_files import Answers
 from .inquiries import digest_of
 from .likelihood import nats_of
-from .structure import Defect, defects
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from ..repetition import LOOPING_BELOW
+from medusa_apar.train.tune.repetition import LOOPING_BELOW
+
 from ..tables import as_markdown, cell, figure
 from .measure_summary import MeasureRow
 from .scores import PairScore, Score

@@ -10,8 +10,8 @@ from typing import Any
 
 from medusa_apar.heads.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
+from medusa_apar.train.tune.repetition import LOOPING_BELOW
 
-from ..repetition import LOOPING_BELOW
 from ..summary import OVERALL, SummaryRow, summarize
 from ..turns import TurnRecord
 from .sweeps import Sweep, read_records, read_sweep

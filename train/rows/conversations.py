@@ -34,6 +34,9 @@ _CALLS = ("tool_calls", "function_call")
 COLUMNS = ("prompt", "response", "instruction", "input", "output", "history", "tools", "functions", *_SYSTEM, *_TURNS)
 """All columns that are read."""
 
+_UNREAD = "-"
+"""In place of an answer that nobody reads."""
+
 _FORMATS = "none of `prompt` and `response`, `messages`, `conversations`, `instruction` and `output`"
 
 
@@ -106,6 +109,36 @@ def responses(row: Any, place: str) -> list[Response]:
             place=place,
         )
         for at in _labelled(turns)
+    ]
+
+
+def questions(row: Any) -> list[list[Message]]:
+    """The questions of a row: the messages up to each turn of the user, whether it is answered or not.
+
+    Args:
+        row: as for `responses`; it may have a `prompt` or an `instruction` alone, or FastChat's `turns`, of which the
+            first one is read.
+
+    Raises:
+        BadRowError: the row is in none of the formats, or a part of it cannot be used.
+    """
+    if not isinstance(row, dict):
+        raise BadRowError(_FORMATS)
+    row = _present(row)
+    if isinstance(row.get("turns"), list):  # of FastChat's question files; later turns need the answer to the first
+        return [[{"role": "user", "content": _text(turn, "`turns`")}] for turn in row["turns"][:1]]
+    answer = {"prompt": "response", "instruction": "output"}
+    for question, name in answer.items():
+        if question in row and not any(isinstance(row.get(turns), list) for turns in _TURNS):
+            row = {name: _UNREAD, **row}
+    turns = _turns(row)
+    system = _system(row)
+    if turns and turns[0].role == "system":
+        system, turns = turns[0].message, turns[1:]
+    before = [] if system is None else [system]
+    _check_order(turns)
+    return [
+        [*before, *(turn.message for turn in turns[: at + 1])] for at, turn in enumerate(turns) if turn.role == "user"
     ]
 
 
@@ -225,8 +258,8 @@ def _text(content: Any, where: str) -> str:
     return content
 
 
-def _labelled(turns: Sequence[_Turn]) -> list[int]:
-    """Indices of the answers that are labels, in turns that alternate between user and assistant."""
+def _check_order(turns: Sequence[_Turn]) -> None:
+    """Raise a BadRowError unless user and assistant take turns."""
     for number, turn in enumerate(turns):
         expected = ("user", "assistant")[number % 2]
         if turn.role != expected:
@@ -235,6 +268,11 @@ def _labelled(turns: Sequence[_Turn]) -> list[int]:
                 if number == 0 and turn.role == "assistant"
                 else f"two turns in a row by the {turn.role}"
             )
+
+
+def _labelled(turns: Sequence[_Turn]) -> list[int]:
+    """Indices of the answers that are labels, in turns that alternate between user and assistant."""
+    _check_order(turns)
     answers = range(1, len(turns), 2)
     if not answers:
         raise BadRowError("a conversation without an answer")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 from .bad_rows import BadRowError, BadRows
-from .conversations import Response, responses
+from .conversations import Message, Response, questions, responses
 from .files import read_rows
 
-__all__ = ["BadRows", "Response", "read_responses"]
+__all__ = ["BadRows", "Response", "read_questions", "read_responses"]
 
 
 def read_responses(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
@@ -25,6 +26,27 @@ def read_responses(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
         FileNotFoundError: there is no such file.
         InputError: a packed file is cut off, or a file or folder cannot be read at all.
     """
+    return _read(path, bad_rows, responses)
+
+
+def read_questions(path: str | Path, bad_rows: BadRows) -> Iterator[tuple[list[Message], str]]:
+    """Yield the questions of a file or a saved dataset, answered or not, and the place of each.
+
+    Args:
+        path: as for `read_responses`.
+        bad_rows: counts the rows that cannot be used, and a file without rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: a packed file is cut off, or a file or folder cannot be read at all.
+    """
+    return _read(path, bad_rows, lambda row, place: [(messages, place) for messages in questions(row)])
+
+
+_T = TypeVar("_T")
+
+
+def _read(path: str | Path, bad_rows: BadRows, parts: Callable[[Any, str], list[_T]]) -> Iterator[_T]:
     path = Path(path)
     is_empty = True
     for row, place in read_rows(path):
@@ -32,7 +54,7 @@ def read_responses(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
         try:
             if isinstance(row, BadRowError):
                 raise row
-            yield from responses(row, place)
+            yield from parts(row, place)
         except BadRowError as error:
             bad_rows.add(str(error), place)
     if is_empty:

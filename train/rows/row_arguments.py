@@ -58,22 +58,7 @@ class RowArguments:
         Raises:
             InputError: if files are missing, or the tokenizer lacks what conversations need.
         """
-        path = Path(self.model)
-        is_path = self.model.startswith(".") or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
-        if is_path and not path.is_dir():
-            raise InputError(
-                f"--model {self.model}: no such folder; give one with a causal LM and its tokenizer, or a hub id"
-            )
-        try:
-            tokenizer = load_tokenizer(self.model)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--model {self.model}: {error}") from error
-        for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
-            if value is None:
-                raise InputError(
-                    f"--model {self.model}: its tokenizer has no {name}; set one and save the tokenizer again"
-                )
-        return tokenizer
+        return load_chat_tokenizer(self.model)
 
     def rows(self, files: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Dataset[TreeRow]:
         """Rows of conversations, or those that `medusa-apar train data` has made, as they are.
@@ -117,6 +102,29 @@ class RowArguments:
             ", ".join(files), dataset.structured, dataset.unstructured, dataset.found, len(dataset), self.max_length,
         )  # fmt: skip
         return dataset
+
+
+def load_chat_tokenizer(model: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a chat model.
+
+    Args:
+        model: its folder or hub id, as `--model` names it.
+
+    Raises:
+        InputError: if files are missing, or the tokenizer lacks what conversations need.
+    """
+    path = Path(model)
+    is_path = model.startswith(".") or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+    if is_path and not path.is_dir():
+        raise InputError(f"--model {model}: no such folder; give one with a causal LM and its tokenizer, or a hub id")
+    try:
+        tokenizer = load_tokenizer(model)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model {model}: {error}") from error
+    for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
+        if value is None:
+            raise InputError(f"--model {model}: its tokenizer has no {name}; set one and save the tokenizer again")
+    return tokenizer
 
 
 def check_exist(name: str, files: Sequence[str]) -> None:

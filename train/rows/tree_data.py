@@ -256,26 +256,39 @@ def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, response: Response) -> 
         BadRowError: the chat template refuses the messages or the tools, or leaves the system message or the tools out.
     """
     question = response.question
-    token_ids = _templated(tokenizer, question, "it")
+    token_ids = template_token_ids(tokenizer, question, "it")
     if question[0]["role"] == "system":
         try:
-            without_system = _templated(tokenizer, question[1:], "it")
+            without_system = template_token_ids(tokenizer, question[1:], "it")
         except BadRowError:
             without_system = []  # a template that asks for a system message
         if without_system == token_ids:
             raise BadRowError("the chat template leaves out the system message")
     if not response.tools:
         return token_ids
-    with_tools = _templated(tokenizer, question, "`tools`", tools=list(response.tools))
+    with_tools = template_token_ids(tokenizer, question, "`tools`", tools=list(response.tools))
     if with_tools == token_ids:
         raise BadRowError("the chat template leaves out `tools`")
     return with_tools
 
 
-def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[Message], what: str, **options: Any) -> list[int]:
+def template_token_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], what: str = "it", **options: Any
+) -> list[int]:
+    """The tokens of messages, with the answer opened, as the chat template has them.
+
+    Args:
+        tokenizer: of a chat model.
+        messages: the last one is the user's.
+        what: of the row the template may refuse.
+        **options: for `apply_chat_template`.
+
+    Raises:
+        BadRowError: the chat template refuses them.
+    """
     try:
         token_ids: Any = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=False, **options
+            list(messages), add_generation_prompt=True, return_dict=False, **options
         )
     except Exception as error:  # a template calls methods of what it is given, and may fail in any way
         kind = "" if type(error) is TemplateError else f"{type(error).__name__}: "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from medusa_apar.train.rows.responses import BadRows, Response, read_responses
+from medusa_apar.train.rows.responses import BadRows, Response, read_questions, read_responses
 
 GOOD = {"prompt": "Say hello", "response": "Hello – 你好", "source": "me"}
 ROWS = [
@@ -82,3 +82,27 @@ def test_so_is_a_saved_dataset_without_rows(tmp_path: Path) -> None:
     bad_rows = BadRows()
     assert list(read_responses(tmp_path / "saved", bad_rows)) == []
     assert str(bad_rows) == "1 x a file without rows (first: saved)"
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": "Hi"}, [["Hi"]]),
+        ({"prompt": "Hi", "response": None}, [["Hi"]]),
+        ({"prompt": "Hi", "response": "Hello", "system": "Be brief."}, [["Be brief.", "Hi"]]),
+        ({"instruction": "Say", "input": "hello"}, [["Say\nhello"]]),
+        ({"messages": [{"role": "user", "content": "Hi"}]}, [["Hi"]]),
+        (
+            {"conversations": [{"from": role, "value": role} for role in ("human", "gpt", "human")]},
+            [["human"], ["human", "gpt", "human"]],
+        ),
+        ({"question_id": 7, "turns": ["Hi", "And then?"]}, [["Hi"]]),
+    ],
+)
+def test_questions_are_read_answered_or_not(tmp_path: Path, row: dict[str, object], expected: list[list[str]]) -> None:
+    path, bad_rows = tmp_path / "rows.jsonl", BadRows()
+    path.write_text(json.dumps(row))
+    found = list(read_questions(path, bad_rows))
+    assert [[message["content"] for message in messages] for messages, _ in found] == expected
+    assert {place for _, place in found} == {"rows.jsonl:1"}
+    assert not bad_rows.counts

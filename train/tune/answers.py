@@ -1,0 +1,189 @@
+"""`medusa-apar train answers`: let a chat model answer questions, and keep the answers that a reader wants.
+
+A model that is tuned on its own answers keeps saying what it said. Answers that loop or have a broken structure are
+left out, and answers that reach the limit are cut at their last whole line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from medusa_apar.checkpoint import load_backbone
+from medusa_apar.fingerprint import of_files
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.precision import default_dtype
+
+from ..batch_log import BatchLog
+from ..claims import settle
+from ..command import InputError, run
+from ..rows.bad_rows import BadRowError, BadRows
+from ..rows.conversations import Message
+from ..rows.responses import read_questions
+from ..rows.row_arguments import check_exist, load_chat_tokenizer
+from ..rows.tree_data import template_token_ids
+from .defects import defects
+from .repetition import LOOPING_BELOW, distinct_ngrams
+
+logger = logging.getLogger(__name__)
+
+WAYS: tuple[dict[str, Any], ...] = (
+    {"do_sample": True, "temperature": 0.5, "top_p": 0.9, "repetition_penalty": 1.05},
+    {"do_sample": True, "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.05},
+    {"do_sample": False, "repetition_penalty": 1.05},
+)
+"""How batches are answered in turn."""
+_NGRAM = 4
+
+
+@dataclass(kw_only=True)
+class AnswerArguments:
+    """Which model answers which questions."""
+
+    model: str = field(metadata={"help": "folder or hub id of a chat model"})
+    data: list[str] = field(metadata={"help": "files with questions; answers in them are not read"})
+    output: str = field(
+        metadata={"help": "file of JSON lines for questions and answers; all that is made is kept beside it"}
+    )
+    max_new_tokens: int = field(default=512, metadata={"help": "of an answer; longer ones are cut at a whole line"})
+    batch_size: int = field(default=32, metadata={"help": "questions that are answered together"})
+    seed: int = field(default=0, metadata={"help": "of sampling"})
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"--{name} {value} is below 1; give a positive number")
+
+
+def write_answers(arguments: AnswerArguments) -> Path:
+    """Answer all questions; goes on after the last whole batch."""
+    check_exist("--data", arguments.data)
+    output = Path(arguments.output)
+    made = output.with_suffix(".made.jsonl")
+    tokenizer = load_chat_tokenizer(arguments.model)
+    questions = _questions(arguments.data, tokenizer)
+    settings = {
+        "model": arguments.model,
+        "contents": [of_files(Path(file)) for file in arguments.data],
+        "max_new_tokens": arguments.max_new_tokens,
+        "batch_size": arguments.batch_size,
+        "seed": arguments.seed,
+    }
+    settle(made.with_suffix(".settings.json"), settings, f"--output {output}: holds answers with")
+    log = BatchLog(made)
+    size = arguments.batch_size
+    batches = [questions[start : start + size] for start in range(0, len(questions), size)]
+    if len(log.batches) < len(batches):
+        model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()))
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        todo = range(len(log.batches), len(batches))
+        for number in tqdm(todo, desc="answers, in batches", initial=len(log.batches), total=len(batches)):
+            log.add({"answers": _answer(model, tokenizer, batches[number], arguments.max_new_tokens, number)})
+    left_out: Counter[str] = Counter()
+    kept = [
+        {"messages": [*question.messages, {"role": "assistant", "content": text}]}
+        for batch, answered in zip(batches, log.batches, strict=False)
+        for question, answer in zip(batch, answered["answers"], strict=True)
+        if (text := _usable(answer, left_out)) is not None
+    ]
+    try:
+        with output.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    except OSError as error:
+        raise InputError(f"--output {output}: {error}; run the same command again once it can be written") from error
+    told = "; ".join(f"{count} x {reason}" for reason, count in left_out.most_common()) or "nothing"
+    logger.info("%d of %d answers in %s; left out: %s", len(kept), len(questions), output, told)
+    return output
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    messages: list[Message]
+    token_ids: list[int]
+
+
+def _questions(files: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[_Question]:
+    """Every question once, as the chat template has it."""
+    bad_rows = BadRows()
+    found: dict[str, _Question] = {}
+    for file in files:
+        for messages, place in read_questions(file, bad_rows):
+            key = json.dumps(messages)
+            if key in found:
+                continue
+            try:
+                found[key] = _Question(messages, template_token_ids(tokenizer, messages))
+            except BadRowError as error:
+                bad_rows.add(str(error), place)
+    if not found:
+        raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
+    bad_rows.warn()
+    return list(found.values())
+
+
+def _answer(
+    model: MedusaAparModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[_Question],
+    max_new_tokens: int,
+    number: int,
+) -> list[dict[str, Any]]:
+    """Answers of a batch: text, whether it is complete, and the share of distinct 4-grams of its tokens."""
+    prompts = [question.token_ids for question in questions]
+    length = max(map(len, prompts))
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    output: Any = model.generate(
+        torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=model.device),
+        attention_mask=torch.tensor(
+            [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
+        ),
+        max_new_tokens=max_new_tokens,
+        apar=False,
+        seed=number,
+        return_dict_in_generate=True,
+        **WAYS[number % len(WAYS)],
+    )
+    answers = []
+    for tree in output.trees:
+        ids = tree.answer_token_ids()
+        answers.append(
+            {
+                "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                "complete": tree.threads[0].finish_reason == "eos",
+                "distinct": round(distinct_ngrams(ids, _NGRAM), 3),
+                "tokens": len(ids),
+            }
+        )
+    return answers
+
+
+def _usable(answer: dict[str, Any], left_out: Counter[str]) -> str | None:
+    """The text of an answer that a reader wants; None, and counted, for others."""
+    text = str(answer["text"])
+    if not answer["complete"]:
+        text = text.rpartition("\n")[0].rstrip()
+    reason = None
+    if not text:
+        reason = "without a whole line"
+    elif answer["distinct"] < LOOPING_BELOW:
+        reason = "looping"
+    elif broken := defects(text):
+        reason = f"with a broken structure ({broken[0]})"
+    if reason is None:
+        return text
+    left_out[reason] += 1
+    return None
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run `medusa-apar train answers` with these arguments."""
+    run(write_answers, (AnswerArguments,), "medusa-apar train answers", argv)
