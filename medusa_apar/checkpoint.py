@@ -155,7 +155,10 @@ def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
             f"the adapter {source!r} names the base {base!r}, which does not load ({error}); correct "
             "base_model_name_or_path in its adapter_config.json, or load the merged model"
         ) from error
-    rows = _embedding_rows(model, load_peft_weights(source, device="cpu", **where))
+    rows = max(
+        _embedding_rows(model, load_peft_weights(source, device="cpu", **where)),
+        1 + max(_trained_tokens(adapter), default=-1),
+    )
     if rows > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
@@ -174,6 +177,12 @@ def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
             if name in values:
                 setattr(merged.config, name, values[name])
     return merged
+
+
+def _trained_tokens(adapter: Any) -> list[int]:
+    """Tokens whose embeddings alone an adapter brings along."""
+    tokens = getattr(adapter, "trainable_token_indices", None) or []
+    return [token for each in tokens.values() for token in each] if isinstance(tokens, dict) else list(tokens)
 
 
 def _embedding_rows(model: PreTrainedModel, state: dict[str, Any]) -> int:

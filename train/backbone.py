@@ -90,8 +90,8 @@ class LoraArguments:
         default_factory=lambda: ["all-linear"], metadata={"help": "names of the modules that LoRA adapts"}
     )
 
-    def wrap(self, model: PreTrainedModel) -> PreTrainedModel | PeftModel:
-        """The model with LoRA's matrices, and with embeddings that can learn the control tokens; or as it is."""
+    def wrap(self, model: PreTrainedModel, control: ControlTokens) -> PreTrainedModel | PeftModel:
+        """The model with LoRA's matrices, and with embeddings of the control tokens that can learn; or as it is."""
         if self.lora_rank is None:
             return model
         if self.lora_rank < 1:
@@ -105,8 +105,10 @@ class LoraArguments:
             lora_alpha=self.lora_alpha or 2 * self.lora_rank,  # type: ignore[arg-type]
             lora_dropout=self.lora_dropout,
             target_modules=targets,
-            modules_to_save=_names_of(model, model.get_input_embeddings(), model.get_output_embeddings()),
-            ensure_weight_tying=model.config.get_text_config().tie_word_embeddings,
+            trainable_token_indices={
+                name: sorted((control.fork_token_id, control.child_token_id))
+                for name in _names_of(model, model.get_input_embeddings(), model.get_output_embeddings())
+            },
         )
         try:
             return get_peft_model(model, config)
@@ -247,7 +249,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     if held_out is not None:
         args.choose_best_by(held_out)
     trainer = BackboneTrainer(
-        lora.wrap(model),
+        lora.wrap(model, control),
         args,
         data_collator=TreeCollator.of(tokenizer, length=data.max_length if args.torch_compile else None),
         train_dataset=data.rows(data.data, tokenizer),
@@ -262,7 +264,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     if lora.lora_rank is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         if trainer.is_world_process_zero():
-            adapted.save_pretrained(folder / ADAPTER)
+            adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
             tokenizer.save_pretrained(folder / ADAPTER)
             save_adapted_config(model.config, folder / ADAPTER)
         trainer.model = adapted.merge_and_unload()

@@ -223,6 +223,25 @@ class TestLora:
             answers = [model.generate(prompt, max_new_tokens=40, do_sample=False) for model in (loaded, merged)]
             assert torch.equal(*answers)  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("tied", [False, True], ids=["own projection", "tied embeddings"])
+    def test_of_all_embeddings_those_of_the_control_tokens_learn(
+        self, tied: bool, plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
+    ) -> None:
+        base = save_backbone(plain_tokenizer, tied=tied)
+        backbone.main(arguments(base, rows_file, tmp_path, "--lora_rank", "4"))
+        before, after = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base, tmp_path))
+        control = ControlTokens.of_config(after.config)
+        assert control is not None
+        for name in ("get_input_embeddings", "get_output_embeddings"):
+            old, new = getattr(before, name)().weight, getattr(after, name)().weight
+            assert torch.equal(new[: len(plain_tokenizer)], old[: len(plain_tokenizer)])
+            mean = old[: len(plain_tokenizer)].mean(dim=0)
+            assert not torch.allclose(new[control.fork_token_id], mean, atol=1e-3)
+        assert not any(
+            len(weight) >= len(plain_tokenizer)
+            for weight in load_file(tmp_path / backbone.ADAPTER / "adapter_model.safetensors").values()
+        )
+
     def test_checkpoints_hold_the_adapter_alone(self, adapted: Path) -> None:
         for folder in adapted.glob("checkpoint-*"):
             assert (folder / "adapter_model.safetensors").exists()
