@@ -7,6 +7,7 @@ from pathlib import Path
 from struct import error as StructError
 from typing import Any
 
+import transformers
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -22,11 +23,15 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from .control_tokens import ControlTokens
 from .heads.checkpoint_files import first_line, read_json
 from .heads.formats import holds_heads_alone
+from .packaged import PACKAGES, packaged_model
 
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 """Arguments of `from_pretrained` that say how to ask the hub, for whatever is fetched."""
 PLACE_ARGUMENTS = ("revision", "subfolder")
 """Arguments of `from_pretrained` that say where in a repository the model lies."""
+_GGUF_CONFIG: Any = getattr(transformers, "GgufConfig", None)
+_DEQUANTIZED = {} if _GGUF_CONFIG is None else {"quantization_config": _GGUF_CONFIG(dequantize=True)}
+"""Weights of a GGUF file become plain ones, which can be trained and saved; older transformers does nothing else."""
 ADAPTED_CONFIG = "backbone_config.json"
 """File beside an adapter: the config of the backbone that it makes of its base."""
 
@@ -48,7 +53,10 @@ def load_backbone(source: str, **kwargs: Any) -> PreTrainedModel:
         ValueError: if a config is broken, the folder holds heads, or an adapter cannot be merged into its base.
         ImportError: if PEFT, or what reads a GGUF file, is not installed.
     """
-    if not kwargs.get("gguf_file"):
+    if kwargs.get("gguf_file"):
+        kwargs = {**_DEQUANTIZED, **kwargs}
+    else:
+        source = _local(source)
         check_folder(source, kwargs.get("subfolder"))
     try:
         if is_adapter(source, **kwargs):
@@ -78,6 +86,7 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
         ValueError: if a config is broken, or the folder holds heads.
     """
     if not kwargs.get("gguf_file"):
+        source = _local(str(source))
         check_folder(source, kwargs.get("subfolder"))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **kwargs)
@@ -87,6 +96,17 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
             "with a causal LM and its tokenizer"
         ) from error
     return tokenizer
+
+
+def _local(source: str) -> str:
+    """A folder or hub id, or the folder of the installed package that holds the model of a hub id."""
+    return str(packaged_model(source, _convert) or source)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as `save_pretrained` does."""
+    load_backbone(str(file.parent), gguf_file=file.name).save_pretrained(folder)
+    load_tokenizer(file.parent, gguf_file=file.name).save_pretrained(folder)
 
 
 def check_folder(source: str | Path, subfolder: str | None = None) -> None:
@@ -149,10 +169,14 @@ def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
     base = str(adapter.base_model_name_or_path)
     options = {name: value for name, value in kwargs.items() if name not in PLACE_ARGUMENTS}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(base, revision=adapter.revision, **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            _local(base), revision=adapter.revision, **options
+        )
     except (OSError, ValueError) as error:
+        package = PACKAGES.get(base)
+        install = "" if package is None else f"{package.install}, or "
         raise OSError(
-            f"the adapter {source!r} names the base {base!r}, which does not load ({error}); correct "
+            f"the adapter {source!r} names the base {base!r}, which does not load ({error}); {install}correct "
             "base_model_name_or_path in its adapter_config.json, or load the merged model"
         ) from error
     rows = max(

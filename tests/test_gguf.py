@@ -106,6 +106,9 @@ def test_a_gguf_file_decodes_as_the_same_weights_in_safetensors(tmp_path: Path) 
     plain = MedusaAparModel.from_pretrained(tmp_path / "plain", heads=tmp_path / "heads", dtype=torch.float32)
     assert loaded.control == plain.control == ControlTokens(tokens.index(FORK), tokens.index(CHILD))
     assert loaded.heads is not None
+    loaded.save_pretrained(tmp_path / "saved")
+    saved = MedusaAparModel.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    assert all(map(torch.equal, saved.backbone.state_dict().values(), loaded.backbone.state_dict().values()))
     ids = torch.randint(3, len(tokens), (2, 6))
     answers = [
         model.generate(ids, max_new_tokens=40, do_sample=False, eos_token_id=0, return_dict_in_generate=True)
