@@ -137,7 +137,7 @@ def test_answers_to_other_prompts_are_not_taken_for_these(
 def test_answers_that_cannot_be_kept_stop_the_run(
     model: MedusaAparModel, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match=r"--output_dir .*nowhere: .*cannot be written .*goes on after"):
+    with pytest.raises(InputError, match=r"nowhere.*cannot be written .*goes on after"):
         ask(model, tiny_tokenizer, tmp_path / "nowhere" / "own.jsonl")
 
 
