@@ -12,7 +12,7 @@ from .rules import Rule
 
 _PLAIN_BULLET = "[-*+•◦▪‣⁃∙·–»›]"
 _PICTOGRAPH = r"[←-⇿■-◿☀-➿⟰-⟿⤀-⥿⬀-⯿\U0001F300-\U0001FAFF]"
-_SIGN = rf"(?:{_PICTOGRAPH}[\uFE0E\uFE0F\U0001F3FB-\U0001F3FF]*(?:\u200d{_PICTOGRAPH}\uFE0F?)*|[-=]{{1,2}}>)"
+_SIGN = rf"(?:[・･]|{_PICTOGRAPH}[\uFE0E\uFE0F\U0001F3FB-\U0001F3FF]*(?:\u200d{_PICTOGRAPH}\uFE0F?)*|[-=]{{1,2}}>)"
 _HAN = "[一二三四五六七八九十]{1,3}"
 _CJK = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _NUMERAL = rf"(?:\d{{1,3}}|{_HAN}|[IVX]{{1,5}}|[A-Z]|(?i:one|two|three|four|five|six|seven|eight|nine|ten))"
@@ -32,7 +32,7 @@ _FORMS = {
     "circled": "[①-⒛❶-➓㈠-㈩㊀-㊉]",
     "section": rf"\d{{1,2}}(?:\.\d{{1,2}})+\.?{_AFTER}",  # 1.1
     "number": rf"\d{{1,3}}[*_]{{0,3}}"
-    rf"(?:(?:\\?[ ]?[.):]|\.[-)]|[º°]\.?){_AFTER}|[.)](?=[^\W\d_])|[、．）：](?!\d))",
+    rf"(?:(?:\\?[ ]?[.):]|\.[-–)]|\)\.|[º°]\.?){_AFTER}|[.)](?=[^\W\d_])|[、．）：](?!\d))",
     "dashed": rf"\d{{1,3}}[ ]?[-–—/]{_AFTER}",  # 1 -
     "hash": rf"(?:\#|№[ ]?)\d{{1,3}}[.:)]?{_AFTER}",  # #1
     "bracketed": rf"[(（](?:\d{{1,3}}|[^\W\d_]|[ivx]{{2,5}}|[IVX]{{2,5}}|{_HAN})[)）]"  # (1) (a) (iv) （一）
@@ -40,7 +40,7 @@ _FORMS = {
     "lettered": rf"(?:[^\W\d_]|[ivx]{{2,5}}|[IVX]{{2,5}})(?:[.)]{_AFTER}|[、．）])",  # A. a) iv.
     "han": rf"{_HAN}(?:[、．）：]|[.:)]{_AFTER})",  # 一、
     "label": rf"(?:[^\s\d.,:;!?()*\#|<>\"'/\\-]{{2,20}}\.?[ ]\#?|{_CJK}{{1,6}}){_NUMERAL}(?:[-–]\d{{1,3}})?[ ]?"
-    rf"(?:[.):–—-]{_AFTER}|[：、）])",  # Step 1:  Étape 1 :  步骤一：
+    rf"(?:[.):–—-]{_AFTER}|[：、）]|(?=[*_]{{1,3}}[ \t]))",  # Step 1:  Étape 1 :  步骤一：
     "ordinal": rf"第[ ]?(?:\d{{1,3}}|{_HAN})[ ]?{_CJK}{{0,3}}(?:[：、，]|[:.]{_AFTER})",  # 第一步：
     "counted": rf"\d{{1,3}}[^\W\d_]{{0,3}}[ ]?[^\W\d_]{{2,12}}[ ]?(?::{_AFTER}|：)",  # 1단계:  1st step:
 }
@@ -58,7 +58,7 @@ _ORDINAL = {
         "bracketed": r"[^\[\]()（）]+",
         "section": r"\d+(?=\.?$)",
         "lettered": r"[^\W\d_]+",
-        "label": rf"{_NUMERAL}(?=(?:[-–]\d{{1,3}})?[ ]?[.):–—：、）-]$)",
+        "label": rf"{_NUMERAL}(?=(?:[-–]\d{{1,3}})?[ ]?[.):–—：、）-]?$)",
     }.items()
 }
 _ANY_ORDINAL = re.compile(rf"\d+|{_HAN}|[{_FORMS['circled'][1:-1]}]|🔟")

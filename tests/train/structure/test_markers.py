@@ -35,6 +35,8 @@ ORDERED = {
     "escaped stops": ("1\\. ", "2\\. ", "3\\. "),
     "bold": ("**1.** ", "**2.** ", "**3.** "),
     "bold numbers": ("**1**. ", "**2**. ", "**3**. "),
+    "brackets with stops": ("1). ", "2). ", "3). "),
+    "bold labels without a sign": ("**Step 1** ", "**Step 2** ", "**Step 3** "),
     "bold letters": ("**A.** ", "**B.** ", "**C.** "),
     "bold labels": ("**Step 1:** ", "**Step 2:** ", "**Step 3:** "),
     "shouted labels": ("TIP 1: ", "TIP 2: ", "TIP 3: "),
@@ -61,7 +63,26 @@ ORDERED = {
     "Korean": ("1단계: ", "2단계: ", "3단계: "),
     "Korean letters": ("가. ", "나. ", "다. "),
 }
-BULLETS = ("✓ ", "✔️ ", "✅ ", "☑ ", "❌ ", "→ ", "➡️ ", "➤", "-> ", "=> ", "● ", "■ ", "👉 ", "⁃ ", "» ", "[x] ", "[ ] ")
+BULLETS = (
+    "✓ ",
+    "✔️ ",
+    "✅ ",
+    "☑ ",
+    "❌ ",
+    "→ ",
+    "➡️ ",
+    "➤",
+    "-> ",
+    "=> ",
+    "● ",
+    "■ ",
+    "👉 ",
+    "⁃ ",
+    "» ",
+    "[x] ",
+    "[ ] ",
+    "・",
+)
 
 
 def check_three_items(text: str) -> None:

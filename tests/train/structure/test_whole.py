@@ -130,6 +130,7 @@ LISTS = {
     "autolinks": "1. Guide: see <https://birds.example/a>.\n2. Mail: ask <me@birds.example>.\n3. News: read on.",
     "prices": "1. Reed Inn: quiet, $$ a night.\n2. Hedge Inn: loud, $$$ a night.\n3. Road Inn: cheap, $ a night.",
     "prices alone": "- Reed Inn ($$): quiet.\n- Hedge Inn ($$$): loud.\n- Road Inn ($$): fine.",
+    "prices in one line": "1. Inns: Reed $$, Hedge $$.\n2. Bars: Reed $$, quiet; Road $$, loud.\n3. Cafes: none.",
     "pros and cons": (
         "**Heron**\nPros: tall. Calm.\nCons: shy.\n\n**Wren**\nPros: loud. Brave.\nCons: small.\n\n"
         "**Crow**\nPros: clever."

@@ -18,7 +18,8 @@ _BLOCK = re.compile(
 _FENCE = re.compile("```|~~~")
 _LATEX = re.compile(
     r"""\\(?:\(|\[|begin\{|frac\b)
-    |(?<!\$)\$\$(?:(?=[^\s$])[^$\n]*[\w\\][^$\n]*|[ \t]*[^$\n]*[=\\^_][^$\n]*)\$\$(?!\$)  # $$x$$, but not a price of $$
+    # $$x$$, but not a price of $$
+    |(?<!\$)\$\$(?:(?=[^\s$])[^$\n]*[\w\\][^$\n]*(?<!\s)|[ \t]*[^$\n]*[=\\^_][^$\n]*)\$\$(?!\$)
     """,
     re.VERBOSE,
 )
