@@ -41,7 +41,7 @@ install: $(INSTALLED) ## make .venv with everything in the tested versions
 demo: $(INSTALLED) ## answer a prompt on the embedded model: the tree of threads, then the four modes side by side
 	$(BIN)/medusa-apar generate "$(PROMPT)" --show tree --compare
 
-test: $(INSTALLED) ## run the tests, a process for each core (under 10 minutes on 2 cores)
+test: $(INSTALLED) ## run the tests, a process for each core (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
