@@ -157,7 +157,7 @@ def _answer(
         ids = tree.answer_token_ids()
         answers.append(
             {
-                "text": tokenizer.decode(ids, skip_special_tokens=True).strip(),
+                "text": str(tokenizer.decode(ids, skip_special_tokens=True)).strip(),
                 "complete": tree.threads[0].finish_reason == "eos",
                 "distinct": round(distinct_ngrams(ids, _NGRAM), 3),
                 "tokens": len(ids),
