@@ -56,7 +56,7 @@ def load_backbone(source: str, **kwargs: Any) -> PreTrainedModel:
     if kwargs.get("gguf_file"):
         kwargs = {**_DEQUANTIZED, **kwargs}
     else:
-        source = _local(source)
+        source = local_source(source)
         check_folder(source, kwargs.get("subfolder"))
     try:
         if is_adapter(source, **kwargs):
@@ -86,7 +86,7 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
         ValueError: if a config is broken, or the folder holds heads.
     """
     if not kwargs.get("gguf_file"):
-        source = _local(str(source))
+        source = local_source(str(source))
         check_folder(source, kwargs.get("subfolder"))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **kwargs)
@@ -98,8 +98,8 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def _local(source: str) -> str:
-    """A folder or hub id, or the folder of the installed package that holds the model of a hub id."""
+def local_source(source: str) -> str:
+    """A folder or hub id as it is, or the folder of the installed package that holds the model of a hub id."""
     return str(packaged_model(source, _convert) or source)
 
 
@@ -170,7 +170,7 @@ def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
     options = {name: value for name, value in kwargs.items() if name not in PLACE_ARGUMENTS}
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            _local(base), revision=adapter.revision, **options
+            local_source(base), revision=adapter.revision, **options
         )
     except (OSError, ValueError) as error:
         package = PACKAGES.get(base)

@@ -11,21 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from .budget import CostCurve, StepCost
+from .cache import cache_folder
 from .drafting import Beam
 
 logger = logging.getLogger(__name__)
 
 _UNKEPT: dict[Path, StepCost] = {}
 """What this process has measured and could not write."""
-
-
-def cache_folder() -> Path:
-    """The folder of measured costs: `$MEDUSA_APAR_CACHE`, else in the user's cache folder. It may be deleted."""
-    chosen = os.environ.get("MEDUSA_APAR_CACHE")
-    return Path(chosen) if chosen else user_cache_path("medusa-apar") / "step-costs"
 
 
 def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> StepCost:
@@ -36,7 +29,7 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
         measure: measures them.
     """
     text = json.dumps(subject, sort_keys=True, default=str)
-    path = cache_folder() / f"{sha256(text.encode()).hexdigest()[:32]}.json"
+    path = cache_folder("step-costs") / f"{sha256(text.encode()).hexdigest()[:32]}.json"
     known = _UNKEPT.get(path) or _read(path)
     if known is not None:
         return known

@@ -28,7 +28,7 @@ from transformers.utils import logging
 from transformers.utils.hub import PushToHubMixin
 
 from .backbone import Backbone
-from .checkpoint import HUB_ARGUMENTS, PLACE_ARGUMENTS, find_control_tokens, given, load_backbone
+from .checkpoint import HUB_ARGUMENTS, PLACE_ARGUMENTS, find_control_tokens, given, load_backbone, local_source
 from .compilation import CompiledStep
 from .control_tokens import ControlTokens, thread_depth
 from .drafting import Drafter, new_drafter
@@ -154,6 +154,8 @@ class MedusaAparModel(PushToHubMixin):
             ImportError: if a package that reads adapters or GGUF files is not installed.
         """
         source = str(pretrained_model_name_or_path)
+        if not kwargs.get("gguf_file"):
+            source = local_source(source)
         backbone = load_backbone(source, **kwargs)
         hub = given(kwargs, *HUB_ARGUMENTS)
         missing = []

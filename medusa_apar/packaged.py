@@ -13,8 +13,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from shutil import rmtree
 
-from platformdirs import user_cache_path
 from transformers.utils import CONFIG_NAME, logging
+
+from .cache import cache_folder
 
 logger = logging.get_logger(__name__)
 
@@ -74,7 +75,7 @@ def packaged_model(hub_id: str, convert: Callable[[Path, Path], None]) -> Path |
         raise FileNotFoundError(
             f"the package {package.name} holds no {package.file}; install it again: {package.install}"
         )
-    folder = _cache_folder() / f"{package.name}-{installed.version}"
+    folder = cache_folder("models") / f"{package.name}-{installed.version}"
     if not (folder / CONFIG_NAME).is_file():
         logger.info("converting %s into %s, once", package.file, folder)
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -85,8 +86,3 @@ def packaged_model(hub_id: str, convert: Callable[[Path, Path], None]) -> Path |
         finally:
             rmtree(partial, ignore_errors=True)
     return folder
-
-
-def _cache_folder() -> Path:
-    chosen = os.environ.get("MEDUSA_APAR_CACHE")
-    return Path(chosen) if chosen else user_cache_path("medusa-apar") / "models"

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from medusa_apar import MedusaAparModel, packaged
 from medusa_apar.checkpoint import load_backbone, load_tokenizer
 from medusa_apar.packaged import Package, packaged_model
+from medusa_apar.serving.served_model import ServedModel
 
 from .test_gguf import FILE, forking_llama, vocabulary, write_gguf
 
@@ -48,13 +49,18 @@ def install(site: Path) -> Callable[[], None]:
     return install
 
 
-def test_the_hub_id_loads_what_the_package_holds(install: Callable[[], None], site: Path) -> None:
+def test_the_hub_id_loads_what_the_package_holds(
+    install: Callable[[], None], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is not asked for heads either."""
     install()
+    monkeypatch.setattr("medusa_apar.heads.formats.hf_hub_download", lambda *_, **__: pytest.fail("asks the hub"))
     loaded = load_backbone(HUB_ID, dtype=torch.float32)
     direct = load_backbone(str(site / "heron"), gguf_file=FILE, dtype=torch.float32)
     assert all(map(torch.equal, loaded.state_dict().values(), direct.state_dict().values()))
     assert load_tokenizer(HUB_ID).eos_token == "<|end|>"
-    assert MedusaAparModel.from_pretrained(HUB_ID, heads=False).control is not None
+    assert MedusaAparModel.from_pretrained(HUB_ID).control is not None
+    assert ServedModel.from_pretrained(HUB_ID).control is not None
     assert "heron" not in sys.modules
 
 

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -21,6 +20,7 @@ from medusa_apar.precision import default_dtype
 
 from .batch_log import BatchLog
 from .command import InputError
+from .prompt_batch import left_padded
 from .rows.tree_data import TreeRow, decoded_row
 from .tree_attention import FLEX
 
@@ -94,13 +94,8 @@ def _answers(
     max_new_tokens: int,
     **ways: Any,
 ) -> list[TreeRow]:
-    length = max(map(len, prompts))
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     output: Any = model.generate(
-        torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=model.device),
-        attention_mask=torch.tensor(
-            [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
-        ),
+        **left_padded(prompts, tokenizer, model.device),
         max_new_tokens=max_new_tokens,
         return_dict_in_generate=True,
         **ways,

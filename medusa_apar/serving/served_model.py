@@ -11,7 +11,7 @@ from typing import Any
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from ..backbone import context_length
-from ..checkpoint import is_adapter, load_tokenizer
+from ..checkpoint import is_adapter, load_tokenizer, local_source
 from ..control_tokens import ControlTokens, thread_depth
 from .requests import Sampling
 
@@ -81,14 +81,15 @@ class ServedModel:
             OSError: if they cannot be found.
             ValueError: if it is an adapter, names no token that ends an answer, or control tokens that it has not.
         """
-        if is_adapter(str(source)):
+        local = local_source(str(source))
+        if is_adapter(local):
             raise ValueError(
                 f"{str(source)!r} is an adapter; serve the merged model: `medusa-apar train backbone` leaves it in the "
                 "folder around the adapter, MedusaAparModel.from_pretrained(...).save_pretrained(...) makes one"
             )
-        tokenizer = load_tokenizer(source)
-        config = AutoConfig.from_pretrained(source)
-        generation = _generation_config(source)
+        tokenizer = load_tokenizer(local)
+        config = AutoConfig.from_pretrained(local)
+        generation = _generation_config(local)
         control = ControlTokens.of_config(config)
         if control is None:
             try:
@@ -122,7 +123,7 @@ class ServedModel:
         return str(text)
 
 
-def _generation_config(source: str | Path) -> GenerationConfig:
+def _generation_config(source: str) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(source)
     except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +25,14 @@ from medusa_apar.precision import default_dtype
 from ..batch_log import BatchLog
 from ..claims import settle
 from ..command import InputError, run
+from ..prompt_batch import left_padded
 from ..rows.bad_rows import BadRowError, BadRows
 from ..rows.conversations import Message
 from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer
 from ..rows.tree_data import template_token_ids
 from .defects import defects
+from .json_lines import write_rows
 from .repetition import LOOPING_BELOW, distinct_ngrams
 
 logger = logging.getLogger(__name__)
@@ -88,20 +89,15 @@ def write_answers(arguments: AnswerArguments) -> Path:
         todo = range(len(log.batches), len(batches))
         for number in tqdm(todo, desc="answers, in batches", initial=len(log.batches), total=len(batches)):
             log.add({"answers": _answer(model, tokenizer, batches[number], arguments.max_new_tokens, number)})
-    left_out: Counter[str] = Counter()
+    left_out = BadRows()
     kept = [
         {"messages": [*question.messages, {"role": "assistant", "content": text}]}
-        for batch, answered in zip(batches, log.batches, strict=False)
+        for number, (batch, answered) in enumerate(zip(batches, log.batches, strict=False), start=1)
         for question, answer in zip(batch, answered["answers"], strict=True)
-        if (text := _usable(answer, left_out)) is not None
+        if (text := _usable(answer, f"{made.name}:{number}", left_out)) is not None
     ]
-    try:
-        with output.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    except OSError as error:
-        raise InputError(f"--output {output}: {error}; run the same command again once it can be written") from error
-    told = "; ".join(f"{count} x {reason}" for reason, count in left_out.most_common()) or "nothing"
-    logger.info("%d of %d answers in %s; left out: %s", len(kept), len(questions), output, told)
+    write_rows(output, kept)
+    logger.info("%d of %d answers in %s; left out: %s", len(kept), len(questions), output, left_out)
     return output
 
 
@@ -138,14 +134,8 @@ def _answer(
     number: int,
 ) -> list[dict[str, Any]]:
     """Answers of a batch: text, whether it is complete, and the share of distinct 4-grams of its tokens."""
-    prompts = [question.token_ids for question in questions]
-    length = max(map(len, prompts))
-    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     output: Any = model.generate(
-        torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=model.device),
-        attention_mask=torch.tensor(
-            [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device
-        ),
+        **left_padded([question.token_ids for question in questions], tokenizer, model.device),
         max_new_tokens=max_new_tokens,
         apar=False,
         seed=number,
@@ -166,21 +156,19 @@ def _answer(
     return answers
 
 
-def _usable(answer: dict[str, Any], left_out: Counter[str]) -> str | None:
-    """The text of an answer that a reader wants; None, and counted, for others."""
+def _usable(answer: dict[str, Any], place: str, left_out: BadRows) -> str | None:
+    """The text of an answer; None, and counted, where it loops, is broken or has no whole line."""
     text = str(answer["text"])
     if not answer["complete"]:
         text = text.rpartition("\n")[0].rstrip()
-    reason = None
     if not text:
-        reason = "without a whole line"
+        left_out.add("without a whole line", place)
     elif answer["distinct"] < LOOPING_BELOW:
-        reason = "looping"
+        left_out.add("looping", place)
     elif broken := defects(text):
-        reason = f"with a broken structure ({broken[0]})"
-    if reason is None:
+        left_out.add(f"with a broken structure ({broken[0]})", place)
+    else:
         return text
-    left_out[reason] += 1
     return None
 
 

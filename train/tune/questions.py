@@ -6,9 +6,7 @@ what a user would say.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from ..command import InputError, run
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer
+from .json_lines import write_rows
 from .question_filter import QuestionFilter
 from .user_turn import OpenUserTurn
 
@@ -75,7 +74,7 @@ def write_questions(arguments: QuestionArguments) -> Path:
     turn = OpenUserTurn.of(tokenizer)
     settle(samples.with_suffix(".settings.json"), arguments.settings, f"--output {output}: holds questions with")
     log = BatchLog(samples)
-    refused: Counter[str] = Counter()
+    left_out = BadRows()
     questions: list[str] = []
     known = QuestionFilter(
         message["content"]
@@ -85,41 +84,34 @@ def write_questions(arguments: QuestionArguments) -> Path:
         if message["role"] == "user"
     )
 
-    def take(batch: dict[str, Any]) -> int:
+    def take(batch: dict[str, Any], place: str) -> int:
         before = len(questions)
         for text in batch["samples"]:
             reason = "longer than --max_new_tokens" if text is None else known.reason_against(text)
             if reason is None:
                 questions.append(text)
             else:
-                refused[reason] += 1
+                left_out.add(reason, place)
         return len(questions) - before
 
     model: MedusaAparModel | None = None
     with tqdm(desc="questions", total=arguments.questions) as bar:
-        for batch in log.batches:
-            bar.update(take(batch))
+        for number, batch in enumerate(log.batches, start=1):
+            bar.update(take(batch, f"{samples.name}:{number}"))
         while len(questions) < arguments.questions:
             if model is None:
                 model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()))
                 model.to("cuda" if torch.cuda.is_available() else "cpu")
             log.add({"samples": _sample(model, tokenizer, turn, arguments, seed=arguments.seed + len(log.batches))})
-            bar.update(take(log.batches[-1]))
+            bar.update(take(log.batches[-1], f"{samples.name}:{len(log.batches)}"))
             drawn = len(log.batches) * arguments.batch_size
             if len(log.batches) >= _PATIENCE and len(questions) < LEAST_SHARE * drawn:
                 raise InputError(
                     f"--model {arguments.model}: {len(questions)} of {drawn} samples are questions (others: "
-                    f"{_told(refused)}); give questions by --data"
+                    f"{left_out}); give questions by --data"
                 )
-    try:
-        with output.open("w", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps({"prompt": question}, ensure_ascii=False) + "\n"
-                for question in questions[: arguments.questions]
-            )
-    except OSError as error:
-        raise InputError(f"--output {output}: {error}; run the same command again once it can be written") from error
-    logger.info("%d questions in %s; refused: %s", arguments.questions, output, _told(refused))
+    write_rows(output, ({"prompt": question} for question in questions[: arguments.questions]))
+    logger.info("%d questions in %s; left out: %s", arguments.questions, output, left_out)
     return output
 
 
@@ -148,10 +140,6 @@ def _sample(
         ended = bool(ids) and ids[-1] in turn.end_token_ids
         texts.append(tokenizer.decode(ids, skip_special_tokens=True).strip() if ended else None)
     return texts
-
-
-def _told(refused: Counter[str]) -> str:
-    return "; ".join(f"{count} x {reason}" for reason, count in refused.most_common()) or "none"
 
 
 def main(argv: Sequence[str]) -> None:

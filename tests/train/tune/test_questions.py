@@ -43,7 +43,7 @@ def test_samples_become_questions_until_there_are_enough(
         "How does a heron build its nest?", "What does a heron eat in winter?", "How does a wren build its nest?",
     ]  # fmt: skip
     assert scripted == [0, 1]
-    assert "refused: 2 x not of 3 to 150 words; 2 x longer than --max_new_tokens" in caplog.text
+    assert "left out: 2 x not of 3 to 150 words (first: questions.samples.jsonl:1); 2 x longer than" in caplog.text
 
 
 def test_more_questions_go_on_after_the_samples_that_are_there(
