@@ -12,12 +12,13 @@ from .rules import Rule
 
 _PLAIN_BULLET = "[-*+•◦▪‣⁃∙·–»›]"
 _PICTOGRAPH = r"[←-⇿■-◿☀-➿⟰-⟿⤀-⥿⬀-⯿\U0001F300-\U0001FAFF]"
+_CIRCLED = "①-⒛❶-➓㈠-㈩㊀-㊉"
 _SIGN = rf"(?:[・･]|{_PICTOGRAPH}[\uFE0E\uFE0F\U0001F3FB-\U0001F3FF]*(?:\u200d{_PICTOGRAPH}\uFE0F?)*|[-=]{{1,2}}>)"
 _HAN = "[一二三四五六七八九十]{1,3}"
 _CJK = "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
 _NUMERAL = rf"(?:\d{{1,3}}|{_HAN}|[IVX]{{1,5}}|[A-Z]|(?i:one|two|three|four|five|six|seven|eight|nine|ten))"
 _AFTER = r"(?=[ \t*_])"
-"""A blank, or the end of emphasis, after which no blank is asked for."""
+"""What follows a marker: a blank, or the end of emphasis."""
 
 BULLET_LINE = rf"{_PLAIN_BULLET}[ \t]"
 """The beginning of a line that is an item of bullets, wherever it stands."""
@@ -29,7 +30,7 @@ _FORMS = {
     "box": r"\[[ xX✓✔]?\](?=[ \t])",
     "keycap": r"(?:(?:\d\uFE0F?\u20E3)+|🔟)(?:[.):–-](?=[ \t]))?",
     "sign": _SIGN,  # ✓  →  🔹
-    "circled": "[①-⒛❶-➓㈠-㈩㊀-㊉]",
+    "circled": f"[{_CIRCLED}]",
     "section": rf"\d{{1,2}}(?:\.\d{{1,2}})+\.?{_AFTER}",  # 1.1
     "number": rf"\d{{1,3}}[*_]{{0,3}}"
     rf"(?:(?:\\?[ ]?[.):]|\.[-–)]|\)\.|[º°]\.?){_AFTER}|[.)](?=[^\W\d_])|[、．）：](?!\d))",
@@ -50,18 +51,16 @@ _MARKER = re.compile(rf"^(?P<indent>[ \t]*)(?:[*_]{{1,3}}(?![\s*_]))?(?:{_FORM})
 
 _UNNUMBERED = ("bullet", "box", "sign")
 _COUNTED_ON = ("section", "dashed", "hash", "bracketed", "lettered", "han", "ordinal", "counted")
-"""Forms that lines of prose begin with, too: they are markers where they count on from one."""
+"""Forms with which lines of prose begin, too. They are markers where their numbers go on from one."""
 
 _ORDINAL = {
-    form: re.compile(pattern)
-    for form, pattern in {
-        "bracketed": r"[^\[\]()（）]+",
-        "section": r"\d+(?=\.?$)",
-        "lettered": r"[^\W\d_]+",
-        "label": rf"{_NUMERAL}(?=(?:[-–]\d{{1,3}})?[ ]?[.):–—：、）-]?$)",
-    }.items()
+    "bracketed": re.compile(r"[^\[\]()（）]+"),
+    "section": re.compile(r"\d+(?=\.?$)"),
+    "lettered": re.compile(r"[^\W\d_]+"),
+    "label": re.compile(rf"{_NUMERAL}(?=(?:[-–]\d{{1,3}})?[ ]?[.):–—：、）-]?$)"),
 }
-_ANY_ORDINAL = re.compile(rf"\d+|{_HAN}|[{_FORMS['circled'][1:-1]}]|🔟")
+"""Where the number of a marker is, by form."""
+_ANY_ORDINAL = re.compile(rf"\d+|{_HAN}|[{_CIRCLED}]|🔟")
 _WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _HAN_DIGITS = {digit: value for value, digit in enumerate("一二三四五六七八九", start=1)}
 _ROMAN = re.compile(r"x{0,3}(?:ix|iv|v?i{0,3})", re.IGNORECASE)
@@ -88,13 +87,15 @@ class Marker:
 
     Attributes:
         indent: columns before it.
-        kind: of its list; items of one list are of one kind.
+        form: how it is written, a key of `_FORMS`.
+        kind: the form and how its number is written; items of one list are of one kind.
         ordinal: its number, from 1; None of a bullet.
     """
 
     start: int
     end: int
     indent: int
+    form: str
     kind: str
     ordinal: int | None
 
@@ -104,21 +105,21 @@ class Marker:
         return Rule.BULLETS if self.ordinal is None else Rule.ORDERED
 
     def comes_before(self, other: Marker | None) -> bool:
-        """Whether another marker counts on from this one."""
+        """Whether the number of another marker is the next one."""
         return other is not None and self.ordinal is not None and other.ordinal == self.ordinal + 1
 
 
 def find_markers(text: str, start: int, end: int, rules: Collection[Rule]) -> list[Marker]:
-    """Markers at the beginning of lines of `text[start:end]`, in order, as far as some rules make items of them."""
+    """Markers at the beginning of lines of `text[start:end]`, in order, of those that some rules take for items."""
     found: list[Marker] = []
     latest: dict[tuple[str, int], int] = {}
     for match in _MARKER.finditer(text, start, end):
         form = str(match.lastgroup)
         if form == "sign" and _ends_line(match[form], text, match.end(), end):
-            continue  # signs around a line decorate it
+            continue  # the signs decorate the line
         indent = len(match["indent"].expandtabs(4))
         kind, ordinal = (form, None) if form in _UNNUMBERED else _numbered(form, match[form], indent, latest)
-        marker = Marker(match.start(), match.end(), indent, kind, ordinal)
+        marker = Marker(match.start(), match.end(), indent, form, kind, ordinal)
         if marker.rule in rules:
             found.append(marker)
     return _listed(found)
@@ -136,13 +137,13 @@ def _numbered(form: str, sign: str, indent: int, latest: dict[tuple[str, int], i
         form: of the marker.
         sign: the marker itself.
         indent: columns before it.
-        latest: the latest number of each kind and indentation, which tells the letter i from the Roman one.
+        latest: the latest number of each kind and indentation, which tells the letter i from the Roman numeral.
     """
     token = _ORDINAL.get(form, _ANY_ORDINAL).search(sign)
     assert token is not None  # every form has one
     text = token[0]
     if form == "label":
-        form += f":{sign[: token.start()].strip(' #').casefold()}"
+        form = f"label {sign[: token.start()].strip(' #').casefold()}"
     elif form == "keycap":
         text = "10" if text == "🔟" else "".join(digit for digit in sign if digit.isdigit())
     kind, ordinal = f"{form} number", _number(text)
@@ -182,7 +183,7 @@ def _roman(text: str) -> int | None:
 
 
 def _listed(markers: Sequence[Marker]) -> list[Marker]:
-    """Those that a list is made of: some forms have to count on from one, and a label has to come back."""
+    """The markers of lists: those of some forms go on from one, and the word of a label occurs again."""
     kinds = Counter(marker.kind for marker in markers)
     runs: dict[tuple[str, int], list[list[Marker]]] = defaultdict(list)
     for marker in markers:
@@ -194,9 +195,8 @@ def _listed(markers: Sequence[Marker]) -> list[Marker]:
     counted = {marker.start for found in runs.values() for run in found if len(run) > 1 for marker in run}
 
     def belongs(marker: Marker) -> bool:
-        form = marker.kind.partition(" ")[0].partition(":")[0]
-        if form == "label":
+        if marker.form == "label":
             return kinds[marker.kind] > 1
-        return form not in _COUNTED_ON or marker.start in counted
+        return marker.form not in _COUNTED_ON or marker.start in counted
 
     return [marker for marker in markers if belongs(marker)]

@@ -23,7 +23,7 @@ class NormalizedText:
     Attributes:
         text: lines end in LF, blanks within lines are spaces or tabs, and there are no invisible characters.
         original: the text that it was made from.
-        removed: for each character that was left out, where it would stand in `text`; rising.
+        removed: the index in `text` at which each removed character was; rising.
     """
 
     text: str

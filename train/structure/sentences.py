@@ -14,23 +14,23 @@ from sentencex import get_sentence_boundaries
 
 SENTENCE_STOP = re.compile(r"[.!?…؟۔।。！？]")
 _LONGEST_SENTENCE = 2000
-"""Characters in which a first sentence is looked for, since sentencex takes quadratic time for unclosed quotations."""
+"""Characters that are searched: sentencex takes quadratic time for quotations that are not closed."""
 _COLON = re.compile(r":[*_]*(?=\s)|：[*_]*")
 _DASH = re.compile(r"[ \t][-–—](?=[ \t])")
 _LONGEST_TITLE = 60
-"""Characters before a dash that are still a title, after the quotation that a title begins with."""
+"""Characters of a title that ends with a dash, without a quotation at its beginning."""
 _QUOTED = re.compile(
     r"""(?<!\w)"[^"\n]*"(?!\w)|“[^“”\n]*”|„[^„“”\n]*[“”]|«[^«»\n]*»|「[^「」\n]*」|『[^『』\n]*』|`[^`\n]*`|\([^()\n]*\)|（[^（）\n]*）"""
 )
 """Quotations, code and parentheses, in which no root ends."""
 
 _NO_ABBREVIATION = re.compile(r"[^\"“„«(\[`]*?\b(?:me|art)\.(?=\s+[A-Z])")
-"""To a word at a sentence's end that sentencex takes for an abbreviation (of Maine, and of article)."""
+"""A sentence up to a last word that sentencex takes for an abbreviation (of Maine and of article)."""
 _CLOSING = re.compile(r"[\"'”’»)\]*_]*")
 _LATER = re.compile(r"[\s*_\"'“‘„«]*")
 _WORD = re.compile(r"\w")
 _NO_BLANK = "。！？।۔」』”"
-"""What ends a sentence without a blank after it."""
+"""Characters that end a sentence without a blank after them."""
 _OPEN_END = re.compile(
     r"""(?:\.{2,}|…|\b(?:Yahoo|Jeopardy|Joomla|Wham)!
     |\b(?:approx|max|min|vol|ca|eq|ch|ed|incl|feat|bzw|evtl|ggf|inkl|abs|mgr|sig|dott|avv|exm[oa]|sra|srta|dña|uds?|pág|núm
@@ -38,11 +38,13 @@ _OPEN_END = re.compile(
     |\b(?:am|im|der|die|das|dem|den|des|zum|zur|vom|ab|bis|seit)\s\d{1,3}\.)[\"'”’»)\]]*$""",
     re.IGNORECASE | re.VERBOSE,
 )
+"""Ends after which a sentence goes on."""
 _LONGEST_OPEN_END = 16
 _SPEAKS = re.compile(
     r"(?:と|って|[问說说道喊叫])|\s+(?:I|[Hh]e|[Ss]he|[Tt]hey|[Ww]e|(?:[Tt]he\s+)?\w+(?:\s[A-Z]\w+)?)\s"
     r"(?:said|says|asked|asks|replied|cried|shouted|whispered|answered|exclaimed|called|muttered|yelled|added)\b"
 )
+"""Words after direct speech that name its speaker."""
 
 
 def first_sentence_end(text: str, start: int, end: int) -> int | None:
@@ -56,14 +58,10 @@ def first_sentence_end(text: str, start: int, end: int) -> int | None:
         stop = first + len(boundary["text"].rstrip())
         if word := _NO_ABBREVIATION.match(text, first, stop):
             stop = word.end()
-        closing = _CLOSING.match(text, stop, end)
-        assert closing is not None  # it matches nothing, too
-        stop = closing.end()
-        later = _LATER.match(text, stop, end)
-        assert later is not None
+        stop = _end_of(_CLOSING, text, stop, end)
         if not _WORD.search(text, stop, end):
             return None
-        if any(map(str.isalpha, boundary["text"])) and not _goes_on(text, stop, later.end(), end):
+        if any(map(str.isalpha, boundary["text"])) and not _goes_on(text, stop, end):
             return stop
     return None
 
@@ -85,8 +83,15 @@ def item_root_end(text: str, start: int, end: int) -> int:
     return min(stop for stop in stops if not any(opened < stop < closed for opened, closed in quoted))
 
 
-def _goes_on(text: str, stop: int, later: int, end: int) -> bool:
-    """Whether a sentence that seems to end at `stop` goes on with what follows at `later`."""
+def _end_of(pattern: re.Pattern[str], text: str, start: int, end: int) -> int:
+    """Where a match that begins at `start` ends; `start` where there is none."""
+    found = pattern.match(text, start, end)
+    return start if found is None else found.end()
+
+
+def _goes_on(text: str, stop: int, end: int) -> bool:
+    """Whether a sentence goes on after `stop`, where it seems to end."""
+    later = _end_of(_LATER, text, stop, end)
     if text[later].islower() or text[later].isdigit() or not (text[stop].isspace() or text[stop - 1] in _NO_BLANK):
         return True
     if _OPEN_END.search(text, max(0, stop - _LONGEST_OPEN_END), stop):

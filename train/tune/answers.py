@@ -88,7 +88,7 @@ def write_answers(arguments: AnswerArguments) -> Path:
         model.to("cuda" if torch.cuda.is_available() else "cpu")
         todo = range(len(log.batches), len(batches))
         for number in tqdm(todo, desc="answers, in batches", initial=len(log.batches), total=len(batches)):
-            log.add({"answers": _answer(model, tokenizer, batches[number], arguments.max_new_tokens, number)})
+            log.add({"answers": _answer(model, tokenizer, batches[number], arguments, number)})
     left_out = BadRows()
     kept = [
         {"messages": [*question.messages, {"role": "assistant", "content": text}]}
@@ -130,15 +130,15 @@ def _answer(
     model: MedusaAparModel,
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[_Question],
-    max_new_tokens: int,
+    arguments: AnswerArguments,
     number: int,
 ) -> list[dict[str, Any]]:
-    """Answers of a batch: text, whether it is complete, and the share of distinct 4-grams of its tokens."""
+    """Answers of batch `number`: text, whether it ended by itself, the share of distinct 4-grams, and tokens."""
     output: Any = model.generate(
         **left_padded([question.token_ids for question in questions], tokenizer, model.device),
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=arguments.max_new_tokens,
         apar=False,
-        seed=number,
+        seed=arguments.seed + number,
         return_dict_in_generate=True,
         **WAYS[number % len(WAYS)],
     )

@@ -99,3 +99,15 @@ def test_a_model_answers_in_every_way(tiny_backbone_dir: Path, asked: Path, tmp_
     made = [json.loads(line) for line in (tmp_path / "answers.made.jsonl").read_text().splitlines()]
     assert [len(batch["answers"]) for batch in made] == [2, 2, 1]
     assert all(0 < each["tokens"] <= 6 for batch in made for each in batch["answers"])
+
+
+def test_the_seed_changes_sampled_answers_alone(tiny_backbone_dir: Path, asked: Path, tmp_path: Path) -> None:
+    made = []
+    for seed in ("0", "1"):
+        run(tiny_backbone_dir, asked, tmp_path / f"{seed}.jsonl", "--max_new_tokens", "12", "--seed", seed)
+        made.append(
+            [json.loads(line)["answers"] for line in (tmp_path / f"{seed}.made.jsonl").read_text().splitlines()]
+        )
+    sampled, _, greedy = zip(*made, strict=True)
+    assert sampled[0] != sampled[1]
+    assert greedy[0] == greedy[1]

@@ -1,4 +1,7 @@
-"""Texts that are never split: they are no prose, or their parts need each other. They teach the model not to fork."""
+"""Texts that are never split, because they are not prose or their parts depend on each other.
+
+They teach the model not to fork.
+"""
 
 from .configuration import is_configuration
 from .dialogue import is_dialogue

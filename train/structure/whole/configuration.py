@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 
 from ..markers import ITEM_LINE
+from .blocks import blocks
 
 _LEAST_LINES = 3
-_BLOCK = re.compile(r"(?:^[^\S\n]*\S.*(?:\n|\Z))+", re.MULTILINE)
-
 _YAML_LINE = re.compile(
     r"""(?P<indent>[ ]*)(?P<item>(?:-[ ]+)*)(?:
     (?P<key>["']?[A-Za-z_][\w.\-/]*["']?):(?:[ ]+(?P<value>\S.*))?
@@ -21,7 +19,7 @@ _YAML_LINE = re.compile(
 )
 _LEAST_PAIRS = 2
 _LEAST_LEVELS = 3
-"""Of indentation, where keys begin with capitals, as titles do."""
+"""Levels of indentation from which keys may begin with capitals, as titles do."""
 _COMMENTS = r"(?:[ \t]*(?:[;#].*)?\n)*"
 _ASSIGNMENT = r"[ \t]*(?:export[ ])?[A-Za-z_][\w.-]*[ \t]?=[ \t]?\S"
 _SECTION = re.compile(rf"^[ \t]*\[[\w .:\"/-]+\][ \t]*\n{_COMMENTS}{_ASSIGNMENT}", re.MULTILINE)
@@ -36,18 +34,11 @@ def is_configuration(text: str) -> bool:
     """Whether a text holds a block of YAML, of assignments (INI, TOML, dotenv) or of delimited rows (CSV, TSV)."""
     if "=" in text and (_SECTION.search(text) or _ASSIGNMENTS.search(text)):
         return True
-    return any(_is_yaml(block) or _is_rows(block) for block in _blocks(text))
-
-
-def _blocks(text: str) -> Iterator[list[str]]:
-    for block in _BLOCK.finditer(text):
-        lines = block[0].splitlines()
-        if len(lines) >= _LEAST_LINES:
-            yield lines
+    return any(_is_yaml(lines) or _is_rows(lines) for lines in blocks(text) if len(lines) >= _LEAST_LINES)
 
 
 def _is_yaml(lines: list[str]) -> bool:
-    """Whether lines are mappings with keys as programs have them, of which some are no items of a list."""
+    """Whether lines are YAML mappings, of which some are not items of a list."""
     pairs, indents, titled = 0, set(), False
     for line in lines:
         found = _YAML_LINE.fullmatch(line)
@@ -61,7 +52,7 @@ def _is_yaml(lines: list[str]) -> bool:
 
 
 def _is_rows(lines: list[str]) -> bool:
-    """Whether lines are rows of equally many short fields, and no sentences or items of a list."""
+    """Whether lines are rows of equally many short fields, and neither sentences nor items of a list."""
     if any(map(_PROSE.match, lines)):
         return False
     for delimiter in _DELIMITERS:

@@ -1,9 +1,11 @@
-"""Conversations: turns of speakers, whose every turn answers the one before."""
+"""Conversations, in which every turn answers the one before."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+
+from .blocks import blocks
 
 _TURN = re.compile(
     r"""^[ \t]*(?P<bullet>[-*•–][ \t]+)?(?:\[?\d{1,2}:\d\d(?::\d\d)?\]?[ ]+)?(?:
@@ -26,11 +28,10 @@ _ADDRESSES = re.compile(
 )
 _LEAST_TURNS = 3
 _LEAST_SHARE, _LEAST_SHARE_OF_BULLETS = 0.5, 0.8
-"""Of the lines that are turns; the others are directions, and what stands around a dialogue."""
+"""Share of lines that are turns. The others are stage directions and text around the dialogue."""
 _LEAST_ADDRESSING = 1 / 3
-"""Of the turns that address someone, or that speak of the speaker."""
+"""Share of turns that address someone or are in the first person."""
 
-_PARAGRAPH = re.compile(r"(?<![^\n]\n)^[^\S\n]*\S", re.MULTILINE)
 _SPOKEN = re.compile(
     r"""(?<![^\n]\n)^[^\S\n]*(?:[—―][ ]?\S|["“][^"“”\n]*[,.!?…—]["”]|[„«][^„“«»\n]*(?:[,.!?…—][ ]?[“»]|[“»],))""",
     re.MULTILINE,
@@ -39,7 +40,7 @@ _LEAST_SPOKEN, _SPOKEN_SHARE = 3, 0.5
 
 
 def is_dialogue(text: str) -> bool:
-    """Whether most lines of a text are turns of speakers who come back, or most paragraphs begin with direct speech."""
+    """Whether speakers take turns in most lines of a text, or most paragraphs begin with direct speech."""
     return _has_turns(text) or _has_direct_speech(text)
 
 
@@ -63,4 +64,4 @@ def _has_turns(text: str) -> bool:
 
 def _has_direct_speech(text: str) -> bool:
     spoken = sum(1 for _ in _SPOKEN.finditer(text))
-    return spoken >= _LEAST_SPOKEN and spoken >= _SPOKEN_SHARE * sum(1 for _ in _PARAGRAPH.finditer(text))
+    return spoken >= _LEAST_SPOKEN and spoken >= _SPOKEN_SHARE * sum(1 for _ in blocks(text))

@@ -30,11 +30,11 @@ _EQUATION = re.compile(
     """,
     re.MULTILINE | re.VERBOSE,
 )
-_WORDLESS_TAGS = "body|br|div|em|h[1-6]|head|hr|html|img|li|ol|p|script|span|strong|table|td|th|tr|ul"
-"""HTML's tags that are no words: people write `<name>` for what is to be filled in."""
+_TAGS = "body|br|div|em|h[1-6]|head|hr|html|img|li|ol|p|script|span|strong|table|td|th|tr|ul"
+"""Tags of HTML that are not placeholders. A placeholder is a word, such as `<name>`."""
 _HTML = re.compile(
     rf"""</[a-zA-Z][\w:.-]*[ ]*>
-    |<(?:{_WORDLESS_TAGS})[ ]?>
+    |<(?:{_TAGS})[ ]?>
     |<[a-zA-Z][\w:.-]*(?:[ ][^<>\n]*)?/>
     |<[a-zA-Z][\w:.-]*[ ][^<>\n]*=[^<>\n]*>
     |<!--|<![A-Z]|<\?xml
@@ -42,7 +42,7 @@ _HTML = re.compile(
     re.VERBOSE,
 )
 _INLINE = (("`~", _FENCE), ("\\$", _LATEX), ("=≈≤≥<>", _EQUATION), ("<", _HTML))
-"""Patterns, and the characters of which each needs one."""
+"""Characters, and the pattern that is searched where one of them occurs."""
 
 
 def has_markup(text: str) -> bool:

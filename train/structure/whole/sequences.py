@@ -1,4 +1,4 @@
-"""Steps that build upon each other: moves of a game, and proofs."""
+"""Steps that depend on earlier ones: moves of a game, and proofs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CHESS = (
     r"(?:O-O(?:-O)?|0-0(?:-0)?|[KQRBNSDTL]?[a-h]?[1-8]?x?[a-h][1-8](?:=[QRBN])?|[a-h][1-8][-x]?[a-h][1-8])[+#!?]{0,2}"
 )
 _BOARD = r"(?:[A-HJ-T]1?\d|\d{1,2}[-x]\d{1,2})"
-"""A move in Go, or in draughts: alone it may be anything."""
+"""A move in Go or in draughts. One alone may be something else."""
 _MOVE = re.compile(
     rf"(?:\.\.\.[ ]?)?(?:(?:White|Black|[WB]):?[ ])?"
     rf"(?:{_CHESS}(?=[ ]?[.,:;–—-]|[ ]{_CHESS}|$)|{_BOARD}[,;]?[ ]{_BOARD}\b)"

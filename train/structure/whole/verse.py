@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 
 from ..markers import ITEM_LINE
+from .blocks import blocks
 
 _PART_OF_SONG = re.compile(
     r"^[ \t]*[*_#\[( ]*(?:Verse|Chorus|Pre-?Chorus|Bridge|Refrain|Outro|Hook|Stanza|Strophe|Couplet|Haiku)\b"
     r"[^\n.]{0,20}$",
     re.MULTILINE | re.IGNORECASE,
 )
-_STANZA = re.compile(r"(?:^[^\S\n]*\S.*(?:\n|\Z))+", re.MULTILINE)
-_HEADING = re.compile(r"\A[^\S\n]*(?:\#{1,6}[ ].*|[*_]{2}[^*_\n]+[*_]{2}:?[ \t]*)\n")
+_HEADING = re.compile(r"[^\S\n]*(?:\#{1,6}[ ].*|[*_]{2}[^*_\n]+[*_]{2}:?[ \t]*)")
 _WORDS = re.compile(r"[^\W\d_]{2}.*[ ].*[^\W\d_]{2}|[\u3040-\u9fff]{4}")
 _LIST_LINE = re.compile(rf"{ITEM_LINE}|[ \t]*[\#|]|[^:\n]{{1,40}}:(?:\s|$)")
 _SHORTEST_LINE, _LONGEST_LINE, _LONGEST_CAPITAL_LINE = 10, 60, 90
-"""Characters. Prose with hard line breaks has longer lines, and most of them do not begin with a capital."""
+"""Characters of a line. Prose with hard line breaks has longer lines, most of which do not begin with a capital."""
 _LEAST_STANZAS, _LEAST_LINES = 2, 4
 _SHARE = 0.6
 
@@ -25,7 +25,7 @@ def is_verse(text: str) -> bool:
     """Whether a text is lyrics with named parts, or most of its lines are short ones in stanzas."""
     if sum(1 for _ in _PART_OF_SONG.finditer(text)) >= _LEAST_STANZAS:
         return True
-    stanzas = [_HEADING.sub("", stanza[0]).splitlines() for stanza in _STANZA.finditer(text)]
+    stanzas = [lines[1:] if _HEADING.fullmatch(lines[0]) else lines for lines in blocks(text)]
     verses = [lines for lines in stanzas if len(lines) > 1 and all(map(_is_line, lines))]
     count = sum(map(len, verses))
     return (
