@@ -10,14 +10,14 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object of a line.
 
     Raises:
-        ValueError: if it is none, or holds half of a surrogate pair, which no tokenizer takes.
+        ValueError: if it is not a JSON object, or holds half of a surrogate pair, which no tokenizer takes.
     """
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        raise ValueError(f"no UTF-8: {error}") from error
+        raise ValueError(f"not UTF-8: {error}") from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error}") from error
+        raise ValueError(f"not JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError(f"expected a JSON object, got {type(row).__name__}")
     try:

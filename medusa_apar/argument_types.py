@@ -46,7 +46,7 @@ def finite(text: str) -> float:
     """A finite number from 0."""
     value = float(text)
     if not (isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is no number from 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0")
     return value
 
 
@@ -54,7 +54,7 @@ def seconds(text: str) -> float:
     """A finite number above 0."""
     value = finite(text)
     if not value:
-        raise argparse.ArgumentTypeError("0 is no time to wait; give more")
+        raise argparse.ArgumentTypeError("0 is too short; give more seconds")
     return value
 
 

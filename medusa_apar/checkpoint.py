@@ -65,7 +65,7 @@ def load_backbone(source: str, **kwargs: Any) -> PreTrainedModel:
         return model
     except SafetensorError as error:
         raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
-    except (ValueError, LookupError, StructError) as error:  # whatever the readers of GGUF stumble over
+    except (ValueError, LookupError, StructError) as error:  # the readers of GGUF files raise any of these
         if not kwargs.get("gguf_file"):
             raise
         raise OSError(

@@ -220,12 +220,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _check_text(argument: str, parser: argparse.ArgumentParser) -> None:
-    """Refuse an argument that is empty, or none in UTF-8: no tokenizer and no JSON file can hold it."""
+    """Refuse an argument that is empty or not UTF-8, which neither tokenizers nor JSON files can hold."""
     reason = None
     try:
         argument.encode()
     except UnicodeEncodeError:
-        reason = f"{os.fsencode(argument)!r} is no UTF-8; give it in UTF-8, and rename a file whose name is not"
+        reason = f"{os.fsencode(argument)!r} is not UTF-8; give it in UTF-8, and rename a file whose name is not"
     if not argument or (argument.startswith("--") and argument.endswith("=")):
         reason = f"{argument!r} is empty; give a value, or leave it out"
     if reason is not None:

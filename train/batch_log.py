@@ -38,9 +38,9 @@ class BatchLog:
         try:
             batch = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{self.path}:{number}: no JSON ({error}); remove the file, or choose another") from error
+            raise InputError(f"{self.path}:{number}: not JSON ({error}); remove the file, or choose another") from error
         if not isinstance(batch, dict):
-            raise InputError(f"{self.path}:{number}: no JSON object; remove the file, or choose another")
+            raise InputError(f"{self.path}:{number}: not a JSON object; remove the file, or choose another")
         return batch
 
     def add(self, batch: dict[str, Any]) -> None:

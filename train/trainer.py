@@ -49,7 +49,7 @@ class TreeTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
             if isinstance(value := getattr(self, name), str):
-                raise ValueError(f"--{name} {value} is no JSON object; give one in braces")
+                raise ValueError(f"--{name} {value} is not a JSON object; write it in braces")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
             if (count := getattr(self, name)) < 1:
                 raise ValueError(f"--{name} {count} is below 1; give a positive number")

@@ -25,7 +25,7 @@ def test_reads_fastchat_format(question_file: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"question_id": 2, "category": "math", "turns": ["cut off', "no JSON"),
+        ('{"question_id": 2, "category": "math", "turns": ["cut off', "not JSON"),
         ("[1, 2]", "expected a JSON object, got list"),
         ('{"question_id": 2, "turns": ["Why?"]}', "missing category"),
         ('{"category": "math"}', "missing question_id, turns"),
@@ -49,7 +49,7 @@ def test_names_a_broken_line_by_number(question_file: Callable[..., Path], line:
 def test_names_a_line_that_is_no_utf8(tmp_path: Path) -> None:
     path = tmp_path / "latin.jsonl"
     path.write_bytes(GOOD.encode() + b"\n" + GOOD.replace("One", "Zwölf").encode("latin-1"))
-    with pytest.raises(ValueError, match="line 2: no UTF-8"):
+    with pytest.raises(ValueError, match="line 2: not UTF-8"):
         load_questions(str(path))
 
 

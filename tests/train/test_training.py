@@ -698,7 +698,7 @@ class TestCommandLine:
             ("weight_decay", "inf", "inf is not finite; give a number"),
             ("save_total_limit", "9" * 30, "is beyond 2147483647; give a smaller number"),
             ("gradient_accumulation_steps", "0", "0 is below 1; give a positive number"),
-            ("lr_scheduler_kwargs", "fast", "fast is no JSON object; give one in braces"),
+            ("lr_scheduler_kwargs", "fast", "fast is not a JSON object; write it in braces"),
         ],
     )
     def test_values_that_no_training_can_use(

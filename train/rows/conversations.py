@@ -35,7 +35,7 @@ COLUMNS = ("prompt", "response", "instruction", "input", "output", "history", "t
 """All columns that are read."""
 
 _UNREAD = "-"
-"""In place of an answer that nobody reads."""
+"""Placeholder of an answer that is not read."""
 
 _FORMATS = "none of `prompt` and `response`, `messages`, `conversations`, `instruction` and `output`"
 
@@ -172,7 +172,7 @@ def _pair(prompt: str, row: dict[str, Any], answer: str) -> list[_Turn]:
 def _turn(turn: Any, name: str) -> _Turn | None:
     """A turn of a list; None for a system turn without text."""
     if not isinstance(turn, dict):
-        raise BadRowError(f"a turn of `{name}` that is no object")
+        raise BadRowError(f"a turn of `{name}` that is not an object")
     turn = _present(turn)
     speaker, text = _TURNS.get(name, ("role", "content"))
     if speaker not in turn:
@@ -201,7 +201,7 @@ def _history(history: Any) -> list[_Turn]:
         elif isinstance(each, dict):
             turns.append(_turn(each, "history"))
         elif not _is_blank(each):
-            raise BadRowError("`history` that is no list of [question, answer] pairs or messages")
+            raise BadRowError("`history` that is not a list of [question, answer] pairs or messages")
     return [turn._replace(labelled=False) for turn in turns if turn is not None]
 
 
@@ -221,11 +221,11 @@ def _tools(row: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     try:
         tools = json.loads(tools) if isinstance(tools, str) else tools
     except (ValueError, RecursionError):
-        raise BadRowError("`tools` that are no list of objects") from None
+        raise BadRowError("`tools` that are not a list of objects") from None
     if not tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise BadRowError("`tools` that are no list of objects")
+        raise BadRowError("`tools` that are not a list of objects")
     return tuple(_without_nulls(tools))
 
 

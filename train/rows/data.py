@@ -1,7 +1,7 @@
 """`medusa-apar train data`: conversations to tree-packed rows, with a report on their structure.
 
-Responses are read, split and written a shard at a time, so that a corpus of any size fits; an interrupted run goes on
-after its last whole shard.
+Responses are read, split and written a shard at a time, so that a corpus of any size fits; an interrupted run
+resumes after its last whole shard.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class PreparationArguments(RowArguments):
 
 
 def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
-    """Make rows and a report of conversations; goes on after the last whole shard.
+    """Make rows and a report of conversations; resumes after the last whole shard.
 
     Raises:
         InputError: the conversations cannot be read, or none is left for a row. A folder without rows is removed.

@@ -32,8 +32,8 @@ def read_rows(path: Path) -> Iterator[tuple[Any, str]]:
     UTF-16 or UTF-32, with or without a byte-order mark; its name may end with .xz or .gz. Its content alone says which.
 
     Yields:
-        A row, or a `BadRowError` that says why it is none; and `file:line`, `file:line:column` where it begins inside a
-        line, or `folder:number` in a dataset, all from 1.
+        A row, or a `BadRowError` that says why it is not a row; and its place: `file:line`, `file:line:column` where
+        it begins inside a line, or `folder:number` in a dataset, all from 1.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -46,7 +46,7 @@ def json_rows(chunks: Iterator[str], name: str) -> Iterator[tuple[Any, str]]:
         name: of the file.
 
     Yields:
-        A row, or a `BadRowError` that says why it is none; and `name:line` where it begins a line,
+        A row, or a `BadRowError` that says why it is not a row; and `name:line` where it begins a line,
         `name:line:column` where it begins inside one, both from 1.
     """
     return _Rows(chunks, name).rows()

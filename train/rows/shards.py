@@ -1,7 +1,7 @@
 """Tree-packed rows on disk: parquet shards that are read back without being held in memory.
 
 A shard holds the rows of so many responses, and beside it stand the figures of these responses. A run that was cut off
-goes on after the last whole shard.
+resumes after the last whole shard.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 )
 SETTINGS = "settings.json"
 NEEDED = ("model", "tokenizer", "max_length", "rules", "max_depth", "min_items", "structured_share")
-"""Settings that are asked for of rows."""
+"""Settings that every folder of rows has."""
 REPORT = "report.json"
 """Is written once all shards are."""
 

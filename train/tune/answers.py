@@ -66,7 +66,7 @@ class AnswerArguments:
 
 
 def write_answers(arguments: AnswerArguments) -> Path:
-    """Answer all questions; goes on after the last whole batch."""
+    """Answer all questions; resumes after the last whole batch."""
     check_exist("--data", arguments.data)
     output = Path(arguments.output)
     made = output.with_suffix(".made.jsonl")

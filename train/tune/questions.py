@@ -66,7 +66,7 @@ class QuestionArguments:
 
 
 def write_questions(arguments: QuestionArguments) -> Path:
-    """Sample until there are as many usable questions as asked for; goes on after the last whole batch."""
+    """Sample until there are as many usable questions as asked for; resumes after the last whole batch."""
     check_exist("--exclude", arguments.exclude or [])
     output = Path(arguments.output)
     samples = output.with_suffix(".samples.jsonl")

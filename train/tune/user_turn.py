@@ -45,7 +45,7 @@ class OpenUserTurn:
         ends = {tokenizer.eos_token_id, *(token for token in closing if token in tokenizer.all_special_ids)}
         if not closing or closing[0] not in ends:
             raise InputError(
-                f"--model {name}: its chat template ends a user message with {after[:20]!r}, which is no special "
+                f"--model {name}: its chat template ends a user message with {after[:20]!r}, which is not a special "
                 "token; give questions by --data"
             )
         return OpenUserTurn(list(tokenizer(before, add_special_tokens=False).input_ids), sorted(ends))

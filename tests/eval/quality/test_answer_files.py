@@ -61,7 +61,7 @@ GOOD = '{"question_id": 1, "choices": [{"turns": ["a"]}]}'
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[1]", "expected a JSON object, got list"),
         ('{"question_id": 2}', "no answer in FastChat's model_answer format"),
         ('{"question_id": 2, "choices": []}', "no answer in FastChat's model_answer format"),

@@ -93,8 +93,8 @@ def test_empty_history_is_absent(history: Any) -> None:
 @pytest.mark.parametrize(
     ("history", "reason"),
     [
-        ("Hi", "`history` that is no list of [question, answer] pairs or messages"),
-        ([["Hi"]], "`history` that is no list of [question, answer] pairs or messages"),
+        ("Hi", "`history` that is not a list of [question, answer] pairs or messages"),
+        ([["Hi"]], "`history` that is not a list of [question, answer] pairs or messages"),
         ([["Hi", None]], "no text in `history`"),
         ([["Hi", " "]], "empty text in `history`"),
         ([{"role": "user", "content": "Hi"}], "two turns in a row by the user"),
@@ -132,7 +132,7 @@ def test_instruction_and_input_are_a_prompt(row: dict[str, Any], prompt: str) ->
         ({"prompt": "a", "response": "\ud83d"}, "half a surrogate pair in `response`"),
         ({"prompt": None, "response": "a"}, "no text in `prompt`"),
         ({"messages": [{"role": "user", "content": "\udc00"}]}, "half a surrogate pair in a turn of `messages`"),
-        ({"messages": ["a"]}, "a turn of `messages` that is no object"),
+        ({"messages": ["a"]}, "a turn of `messages` that is not an object"),
         *(
             (row, "none of `prompt` and `response`, `messages`, `conversations`, `instruction` and `output`")
             for row in ([], None, "a", {}, {"text": "a"}, {"messages": "a"}, {"prompt": None, "messages": None})
@@ -156,7 +156,7 @@ def test_empty_tools_are_absent(tools: Any) -> None:
 
 @pytest.mark.parametrize("tools", ["clock", "[", "{}x", {"name": "clock"}, ["clock"], 3, '["clock"]'])
 def test_malformed_tools_are_refused(tools: Any) -> None:
-    assert refused({**PAIR, "tools": tools}) == "`tools` that are no list of objects"
+    assert refused({**PAIR, "tools": tools}) == "`tools` that are not a list of objects"
 
 
 def test_what_calls_tools_is_refused_by_name() -> None:

@@ -1,4 +1,4 @@
-"""`medusa-apar train answers`: a model's own answers, without those that nobody wants to read."""
+"""`medusa-apar train answers`: a model's own answers, without those that loop or are broken."""
 
 from __future__ import annotations
 

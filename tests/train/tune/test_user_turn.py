@@ -41,7 +41,7 @@ def test_the_turn_is_open_up_to_the_users_words(template: str, before: str, ends
     [
         ("<|user|>", "leaves out the user message"),
         ("{{ raise_exception('no users') }}", "refuses a user message: no users"),
-        ("{{ messages[0].content }}\nAnswer:", "ends a user message with '\\\\nAnswer:', which is no special token"),
+        ("{{ messages[0].content }}\nAnswer:", "ends a user message with '\\\\nAnswer:', which is not a special token"),
     ],
 )
 def test_templates_without_such_a_turn_are_refused(template: str, reason: str) -> None:
