@@ -153,14 +153,13 @@ def _read_folder(folder: Path, results: Results) -> None:
     if turns.is_file() and (folder / "settings.json").is_file():
         settings = read_json(folder / "settings.json")
         speed = SpeedResults(folder, settings, tuple(read_records(turns, TurnRecord)))
-        assert speed.title
-        assert speed.rows
+        _ = speed.title, speed.rows  # raise here if settings or records lack something
         results.speed.append(speed)
     elif (sweep := read_sweep(folder)) is not None:
         results.sweeps.append(sweep)
     elif summary.is_file() and "measures" in (found := read_json(summary)):
         quality = QualityResults(folder, found)
-        assert quality.title
+        _ = quality.title  # raises here if the summary lacks it
         results.quality.append(quality)
     else:
         raise ValueError(
