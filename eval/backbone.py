@@ -21,7 +21,7 @@ from medusa_apar.train.backbone import (
     load_backbone,
     prepare_for_forks,
 )
-from medusa_apar.train.command import run
+from medusa_apar.train.command import Positional, run
 from medusa_apar.train.rows.row_arguments import RowArguments, check_exist
 from medusa_apar.train.rows.tree_data import TreeCollator
 from medusa_apar.train.trainer import BackboneTrainer
@@ -87,5 +87,6 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> N
 
 def main(argv: Sequence[str]) -> int:
     """Run `medusa-apar eval backbone` with these arguments."""
-    run(evaluate_backbone, (EvaluationArguments,), "medusa-apar eval backbone", argv, files="held-out conversations")
+    files = Positional("FILE", "held-out conversations", many=True)
+    run(evaluate_backbone, (EvaluationArguments,), "medusa-apar eval backbone", argv, positional=files)
     return 0

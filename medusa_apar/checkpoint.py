@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -100,13 +101,19 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
 
 def local_source(source: str) -> str:
     """A folder or hub id as it is, or the folder of the installed package that holds the model of a hub id."""
-    return str(packaged_model(source, _convert) or source)
+    return str(packaged_model(source, convert_gguf) or source)
 
 
-def _convert(file: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as `save_pretrained` does."""
-    load_backbone(str(file.parent), gguf_file=file.name).save_pretrained(folder)
+def convert_gguf(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as `save_pretrained` does.
+
+    Raises:
+        OSError: there is no such file, or it is truncated or corrupt.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is no file; give a GGUF file, the folder of a model, or a hub id")
     load_tokenizer(file.parent, gguf_file=file.name).save_pretrained(folder)
+    load_backbone(str(file.parent), gguf_file=file.name).save_pretrained(folder)
 
 
 def check_folder(source: str | Path, subfolder: str | None = None) -> None:
@@ -194,6 +201,8 @@ def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
             "its adapter_config.json, or load the merged model, the result of merge_and_unload()"
         ) from error
     merged: PreTrainedModel = adapted.merge_and_unload()
+    if cached_file(source, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where) is not None:
+        merged.generation_config = GenerationConfig.from_pretrained(source, **where)
     recorded = cached_file(source, ADAPTED_CONFIG, _raise_exceptions_for_missing_entries=False, **where)
     if recorded is not None:
         values = json.loads(Path(recorded).read_text(encoding="utf-8"))

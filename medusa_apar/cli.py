@@ -140,6 +140,14 @@ def train(argv: Sequence[str]) -> None:
     main(argv[1:])
 
 
+def tune(argv: Sequence[str]) -> None:
+    """Make a chat model fork and draft."""
+    from .train.tune.pipeline import main
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(argv, COMMANDS)
+
+
 def evaluate(argv: Sequence[str]) -> None:
     """Measure."""
     from .eval.cli import main
@@ -171,6 +179,7 @@ def heads(argv: Sequence[str]) -> None:
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "generate": generate,
     "serve": serve,
+    "tune": tune,
     "train": train,
     "eval": evaluate,
     "heads": heads,

@@ -19,6 +19,7 @@ from medusa_apar import ControlTokens, MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.train.tune import answers
 from medusa_apar.train.tune import questions as train_questions
+from medusa_apar.train.tune.rates import Rates
 
 from .conftest import random_heads
 from .train.conftest import byte_tokenizer, tiny_llama
@@ -114,6 +115,9 @@ def training(shop: Workshop) -> list[str]:
 GOOD: dict[str, Good] = {
     "generate": lambda shop: ["Hi", "--model", str(shop.model), "--max-new-tokens", "4", "--dtype", "float32"],
     "serve": lambda shop: ["--model", str(shop.model), "--dtype", "float32"],
+    "tune": lambda shop: [
+        str(shop.model), "--output_dir", shop.output(), "--max_new_tokens", "16", "--max_length", "64",
+    ],
     "train questions": lambda shop: ["--model", str(shop.model), "--output", f"{shop.output()}.jsonl"],
     "train answers": lambda shop: [
         "--model", str(shop.model), "--data", str(shop.questions), "--output", f"{shop.output()}.jsonl",
@@ -214,6 +218,7 @@ def _nothing_lasts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Trainer, "train", accepted)
     monkeypatch.setattr(train_questions, "_sample", accepted)
     monkeypatch.setattr(answers, "_answer", accepted)
+    monkeypatch.setattr(Rates, "measure", accepted)
     monkeypatch.chdir(tmp_path)
 
 

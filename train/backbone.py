@@ -264,6 +264,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     if lora.lora_rank is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         if trainer.is_world_process_zero():
+            adapted.active_peft_config.base_model_name_or_path = data.model  # and not the folder of a package
             adapted.save_pretrained(folder / ADAPTER, save_embedding_layers=False)
             tokenizer.save_pretrained(folder / ADAPTER)
             save_adapted_config(model.config, folder / ADAPTER)

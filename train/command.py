@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from typing import NoReturn
 
@@ -26,8 +27,28 @@ class _Parser(HfArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (`{self.prog} --help` lists the arguments)\n")
 
 
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """What stands before all options.
+
+    Attributes:
+        name: as the help shows it.
+        help: what it is.
+        many: whether there may be several, which come as a list.
+    """
+
+    name: str
+    help: str
+    many: bool = False
+
+
 def run(
-    train: Callable[..., object], kinds: Sequence[type], prog: str, argv: Sequence[str], *, files: str | None = None
+    train: Callable[..., object],
+    kinds: Sequence[type],
+    prog: str,
+    argv: Sequence[str],
+    *,
+    positional: Positional | None = None,
 ) -> None:
     """Call `train` with one dataclass of each kind, filled from the command line.
 
@@ -36,14 +57,15 @@ def run(
         kinds: dataclasses.
         prog: the command.
         argv: its arguments.
-        files: what the files hold that stand before all options and are handed on first; None: there are none.
+        positional: what stands before all options and is handed on first; None: nothing does.
 
     Raises:
         SystemExit: with status 2, after one line on stderr, where the arguments or what they name are unusable.
     """
     parser = _Parser(tuple(kinds), prog=prog)  # type: ignore[arg-type]
-    if files is not None:
-        parser.add_argument("files", nargs="+", metavar="FILE", help=files)
+    if positional is not None:
+        nargs = "+" if positional.many else None
+        parser.add_argument("positional", nargs=nargs, metavar=positional.name, help=positional.help)
     try:
         *arguments, unknown = parser.parse_args_into_dataclasses(
             list(argv), return_remaining_strings=True, look_for_args_file=False
@@ -58,8 +80,8 @@ def run(
                 parser.error(f"--{name} {value} is not finite; give a number")
             if isinstance(value, int) and abs(value) > LARGEST:
                 parser.error(f"--{name} {value} is beyond {LARGEST}; give a smaller number")
-    if files is not None:  # argparse's namespace of what belongs to no dataclass
-        arguments = [arguments[-1].files, *arguments[:-1]]
+    if positional is not None:  # in argparse's namespace of what belongs to no dataclass
+        arguments = [arguments[-1].positional, *arguments[:-1]]
     try:
         train(*arguments)
     except InputError as error:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.fingerprint import of_files
 
-from ..command import InputError, run
+from ..command import InputError, Positional, run
 from ..structure_report import StructureFigures, write_report
 from .bad_rows import BadRows
 from .conversations import Response
@@ -57,13 +57,14 @@ def make_rows(
             dataset = TreeDataset(
                 batch, tokenizer,
                 max_length=arguments.max_length, rules=arguments.structure,
-                structured_share=arguments.structured_share, seed=len(shards.figures),
+                structured_share=arguments.structured_share, flat_share=arguments.flat_share, seed=len(shards.figures),
             )  # fmt: skip
             shards.add(
                 dataset.rows,
                 {
                     "responses": len(batch),
                     "structured": dataset.structured,
+                    "flat": dataset.flat,
                     "unstructured": dataset.unstructured,
                     "rows": len(dataset),
                     "tokens": sum(map(len, dataset.rows)),
@@ -98,7 +99,7 @@ def left_out(shards: Shards, unreadable: BadRows, arguments: RowArguments) -> st
 def report(shards: Shards, left_out: str) -> str:
     """Write the report on all shards, and return its table."""
     figures = StructureFigures.total(StructureFigures.from_dict(each["structure"]) for each in shards.figures)
-    names = ("responses", "structured", "unstructured", "rows", "tokens")
+    names = ("responses", "structured", "flat", "unstructured", "rows", "tokens")
     corpus: dict[str, Any] = {name: sum(each[name] for each in shards.figures) for name in names}
     corpus["left out"] = left_out
     write_report(shards.folder, figures, corpus)
@@ -153,4 +154,5 @@ def prepare_data(files: Sequence[str], arguments: PreparationArguments) -> Path:
 
 def main(argv: Sequence[str]) -> None:
     """Run `medusa-apar train data` with these arguments."""
-    run(prepare_data, (PreparationArguments,), "medusa-apar train data", argv, files="conversations")
+    files = Positional("FILE", "conversations", many=True)
+    run(prepare_data, (PreparationArguments,), "medusa-apar train data", argv, positional=files)

@@ -41,6 +41,14 @@ class RowArguments:
         default=None,
         metadata={"help": "share of responses with a paragraph tree (default: all responses, as they are)"},
     )
+    flat_share: float = field(
+        default=0.0,
+        metadata={"help": "share of these that are learned as text without forks, as modes without forks write it"},
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flat_share <= 1:
+            raise InputError(f"--flat_share {self.flat_share} is not between 0 and 1; give a share")
 
     @property
     def structure(self) -> Rules:
@@ -76,7 +84,7 @@ class RowArguments:
                 raise InputError(f"--data {prepared[0]}: prepared rows stand alone; give no other files beside them")
             folder = Path(prepared[0])
             made = settings_of(folder)
-            for name in ("rules", "max_depth", "min_items", "structured_share"):
+            for name in ("rules", "max_depth", "min_items", "structured_share", "flat_share"):
                 if made[name] != getattr(self, name):
                     logger.warning(
                         "--data %s: its rows were made with %s=%s, and --%s %s changes nothing there",
@@ -87,9 +95,10 @@ class RowArguments:
         responses = (response for file in files for response in read_responses(file, bad_rows))
         dataset = TreeDataset(
             responses, tokenizer,
-            max_length=self.max_length, rules=self.structure, structured_share=self.structured_share, bad_rows=bad_rows,
+            max_length=self.max_length, rules=self.structure, structured_share=self.structured_share,
+            flat_share=self.flat_share, bad_rows=bad_rows,
         )  # fmt: skip
-        if not dataset.structured + dataset.unstructured + dataset.thinned:
+        if not len(dataset) + dataset.thinned:
             raise InputError(f"--data {' '.join(files)}: no usable response (left out: {bad_rows})")
         if not len(dataset):
             raise InputError(
@@ -98,8 +107,9 @@ class RowArguments:
             )
         bad_rows.warn()
         logger.info(
-            "%s: %d structured and %d unstructured responses of %s in %d rows of up to %d tokens",
-            ", ".join(files), dataset.structured, dataset.unstructured, dataset.found, len(dataset), self.max_length,
+            "%s: %d structured, %d flat and %d unstructured responses of %s in %d rows of up to %d tokens",
+            ", ".join(files), dataset.structured, dataset.flat, dataset.unstructured, dataset.found,
+            len(dataset), self.max_length,
         )  # fmt: skip
         return dataset
 

@@ -202,15 +202,16 @@ class TreeDataset(PackedRows):
         tokenizer: has a chat template, an EOS and the control tokens.
         max_length: tokens in a row; longer trees are left out and counted.
         rules: how responses are split.
-        structured_share: share of structured trees among all; the larger class is thinned to reach it.
+        structured_share: share of structured trees among all but flat ones; the larger class is thinned to reach it.
             None keeps everything.
-        seed: of the thinning.
+        flat_share: share of the responses with a structure that are learned flat, as text without forks.
+        seed: of the thinning, and of what is flat.
         bad_rows: what was left out before.
 
     Attributes:
         bad_rows: what was left out, by reason.
         found: what there was of each kind.
-        structured, unstructured: how many trees of each kind went in.
+        structured, flat, unstructured: how many trees of each kind went in.
         thinned: how many were left out for `structured_share`.
     """
 
@@ -222,31 +223,36 @@ class TreeDataset(PackedRows):
         max_length: int,
         rules: Rules = RULES,
         structured_share: float | None = None,
+        flat_share: float = 0.0,
         seed: int = 0,
         bad_rows: BadRows | None = None,
     ) -> None:
         control = ControlTokens.of_tokenizer(tokenizer)
         self.bad_rows = BadRows() if bad_rows is None else bad_rows
         structured: list[TreeRow] = []
+        flat: list[TreeRow] = []
         unstructured: list[TreeRow] = []
+        random = Random(seed)
         for response in responses:
             tree = extract(response.response, rules)
+            is_flat = tree is not None and random.random() < flat_share
             try:
                 prompt_ids = prompt_token_ids(tokenizer, response)
-                row = tree_row(prompt_ids, tree or ParagraphNode(response.response), tokenizer, control)
+                written = ParagraphNode(response.response) if tree is None or is_flat else tree
+                row = tree_row(prompt_ids, written, tokenizer, control)
                 if len(row) > max_length:
                     raise BadRowError(f"longer than {max_length} tokens")
             except BadRowError as error:
                 self.bad_rows.add(str(error), response.place)
             else:
-                (structured if tree else unstructured).append(row)
-        self.found = f"{len(structured)} structured and {len(unstructured)} unstructured responses"
+                (flat if is_flat else structured if tree else unstructured).append(row)
+        self.found = f"{len(structured) + len(flat)} structured and {len(unstructured)} unstructured responses"
         found = len(structured) + len(unstructured)
         if structured_share is not None:
-            structured, unstructured = _thin(structured, unstructured, structured_share, Random(seed))
+            structured, unstructured = _thin(structured, unstructured, structured_share, random)
         self.thinned = found - len(structured) - len(unstructured)
-        self.structured, self.unstructured = len(structured), len(unstructured)
-        super().__init__(pack([*structured, *unstructured], max_length))
+        self.structured, self.flat, self.unstructured = len(structured), len(flat), len(unstructured)
+        super().__init__(pack([*structured, *flat, *unstructured], max_length))
 
 
 def prompt_token_ids(tokenizer: PreTrainedTokenizerBase, response: Response) -> list[int]:

@@ -33,6 +33,7 @@ from ..rows.row_arguments import check_exist, load_chat_tokenizer
 from ..rows.tree_data import template_token_ids
 from .defects import defects
 from .json_lines import write_rows
+from .known_questions import benchmarks, shingles_of
 from .repetition import LOOPING_BELOW, distinct_ngrams
 
 logger = logging.getLogger(__name__)
@@ -51,17 +52,21 @@ class AnswerArguments:
     """Which model answers which questions."""
 
     model: str = field(metadata={"help": "folder or hub id of a chat model"})
-    data: list[str] = field(metadata={"help": "files with questions; answers in them are not read"})
+    data: list[str] = field(
+        metadata={"help": "files with questions; answers in them are not read, and those of benchmarks left out"}
+    )
     output: str = field(
         metadata={"help": "file of JSON lines for questions and answers; all that is made is kept beside it"}
     )
     max_new_tokens: int = field(default=512, metadata={"help": "of an answer; longer ones are cut at a whole line"})
+    limit: int | None = field(default=None, metadata={"help": "answer only the first questions"})
     batch_size: int = field(default=32, metadata={"help": "questions that are answered together"})
     seed: int = field(default=0, metadata={"help": "of sampling"})
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "batch_size"):
-            if (value := getattr(self, name)) < 1:
+        for name in ("max_new_tokens", "limit", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise InputError(f"--{name} {value} is below 1; give a positive number")
 
 
@@ -71,10 +76,11 @@ def write_answers(arguments: AnswerArguments) -> Path:
     output = Path(arguments.output)
     made = output.with_suffix(".made.jsonl")
     tokenizer = load_chat_tokenizer(arguments.model)
-    questions = _questions(arguments.data, tokenizer)
+    questions = _questions(arguments.data, tokenizer)[: arguments.limit]
     settings = {
         "model": arguments.model,
         "contents": [of_files(Path(file)) for file in arguments.data],
+        "limit": arguments.limit,
         "max_new_tokens": arguments.max_new_tokens,
         "batch_size": arguments.batch_size,
         "seed": arguments.seed,
@@ -108,13 +114,16 @@ class _Question:
 
 
 def _questions(files: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[_Question]:
-    """Every question once, as the chat template has it."""
+    """Every question once, as the chat template has it; those of benchmarks are left out."""
     bad_rows = BadRows()
     found: dict[str, _Question] = {}
     for file in files:
         for messages, place in read_questions(file, bad_rows):
             key = json.dumps(messages)
             if key in found:
+                continue
+            if any(benchmarks().holds(shingles_of(text)) for text in _asked(messages)):
+                bad_rows.add("of a benchmark", place)
                 continue
             try:
                 found[key] = _Question(messages, template_token_ids(tokenizer, messages))
@@ -124,6 +133,10 @@ def _questions(files: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list
         raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
     bad_rows.warn()
     return list(found.values())
+
+
+def _asked(messages: Sequence[Message]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]
 
 
 def _answer(

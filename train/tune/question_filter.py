@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Iterable
+
+from .known_questions import WORD, KnownQuestions, benchmarks, shingles_of
 
 SHORTEST, LONGEST = 3, 150
 """Words of a question."""
-_SHINGLE = 4
-"""Words in a row by which questions are compared."""
-_ALIKE = 0.5
-"""Share of the shorter question's shingles from which two are the same one."""
 
-_WORD = re.compile(r"\w+")
 _PLACEHOLDER = re.compile(r"\[[^\]\n]{2,60}\]|\{\{?[^}\n]{1,40}\}?\}|<[a-z][a-z _-]{1,40}>|_{3,}", re.IGNORECASE)
 _ABSENT = re.compile(
     r"\b(?:(?:the|this|that|these|given|provided) (?:following|above|below|given|provided|attached)"
@@ -29,20 +25,19 @@ _LEAST_MATERIAL = 40
 class QuestionFilter:
     """Tells questions that can be answered from fragments, and new ones from those that were seen.
 
+    The questions of benchmarks are refused.
+
     Args:
-        excluded: questions that are refused, such as those of a benchmark.
+        excluded: further questions that are refused.
     """
 
     def __init__(self, excluded: Iterable[str] = ()) -> None:
-        self._shingles: dict[tuple[str, ...], list[int]] = defaultdict(list)
-        self._sizes: list[int] = []
-        for question in excluded:
-            self._remember(_shingles_of(question))
-        self._excluded = len(self._sizes)
+        self._excluded = KnownQuestions.of(map(shingles_of, excluded))
+        self._seen = KnownQuestions()
 
     def reason_against(self, text: str) -> str | None:
         """Why a text is refused; None where it is a new question, which is remembered."""
-        words = _WORD.findall(text)
+        words = WORD.findall(text)
         if not SHORTEST <= len(words) <= LONGEST:
             return f"not of {SHORTEST} to {LONGEST} words"
         if _PLACEHOLDER.search(text):
@@ -51,27 +46,12 @@ class QuestionFilter:
             return "cut off"
         if len(words) < _LEAST_MATERIAL and _ABSENT.search(text):
             return "about a text that is not there"
-        shingles = _shingles_of(text)
-        like = self._like(shingles)
-        if like is not None:
-            return "of a benchmark" if like < self._excluded else "a duplicate"
-        self._remember(shingles)
+        shingles = shingles_of(text)
+        if benchmarks().holds(shingles):
+            return "of a benchmark"
+        if self._excluded.holds(shingles):
+            return "excluded"
+        if self._seen.holds(shingles):
+            return "a duplicate"
+        self._seen.add(shingles)
         return None
-
-    def _like(self, shingles: set[tuple[str, ...]]) -> int | None:
-        shared = Counter(number for shingle in shingles for number in self._shingles.get(shingle, ()))
-        for number, count in shared.most_common():
-            if count >= _ALIKE * min(len(shingles), self._sizes[number]):
-                return number
-        return None
-
-    def _remember(self, shingles: set[tuple[str, ...]]) -> None:
-        for shingle in shingles:
-            self._shingles[shingle].append(len(self._sizes))
-        self._sizes.append(len(shingles))
-
-
-def _shingles_of(text: str) -> set[tuple[str, ...]]:
-    words = _WORD.findall(text.casefold())
-    count = max(1, len(words) - _SHINGLE + 1)
-    return {tuple(words[start : start + _SHINGLE]) for start in range(count)}

@@ -45,7 +45,7 @@ class QuestionArguments:
     output: str = field(metadata={"help": "file of JSON lines that the questions go to; samples are kept beside it"})
     questions: int = field(default=1000, metadata={"help": "how many to write"})
     exclude: list[str] | None = field(
-        default=None, metadata={"help": "files with questions that are refused, such as a benchmark's"}
+        default=None, metadata={"help": "files with questions that are refused; those of benchmarks always are"}
     )
     temperature: float = field(default=1.0, metadata={"help": "of sampling"})
     top_p: float = field(default=0.95, metadata={"help": "of sampling"})

@@ -34,6 +34,11 @@ def test_so_do_responses_that_are_all_too_long(tiny_tokenizer: PreTrainedTokeniz
         RowArguments(model="", max_length=4).rows([conversations(tmp_path, ["plain"])], tiny_tokenizer)
 
 
+def test_a_flat_share_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--flat_share 1\.5 is not between 0 and 1"):
+        RowArguments(model="", flat_share=1.5)
+
+
 def test_the_rules_are_those_that_are_named() -> None:
     arguments = RowArguments(model="", rules=["bullets"], max_depth=4, min_items=3)
     assert arguments.structure == Rules(frozenset({Rule.BULLETS}), max_depth=4, min_items=3)

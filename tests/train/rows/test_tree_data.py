@@ -332,6 +332,28 @@ def test_a_share_that_is_none_is_refused() -> None:
         dataset([LISTED, "plain"], structured_share=1.5)
 
 
+def forks_of(data: TreeDataset) -> int:
+    return sum(row.input_ids.count(CONTROL.fork_token_id) for row in data.rows)
+
+
+def test_a_share_of_the_structured_answers_is_learned_flat() -> None:
+    rows = [Response("?", LISTED)] * 400 + [Response("?", "plain")] * 100
+    data = TreeDataset(rows, TOKENIZER, max_length=200, flat_share=0.25)
+    assert data.structured + data.flat == 400
+    assert 70 < data.flat < 130
+    assert data.unstructured == 100
+    assert forks_of(data) == 2 * data.structured
+    again = TreeDataset(rows, TOKENIZER, max_length=200, flat_share=0.25)
+    assert [row.input_ids for row in again.rows] == [row.input_ids for row in data.rows]
+
+
+def test_flat_answers_do_not_count_for_the_share_of_structured_ones() -> None:
+    rows = [Response("?", LISTED)] * 40 + [Response("?", "plain")] * 40
+    data = TreeDataset(rows, TOKENIZER, max_length=200, structured_share=0.5, flat_share=0.5)
+    assert data.structured == data.unstructured == 40 - data.flat
+    assert data.flat > 0
+
+
 def test_a_tokenizer_without_control_tokens_is_refused(plain_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="has no control tokens"):
         TreeDataset([Response("?", "a")], plain_tokenizer, max_length=100)

@@ -51,5 +51,9 @@ def test_a_question_is_taken_once() -> None:
 
 def test_excluded_questions_are_refused() -> None:
     known = QuestionFilter(["Compose a travel blog post about a trip to Ulm."])
-    assert known.reason_against("Compose a travel blog post about a trip to Ulm!") == "of a benchmark"
+    assert known.reason_against("Compose a travel blog post about a trip to Ulm!") == "excluded"
     assert known.reason_against("Compose a poem about a trip to Ulm.") is None
+
+
+def test_questions_of_benchmarks_are_refused() -> None:
+    assert QuestionFilter().reason_against("How can I improve my time management skills?") == "of a benchmark"

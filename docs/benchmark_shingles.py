@@ -1,0 +1,17 @@
+"""Write `train/tune/benchmarks.json`: shingles of the questions that no model is tuned on.
+
+    python docs/benchmark_shingles.py QUESTIONS...
+
+QUESTIONS: files in FastChat's format, or names that `medusa-apar eval` knows.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from medusa_apar.eval.questions import load_questions
+from medusa_apar.train.tune.known_questions import BENCHMARKS, shingles_of
+
+questions = [turn for source in sys.argv[1:] for question in load_questions(source) for turn in question.turns]
+BENCHMARKS.write_text(json.dumps([sorted(shingles_of(turn)) for turn in questions], separators=(",", ":")) + "\n")
