@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,16 +24,32 @@ BASELINE = str(Peer.GENERATE)
 
 FORK_ERROR_RATE = 0.1
 """Of variants that fork wrongly, by default."""
+SEED = 0
+"""Of sampling."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of every answer, and how often variants that fork wrongly do so."""
+    """What holds for every answer.
+
+    Attributes:
+        max_new_tokens: visible tokens of an answer.
+        max_threads: threads in a step.
+        max_depth: threads of this depth do not fork; None: as trained.
+        fork_error_rate: how often variants that fork wrongly do so.
+        sample: sample as the model's generation config says, with a fixed seed; otherwise decode greedily.
+    """
 
     max_new_tokens: int = 512
     max_threads: int = 8
     max_depth: int | None = None
     fork_error_rate: float = FORK_ERROR_RATE
+    sample: bool = False
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """Arguments of `generate`."""
+        return {} if self.sample else {"do_sample": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,7 @@ def decode_variant(
         input_ids=input_ids,
         attention_mask=attention_mask,
         max_new_tokens=limits.max_new_tokens,
-        do_sample=False,
+        seed=SEED,
         return_dict_in_generate=True,
         medusa=mode.medusa,
         apar=mode.apar,
@@ -101,6 +118,7 @@ def decode_variant(
         max_depth=limits.max_depth,
         medusa_choices=variant.medusa_choices,
         logits_processor=_processors(model, variant, limits),
+        **limits.sampling,
     )
     seconds = _now(input_ids.device) - start
     assert isinstance(output, MedusaAparOutput)
@@ -130,7 +148,10 @@ def _decode_with_peer(
     options: PeerOptions,
 ) -> Answer:
     start = _now(input_ids.device)
-    output, steps = generate(model, peer, input_ids, attention_mask, limits.max_new_tokens, options)
+    torch.manual_seed(SEED)
+    output, steps = generate(
+        model, peer, input_ids, attention_mask, options, max_new_tokens=limits.max_new_tokens, **limits.sampling
+    )
     seconds = _now(input_ids.device) - start
     answers = output[:, input_ids.shape[1] :]
     lengths = answer_lengths(answers, model)

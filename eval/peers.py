@@ -70,18 +70,18 @@ def generate(
     peer: Peer,
     input_ids: Tensor,
     attention_mask: Tensor,
-    max_new_tokens: int,
     options: PeerOptions,
+    **arguments: Any,
 ) -> tuple[Tensor, int]:
-    """Decode greedily with transformers alone.
+    """Decode with transformers alone.
 
     Args:
         model: whose backbone decodes.
         peer: how.
         input_ids: `[batch, length]`, padded on the left; prompt lookup and assisted decoding take one row.
         attention_mask: `[batch, length]`.
-        max_new_tokens: limit of every row.
-        options: what the peers take beside it.
+        options: what the peers take.
+        **arguments: of `generate`, such as `max_new_tokens`.
 
     Returns:
         `[batch, length + new]`, and the backbone's forward passes after the one that read the prompt.
@@ -95,12 +95,11 @@ def generate(
         output: Tensor = cast(Any, model.backbone).generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
             use_cache=True,
             suppress_tokens=[control.fork_token_id, control.child_token_id] if control else None,
             pad_token_id=padding(model),
             **_arguments(peer, options),
+            **arguments,
         )
     return output, len(passes) - 1
 

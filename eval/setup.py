@@ -73,7 +73,11 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
     limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
     rate: float | None = getattr(arguments, "fork_errors", None)
-    return limits if rate is None else replace(limits, fork_error_rate=rate)
+    return replace(
+        limits,
+        fork_error_rate=limits.fork_error_rate if rate is None else rate,
+        sample=getattr(arguments, "sample", False),
+    )
 
 
 def modes_of(text: str) -> list[str]:

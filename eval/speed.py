@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         const=FORK_ERROR_RATE,
         help="medusa-apar with spurious, missing and misplaced forks at this rate, beside the modes",
     )
+    parser.add_argument(
+        "--sample", action="store_true", help="sample as the model's generation config says, not greedily"
+    )
     parser.add_argument("--prompt-lookup-tokens", type=positive, help="guesses of prompt lookup, by default 10")
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import bootstrap
 from medusa_apar.modes import Mode
 from medusa_apar.train.tune.repetition import LOOPING_BELOW
 
+from .peers import Peer
 from .turns import TurnRecord
 
 OVERALL = "overall"
@@ -57,10 +59,13 @@ class SummaryRow:
         tokens_per_step: answer tokens / steps.
         steps: mean per turn.
         forks: mean per turn.
+        forking: share of answers that fork.
         slots_against_ar: peak KV slots / the slots that plain decoding of the same answers holds; None where the peak
             was not measured.
         outside_backbone: share of the wall time outside the backbone; None where it was not measured.
         speed_up: of tokens/s against mode `ar` on the same turns, over questions; None without `ar`.
+        against_generate: of tokens/s against transformers' own `generate`, likewise; None without it.
+        median_tokens_per_step: over turns.
         looping: share of answers that loop.
     """
 
@@ -73,9 +78,12 @@ class SummaryRow:
     tokens_per_step: float
     steps: float
     forks: float
+    forking: float
     slots_against_ar: float | None
     outside_backbone: float | None
     speed_up: Spread | None
+    against_generate: Spread | None
+    median_tokens_per_step: float
     looping: float
 
 
@@ -100,6 +108,7 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
     peak_slots = sum(record.stats.peak_slots for record in answered)
     ar_slots = sum(record.stats.ar_slots for record in answered)
     turns = len(answered)
+    per_step = [record.stats.answer_tokens / max(1, record.stats.steps) for record in answered]
     return SummaryRow(
         category=category,
         mode=mode,
@@ -110,9 +119,12 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
         tokens_per_step=tokens / max(1, steps),
         steps=_ratio(steps, turns),
         forks=_ratio(sum(record.stats.forks for record in answered), turns),
+        forking=_ratio(sum(record.stats.forks > 0 for record in answered), turns),
         slots_against_ar=_ratio(peak_slots, ar_slots) if peak_slots else None,
         outside_backbone=1 - backbone_seconds / seconds if backbone_seconds and seconds else None,
         speed_up=Spread.of(speed_ups(records, mode)),
+        against_generate=Spread.of(speed_ups(records, mode, reference=Peer.GENERATE)),
+        median_tokens_per_step=median(per_step) if per_step else 0.0,
         looping=_ratio(sum(record.distinct_4grams < LOOPING_BELOW for record in answered), turns),
     )
 

@@ -27,13 +27,16 @@ COLUMNS = (
     "speed-up",
     "loops",
 )
+WRITTEN = ("95 %", "x generate", "median/step", "forking", "ms/step", "s/turn")
+"""Further columns of the written table."""
 LEGEND = (
     "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
     "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
     "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with "
     f"distinct 4-grams below {LOOPING_BELOW}. In the written table also the 95 % confidence interval of the speed-up's "
-    "median, by bootstrap, and the wall time of a step and of a turn: modes that may not fork write other answers to "
-    "the same questions, mostly shorter ones"
+    "median, by bootstrap; x generate: the median of tokens/s against transformers' generate over questions; "
+    "median/step: the median of tokens per step over turns; forking: the share of answers that fork; and the wall time "
+    "of a step and of a turn: modes that may not fork write other answers to the same questions, mostly shorter ones"
 )
 
 
@@ -57,12 +60,14 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
 def markdown(rows: Sequence[SummaryRow]) -> str:
     """A markdown table, one line per category and mode."""
     table = Table(box=box.MARKDOWN)
-    for number, name in enumerate((*COLUMNS, "95 %", "ms/step", "s/turn")):
+    for number, name in enumerate((*COLUMNS, *WRITTEN)):
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
         table.add_row(
-            cell(row.category), *_figures(row), interval_figures(row.speed_up), _step_time(row), _turn_time(row)
-        )
+            cell(row.category), *_figures(row), interval_figures(row.speed_up),
+            figure(None if row.against_generate is None else row.against_generate.median, ".2f"),
+            f"{row.median_tokens_per_step:.2f}", f"{row.forking:.0%}", _step_time(row), _turn_time(row),
+        )  # fmt: skip
     return as_markdown(table)
 
 

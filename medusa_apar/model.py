@@ -27,8 +27,9 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 from transformers.utils.hub import PushToHubMixin
 
+from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, AdapterFiles, given, is_adapter
 from .backbone import Backbone
-from .checkpoint import HUB_ARGUMENTS, PLACE_ARGUMENTS, find_control_tokens, given, load_backbone, local_source
+from .checkpoint import find_control_tokens, load_backbone, local_source
 from .compilation import CompiledStep
 from .control_tokens import ControlTokens, thread_depth
 from .drafting import Drafter, new_drafter
@@ -91,6 +92,7 @@ class MedusaAparModel(PushToHubMixin):
             self.control.check_fits(self._backbone.vocab_size)
         ends = backbone.get_input_embeddings(), backbone.get_output_embeddings()
         self._drafter = None if heads is None else new_drafter(heads, *ends)
+        self._adapter: AdapterFiles | None = None
         self._lock = RLock()
         self._products: PackedProducts | CompiledStep = PackedProducts(
             [backbone] if heads is None else [backbone, heads]
@@ -176,12 +178,16 @@ class MedusaAparModel(PushToHubMixin):
         if missing:
             offline = not Path(source).is_dir() and (hub.get("local_files_only") or is_offline_mode())
             logger.warning("%s%s %s", source, " in the cache" if offline else "", ", and ".join(missing))
-        return cls(
+        model = cls(
             backbone,
             found,
             fork_token_id=None if control is None else control.fork_token_id,
             child_token_id=None if control is None else control.child_token_id,
         )
+        where = given(kwargs, *PLACE_ARGUMENTS, *HUB_ARGUMENTS)
+        if not kwargs.get("gguf_file") and is_adapter(source, **where):
+            model._adapter = AdapterFiles(source, where)
+        return model
 
     def save_pretrained(
         self,
@@ -190,6 +196,7 @@ class MedusaAparModel(PushToHubMixin):
         push_to_hub: bool = False,
         max_shard_size: int | str = "50GB",
         *,
+        adapter_only: bool = False,
         repo_id: str | None = None,
         **hub: Any,
     ) -> None:
@@ -200,19 +207,31 @@ class MedusaAparModel(PushToHubMixin):
             is_main_process: whether this process writes, of several that call this.
             push_to_hub: then also upload both to one repository.
             max_shard_size: of a file of weights, in bytes or as `"5GB"`.
+            adapter_only: save the PEFT adapter that this model was loaded from, as it was, in place of merged weights.
             repo_id: that repository; by default named after the folder.
             **hub: for `push_to_hub`, e.g. `private`, `token`, `commit_message`.
 
         Raises:
-            ValueError: for arguments of an upload without `push_to_hub=True`.
+            ValueError: for arguments of an upload without `push_to_hub=True`, and for `adapter_only=True` where the
+                model was not loaded from an adapter.
+            OSError: the adapter is no longer where it was.
         """
+        if adapter_only and self._adapter is None:
+            raise ValueError("adapter_only=True: this model was not loaded from an adapter; leave it out")
+        if adapter_only and push_to_hub:
+            raise ValueError("adapter_only=True: push_to_hub=True uploads merged weights; save, and upload the folder")
         if (repo_id is not None or hub) and not push_to_hub:
             names = ", ".join([*(["repo_id"] if repo_id is not None else []), *hub])
             raise ValueError(f"{names}: only for an upload; pass push_to_hub=True, or leave out what is given")
         if self.control is not None:
             self.control.record_in(self.config)
         options: dict[str, Any] = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
-        self.backbone.save_pretrained(save_directory, **options)
+        if self._adapter is None or not adapter_only:
+            self.backbone.save_pretrained(save_directory, **options)
+        elif is_main_process:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self._adapter.copy_to(Path(save_directory))
+            self.generation_config.save_pretrained(save_directory)
         if self.heads is not None:
             self.heads.save_pretrained(Path(save_directory) / HEADS_SUBFOLDERS[0], **options)
         if push_to_hub and is_main_process:

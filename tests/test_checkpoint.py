@@ -14,10 +14,17 @@ import torch
 from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from medusa_apar import ControlTokens, MedusaAparModel
-from medusa_apar.checkpoint import save_adapted_config
+from medusa_apar.adapter import save_adapted_config
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import save_medusa_llm
 
@@ -105,6 +112,47 @@ def test_an_adapter_keeps_the_depth_and_the_control_tokens_of_its_training(base:
     loaded = MedusaAparModel.from_pretrained(tmp_path)
     assert loaded.control == ADDED
     assert loaded.config.thread_depth == 5
+
+
+def test_an_adapter_brings_its_generation_config(base: Path, tmp_path: Path) -> None:
+    adapted(base, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    GenerationConfig(do_sample=True, temperature=0.2, eos_token_id=EOS).save_pretrained(tmp_path)
+    loaded = MedusaAparModel.from_pretrained(tmp_path)
+    assert loaded.generation_config.do_sample
+    assert loaded.generation_config.temperature == 0.2
+
+
+def test_an_adapter_is_saved_merged_or_as_it_was(base: Path, tmp_path: Path) -> None:
+    tokens = [ADDED.fork_token_id, ADDED.child_token_id]
+    wrapped = adapted(base, target_modules=["q_proj"], trainable_token_indices=tokens)
+    wrapped.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    save_tokenizer(tmp_path / "adapter", ADDED)
+    ADDED.record_in(wrapped.config)
+    save_adapted_config(wrapped.config, tmp_path / "adapter")
+    loaded = MedusaAparModel.from_pretrained(tmp_path / "adapter")
+    with_heads = MedusaAparModel.from_pretrained(tmp_path / "adapter", heads=random_heads(loaded.backbone))
+    with_heads.save_pretrained(tmp_path / "again", adapter_only=True)
+    with_heads.save_pretrained(tmp_path / "merged")
+    assert not (tmp_path / "again" / "config.json").exists()
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    for name in ("again", "merged"):
+        again = MedusaAparModel.from_pretrained(tmp_path / name)
+        assert again.heads is not None
+        assert again.control == ADDED
+        assert torch.equal(answers(again), answers(with_heads)), name
+
+
+def test_saving_an_adapter_asks_for_one(base: Path, tmp_path: Path) -> None:
+    plain = MedusaAparModel.from_pretrained(base)
+    with pytest.raises(ValueError, match="adapter_only=True: this model was not loaded from an adapter; leave it out"):
+        plain.save_pretrained(tmp_path / "out", adapter_only=True)
+    adapted(base, target_modules=["q_proj"]).save_pretrained(tmp_path / "adapter")
+    model = MedusaAparModel.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match="push_to_hub=True uploads merged weights"):
+        model.save_pretrained(tmp_path / "out", adapter_only=True, push_to_hub=True)
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"adapter_model\.safetensors of the adapter .* is not there; save the merged"):
+        model.save_pretrained(tmp_path / "out", adapter_only=True)
 
 
 def test_spare_rows_of_a_base_stay(base: Path, tmp_path: Path) -> None:

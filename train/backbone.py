@@ -18,9 +18,9 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from medusa_apar.adapter import save_adapted_config
 from medusa_apar.backbone import context_length
 from medusa_apar.checkpoint import load_backbone as load_pretrained
-from medusa_apar.checkpoint import save_adapted_config
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.supported import check_architecture, check_attention
 

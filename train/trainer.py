@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from medusa_apar.checkpoint import save_adapted_config
+from medusa_apar.adapter import save_adapted_config
 from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads
 

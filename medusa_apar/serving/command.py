@@ -11,6 +11,7 @@ import torch
 import uvicorn
 
 from .. import EMBEDDED
+from ..adapter import is_adapter
 from ..argument_types import not_negative, port, positive, seconds
 from ..model import MedusaAparModel
 from ..precision import DTYPES, dtype_named
@@ -104,6 +105,11 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         )  # fmt: skip
         return Orchestrator(fleet, model, arguments.engine_timeout)
     if arguments.engine == "vllm":
+        if is_adapter(arguments.model):
+            raise ValueError(
+                f"--engine vllm: --model {arguments.model} is an adapter; give the merged model, which "
+                "MedusaAparModel.from_pretrained(...).save_pretrained(...) makes, or leave --engine out"
+            )
         from .vllm_engine import VllmEngine, speculative_config
 
         options: dict[str, Any] = {

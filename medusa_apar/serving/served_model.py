@@ -10,8 +10,9 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
+from ..adapter import ADAPTED_CONFIG, adapted_config, is_adapter
 from ..backbone import context_length
-from ..checkpoint import is_adapter, load_tokenizer, local_source
+from ..checkpoint import load_tokenizer, local_source
 from ..control_tokens import ControlTokens, thread_depth
 from .requests import Sampling
 
@@ -79,16 +80,17 @@ class ServedModel:
 
         Raises:
             OSError: if they cannot be found.
-            ValueError: if it is an adapter, names no token that ends an answer, or control tokens that it has not.
+            ValueError: if it is an adapter that says nothing of its backbone, names no token that ends an answer, or
+                control tokens that it has not.
         """
         local = local_source(str(source))
-        if is_adapter(local):
-            raise ValueError(
-                f"{str(source)!r} is an adapter; serve the merged model: `medusa-apar train backbone` leaves it in the "
-                "folder around the adapter, MedusaAparModel.from_pretrained(...).save_pretrained(...) makes one"
-            )
         tokenizer = load_tokenizer(local)
-        config = AutoConfig.from_pretrained(local)
+        config: Any = adapted_config(local) if is_adapter(local) else AutoConfig.from_pretrained(local)
+        if config is None:
+            raise ValueError(
+                f"{str(source)!r} is an adapter without {ADAPTED_CONFIG}; serve the merged model: "
+                "MedusaAparModel.from_pretrained(...).save_pretrained(...) makes one"
+            )
         generation = _generation_config(local)
         control = ControlTokens.of_config(config)
         if control is None:

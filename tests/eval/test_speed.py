@@ -62,8 +62,25 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
         assert request.pop("attention_mask").all()
         assert request == {
             "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
-            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "logits_processor": None,
+            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "logits_processor": None, "seed": 0,
         }  # fmt: skip
+
+
+def test_samples_as_the_model_would_where_asked(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+    model.backbone.generation_config.update(do_sample=True, temperature=0.2)
+    command("--modes", "ar", "--no-baseline", "--sample", "--warmup", "0", "--limit", "1")
+    assert all("do_sample" not in request for request in model.requests)
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["sample"]
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_the_baseline_samples_where_asked(model: ScriptedModel, sample: bool) -> None:
+    model.backbone.generation_config.update(do_sample=True, temperature=5.0, top_k=0)
+    prompt, limits = torch.tensor([[7, 8, 9]]), Limits(max_new_tokens=16, sample=sample)
+    sampled = decode(model, BASELINE, prompt, limits).token_ids  # type: ignore[arg-type]
+    assert sampled == decode(model, BASELINE, prompt, limits).token_ids, "the seed is fixed"  # type: ignore[arg-type]
+    greedy = decode(model, BASELINE, prompt, Limits(max_new_tokens=16)).token_ids  # type: ignore[arg-type]
+    assert (sampled != greedy) == sample
 
 
 def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:

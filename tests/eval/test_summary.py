@@ -14,7 +14,7 @@ from medusa_apar.eval.answers_table import write_answers_table
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.plot import plot_speed_up
 from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
-from medusa_apar.eval.tables import COLUMNS, markdown, terminal_table
+from medusa_apar.eval.tables import COLUMNS, WRITTEN, markdown, terminal_table
 
 FIGURES = {"answer_tokens": 40, "steps": 40, "peak_slots": 50, "ar_slots": 50}
 RECORDS = [
@@ -51,6 +51,7 @@ def test_sums_the_answered_turns() -> None:
     assert overall.tokens_per_second == pytest.approx(95 / 7)
     assert overall.tokens_per_step == pytest.approx(95 / 30)
     assert overall.forks == pytest.approx(4 / 3)
+    assert overall.forking == pytest.approx(2 / 3)
 
 
 def test_compares_with_ar_on_the_turns_that_both_answered() -> None:
@@ -59,6 +60,14 @@ def test_compares_with_ar_on_the_turns_that_both_answered() -> None:
     assert row("stem", "apar").speed_up == Spread(1.75, 1.125, 2.375, 2)
     assert row(OVERALL, "apar").speed_up == Spread(3, 1.75, 3, 3)
     assert row(OVERALL, "ar").speed_up == Spread(1, 1, 1, 3)
+
+
+def test_compares_with_generate_too() -> None:
+    records = [*RECORDS, record(1, "generate", seconds=4, answer_tokens=40), record(2, "generate", answer_tokens=30)]
+    rows = {each.mode: each for each in summarize(records, ("generate", "apar")) if each.category == OVERALL}
+    assert rows["apar"].against_generate == Spread.of([3.0, 0.5])
+    assert rows["generate"].against_generate == Spread.of([1.0, 1.0])
+    assert row(OVERALL, "apar").against_generate is None
 
 
 def test_joins_both_turns_of_a_question() -> None:
@@ -90,10 +99,10 @@ def test_survives_a_mode_without_an_answer() -> None:
 
 def test_markdown_has_every_column_in_every_line() -> None:
     header, rule, *lines = markdown(summarize(RECORDS, ("ar", "apar"))).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, "95 %", "ms/step", "s/turn"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == [*COLUMNS, *WRITTEN]
     assert set(rule) <= set("|-: ")
     assert len(lines) == 6
-    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + 4}
+    assert {line.count("|") for line in (header, rule, *lines)} == {len(COLUMNS) + len(WRITTEN) + 1}
     assert [cell.strip() for cell in lines[1].strip("|").split("|")] == [
         "math", "apar", "1+1", "30.0", "3.00", "20", "3.0", "0.50", "50%", "3.00 (3.0-3.0)", "0%", "-", "100.0", "2.00",
     ]  # fmt: skip

@@ -155,7 +155,24 @@ def test_a_fleets_key_reaches_its_replicas(monkeypatch: pytest.MonkeyPatch) -> N
     assert answerer.engine.replicas[0].client.api_key == "secret"
 
 
-def test_an_adapter_is_refused_and_the_merged_model_named(tmp_path: Path) -> None:
+def test_an_adapter_is_served_as_what_it_makes_of_its_base(tmp_path: Path) -> None:
+    folder = saved(tmp_path, GenerationConfig(eos_token_id=1))
+    (folder / "config.json").rename(folder / "backbone_config.json")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
+    served, plain = ServedModel.from_pretrained(folder), ServedModel.from_pretrained(EMBEDDED)
+    assert (served.control, served.vocab_size, served.max_depth) == (plain.control, plain.vocab_size, plain.max_depth)
+
+
+def test_an_adapter_that_says_nothing_of_its_backbone_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path, GenerationConfig(eos_token_id=1))
+    (folder / "config.json").unlink()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
+    with pytest.raises(ValueError, match=r"is an adapter without backbone_config\.json; serve the merged model"):
+        ServedModel.from_pretrained(folder)
+
+
+def test_vllm_takes_no_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
-    with pytest.raises(ValueError, match="is an adapter; serve the merged model: `medusa-apar train backbone` leaves"):
-        ServedModel.from_pretrained(tmp_path)
+    arguments = command._parser().parse_args(["--engine", "vllm", "--model", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"--engine vllm: --model .* is an adapter; give the merged model"):
+        command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))

@@ -668,7 +668,7 @@ class TestCommandLine:
         monkeypatch.chdir(tmp_path)
         Path("runs").mkdir()
         argv = ["--model", name, "--data", str(rows_file)]
-        assert f"--model {name}: no such folder; give one with a causal LM" in self.error(train, argv, capsys)
+        assert f"--model {name}: no such folder; give one with a model" in self.error(train, argv, capsys)
 
     def test_a_damaged_model(
         self, train: Train, prog: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path,

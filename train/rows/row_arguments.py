@@ -114,11 +114,12 @@ class RowArguments:
         return dataset
 
 
-def load_chat_tokenizer(model: str) -> PreTrainedTokenizerBase:
+def load_chat_tokenizer(model: str, argument: str = "--model") -> PreTrainedTokenizerBase:
     """The tokenizer of a chat model.
 
     Args:
-        model: its folder or hub id, as `--model` names it.
+        model: its folder or hub id.
+        argument: what names it, for errors.
 
     Raises:
         InputError: if files are missing, or the tokenizer lacks what conversations need.
@@ -126,14 +127,14 @@ def load_chat_tokenizer(model: str) -> PreTrainedTokenizerBase:
     path = Path(model)
     is_path = model.startswith(".") or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
     if is_path and not path.is_dir():
-        raise InputError(f"--model {model}: no such folder; give one with a causal LM and its tokenizer, or a hub id")
+        raise InputError(f"{argument} {model}: no such folder; give one with a model and its tokenizer, or a hub id")
     try:
         tokenizer = load_tokenizer(model)
     except (OSError, ValueError) as error:
-        raise InputError(f"--model {model}: {error}") from error
+        raise InputError(f"{argument} {model}: {error}") from error
     for name, value in (("chat template", tokenizer.chat_template), ("EOS token", tokenizer.eos_token_id)):
         if value is None:
-            raise InputError(f"--model {model}: its tokenizer has no {name}; set one and save the tokenizer again")
+            raise InputError(f"{argument} {model}: its tokenizer has no {name}; set one and save the tokenizer again")
     return tokenizer
 
 

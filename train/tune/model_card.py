@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medusa_apar.modes import Mode
+
 from .plan import duration
 
+CATEGORIES = ("structured", "plain")
+"""Of held-out questions: whether the untuned model's own answer has a structure."""
 _OVERALL = "overall"
-_BASELINE = "generate"
 
 
 def write_model_card(folder: Path, measured: Path, base: str, seconds: Mapping[str, float]) -> None:
@@ -56,19 +59,20 @@ Made by `medusa-apar tune` in {together} before the measurement ({_list(seconds)
 
 ## Figures
 
-{len(_questions(speed))} held-out questions, {settings["dtype"]}, {settings["cpu_threads"]} CPU threads,
+{max(row["turns"] for row in _overall(speed["rows"]))} held-out questions, {settings["dtype"]}, {settings["cpu_threads"]} CPU threads,
 {settings["device"]}, greedy, up to {settings["max_new_tokens"]} tokens.
 
 {_speed_table(speed["rows"])}
 
-vs generate: tokens/s against transformers' own `generate` on the same questions.
+x generate: tokens/s against transformers' own `generate`, median over questions; forks: mean per answer.
 
 {_quality_table([*quality, *({**row, "mode": "untuned model"} for row in untuned)])}
 
 nats/token: minus the log-likelihood of the answers under the untuned model; broken: an empty item, an introduction
 without what it introduces, or a wrong number.
 
-Forks, against where the untuned model's held-out answers have their structure: {_forks(backbone)}.
+Answers that fork, by what the untuned model's own answer is: {_forking(speed["rows"])}. Forks along the untuned model's
+held-out answers, against where these have their structure: {_forks(backbone)}.
 Heads, best drafts alone on held-out answers: {1 + sum(heads["acceptance"]):.2f} tokens per step; top-1 accuracy
 {", ".join(f"{row[0]:.2f}" for row in heads["accuracy"])}.
 """
@@ -88,21 +92,21 @@ def _overall(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["category"] == _OVERALL]
 
 
-def _questions(speed: dict[str, Any]) -> range:
-    return range(max(row["turns"] for row in _overall(speed["rows"])))
-
-
 def _speed_table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = ["| mode | tokens/s | vs generate | tokens per step | forks | s per answer |",
+    lines = ["| mode | tokens/s | x generate | tokens per step | forks | s per answer |",
              "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
-    own = _overall(rows)
-    baseline = next(row["tokens_per_second"] for row in own if row["mode"] == _BASELINE)
-    for row in own:
+    for row in _overall(rows):
         lines.append(
-            f"| {row['mode']} | {row['tokens_per_second']:.1f} | {row['tokens_per_second'] / baseline:.2f} "
+            f"| {row['mode']} | {row['tokens_per_second']:.1f} | {row['against_generate']['median']:.2f} "
             f"| {row['tokens_per_step']:.2f} | {row['forks']:.1f} | {row['seconds']:.1f} |"
         )
     return "\n".join(lines)
+
+
+def _forking(rows: Iterable[dict[str, Any]]) -> str:
+    shares = {row["category"]: row["forking"] for row in rows if row["mode"] == Mode.APAR}
+    parts = [f"{name} {shares[name]:.0%}" for name in CATEGORIES if name in shares]
+    return ", ".join(parts)
 
 
 def _quality_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -28,7 +28,7 @@ from ..structure import extract
 from .adapter_folder import write_adapter_folder
 from .arguments import TuneArguments
 from .json_lines import write_rows
-from .model_card import write_model_card
+from .model_card import CATEGORIES, write_model_card
 from .plan import Planner, Training, duration, table
 from .progress import Progress, is_main_process, processes
 from .rates import Rates
@@ -67,7 +67,7 @@ class Tuning:
         holds = f"--output_dir {self.folder}: holds a tuning with"
         settle(self.work / "settings.json", arguments.settings(model), holds)
         self.model = self._as_folder(model)
-        self.tokenizer: PreTrainedTokenizerBase = load_chat_tokenizer(self.model)
+        self.tokenizer: PreTrainedTokenizerBase = load_chat_tokenizer(self.model, "MODEL")
         self.progress = Progress.of(self.work / "progress.json")
 
     def _as_folder(self, model: str) -> str:
@@ -197,7 +197,7 @@ class Tuning:
             [
                 {
                     "question_id": number,
-                    "category": "plain" if extract(response.response) is None else "structured",
+                    "category": CATEGORIES[extract(response.response) is None],
                     "turns": [response.question[0]["content"]],
                 }
                 for number, response in enumerate(held_out, start=1)
