@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from medusa_apar.adapter import save_adapted_config
+from medusa_apar.adapter import is_adapter, save_adapted_config
 from medusa_apar.backbone import context_length
 from medusa_apar.checkpoint import load_backbone as load_pretrained
 from medusa_apar.control_tokens import ControlTokens
@@ -64,6 +64,14 @@ class DataArguments(RowArguments):
         """Raise an InputError for a file that is not there."""
         check_exist("--data", self.data)
         check_exist("--eval_data", self.eval_data or [])
+
+    def check_no_adapter(self) -> None:
+        """Raise an InputError where the model is an adapter itself, on which no other one can be based."""
+        if Path(self.model).is_dir() and is_adapter(self.model):
+            raise InputError(
+                f"--model {self.model}: is an adapter; train on its base, or on the merged model, which "
+                "MedusaAparModel.from_pretrained(...).save_pretrained(...) makes"
+            )
 
     def check_device(self, device: torch.device) -> None:
         """Raise an InputError for a device on which a backbone cannot be trained with this attention."""
@@ -239,6 +247,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     data.check_device(args.device)
     if lora.lora_rank is not None:
         args.check_whole(f"--lora_rank {lora.lora_rank}")
+        data.check_no_adapter()
     model, tokenizer = load_backbone(data, data.attn_implementation)
     assert args.output_dir is not None
     folder = Path(args.output_dir)

@@ -253,6 +253,13 @@ class TestLora:
         )
         assert len(losses(adapted)) == STEPS + 2
 
+    def test_an_adapter_is_no_base(
+        self, adapted: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(adapted / backbone.ADAPTER, rows_file, tmp_path, "--lora_rank", "2"))
+        assert "is an adapter; train on its base, or on the merged model" in capsys.readouterr().err
+
     @pytest.mark.parametrize(
         ("more", "error"),
         [

@@ -33,6 +33,7 @@ def write_model_card(folder: Path, measured: Path, base: str, seconds: Mapping[s
     settings = speed["settings"]
     seconds = {stage: taken for stage, taken in seconds.items() if stage != "measurement"}
     together = duration(sum(seconds.values()))
+    questions = max(row["turns"] for row in _overall(speed["rows"]))
     text = f"""---
 base_model: {base}
 library_name: peft
@@ -59,8 +60,8 @@ Made by `medusa-apar tune` in {together} before the measurement ({_list(seconds)
 
 ## Figures
 
-{max(row["turns"] for row in _overall(speed["rows"]))} held-out questions, {settings["dtype"]}, {settings["cpu_threads"]} CPU threads,
-{settings["device"]}, greedy, up to {settings["max_new_tokens"]} tokens.
+{questions} held-out questions, greedy, up to {settings["max_new_tokens"]} tokens. {settings["device"]},
+{settings["dtype"]}, {settings["cpu_threads"]} CPU threads.
 
 {_speed_table(speed["rows"])}
 

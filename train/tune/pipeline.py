@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.checkpoint import convert_gguf, load_backbone
@@ -45,6 +46,8 @@ _FLAT_SHARE = 0.15
 """Of the structured answers; modes without forks write the rest of an answer as these have it."""
 _SAVES = 10
 """Checkpoints of a training; an interruption costs the time since the last one."""
+_PATIENCE = 7 * 24 * 3600
+"""Seconds that processes wait for the first one, which alone writes answers."""
 _HELD_OUT, _FEWEST_HELD_OUT, _FEWEST_ANSWERS = 20, 8, 4
 """Every so manieth answer is held out, or more where these would be too few; and how many answers there must be."""
 
@@ -74,12 +77,13 @@ class Tuning:
         """A GGUF file becomes a folder; anything else stays as it is."""
         if not model.endswith(".gguf"):
             return model
-        folder = self.work / "base"
+        folder, partial = self.work / "base", self.work / "base.partial"
         if not folder.exists() and is_main_process():
             try:
-                convert_gguf(Path(model), folder)
+                convert_gguf(Path(model), partial)
             except OSError as error:
                 raise InputError(f"MODEL {model}: {error}") from error
+            partial.replace(folder)
         return str(folder)
 
     @property
@@ -142,7 +146,7 @@ class Tuning:
         if name in self.progress.finished:
             return
         if alone and not is_main_process():
-            self.progress.wait_for(name)
+            self.progress.wait_for_stage(name)
             return
         with self.progress.stage(name):
             getattr(self, f"_{name}")()
@@ -235,6 +239,8 @@ class Tuning:
 
     def _training(self, stage: str) -> Training:
         """Its length, decided when it begins."""
+        if not is_main_process():
+            self.progress.wait_for_plan(stage)
         if stage not in self.progress.planned:
             tokens, questions = self._training_tokens()
             spent = self.progress.spent
@@ -262,6 +268,7 @@ class Tuning:
             "--gradient_accumulation_steps", str(training.accumulation), "--save_steps", str(saves),
             "--save_total_limit", "1", "--logging_steps", str(max(1, saves // 2)),
             "--bf16", str(default_dtype().itemsize == 2), "--seed", str(self.arguments.seed),
+            "--ddp_timeout", str(_PATIENCE), *_device_arguments(),
         ]  # fmt: skip
 
     def _measurement(self) -> None:
@@ -295,6 +302,12 @@ class Tuning:
         print(f"\n{(self.folder / 'README.md').read_text(encoding='utf-8').partition('## Figures')[2].strip()}\n")
         print(table([*self.progress.seconds.items(), ("together", self.progress.spent)]))
         print(f"\n{self.folder} is ready: medusa-apar generate 'Your question' --model {self.folder} --show tree")
+
+
+def _device_arguments() -> list[str]:
+    if torch.cuda.is_available():
+        return []
+    return ["--use_cpu", "True", *(["--ddp_backend", "gloo"] if processes() > 1 else [])]
 
 
 def _learning_rate(hidden_size: int) -> float:

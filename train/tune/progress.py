@@ -77,9 +77,15 @@ class Progress:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             self._write()
 
-    def wait_for(self, stage: str) -> None:
-        """Wait until process 0 has finished a stage. Its launcher ends this process where that one fails."""
-        while stage not in self.finished:
+    def wait_for_stage(self, name: str) -> None:
+        """Wait until process 0 has finished a stage. The launcher ends this process where that one fails."""
+        while name not in self.finished:
+            time.sleep(_POLL)
+            self.refresh()
+
+    def wait_for_plan(self, name: str) -> None:
+        """Wait until process 0 has planned something."""
+        while name not in self.planned:
             time.sleep(_POLL)
             self.refresh()
 

@@ -139,6 +139,19 @@ def test_killed_in_every_stage_it_goes_on(tuned: Path, asking_model: Path, tmp_p
     assert adapters[0].keys() == adapters[1].keys()
 
 
+def test_several_processes_train_together(asking_model: Path, tmp_path: Path) -> None:
+    launch = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        "-m", "medusa_apar.cli",
+    ]  # fmt: skip
+    result = subprocess.run([*launch, *command(asking_model, tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert progress_of(tmp_path)["finished"] == list(STAGES)
+    assert result.stdout.count("[4/5] heads") == 1
+    assert MedusaAparModel.from_pretrained(tmp_path).heads is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

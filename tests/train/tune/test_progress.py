@@ -40,7 +40,7 @@ def test_other_processes_wait_and_write_nothing(tmp_path: Path, monkeypatch: pyt
     second = Progress.of(path)
     second.plan("questions", 1)
     assert not path.exists()
-    waiting = threading.Thread(target=second.wait_for, args=("answers",))
+    waiting = threading.Thread(target=second.wait_for_stage, args=("answers",))
     waiting.start()
     waiting.join(0.2)
     assert waiting.is_alive()
