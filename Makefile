@@ -71,6 +71,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff format --check .
 	rm -rf build/types && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p medusa_apar
+	MYPYPATH=build/types $(BIN)/mypy benchmarks
 
 format: $(INSTALLED) ## let ruff put imports and layout in order
 	$(BIN)/ruff check --fix-only .
@@ -88,13 +89,13 @@ speed-peers: $(INSTALLED) ## the same beside transformers' own generate, prompt 
 speed-batch: $(INSTALLED) ## measure the four modes on batches of 1 to 32 prompts
 	$(BIN)/medusa-apar eval batch --out runs/speed-batch
 
-$(MEDUSA_LLM_INSTALLED): eval/medusa-llm-requirements.txt
+$(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	$(PYTHON) -m venv $(MEDUSA_LLM_VENV)
 	$(MEDUSA_LLM_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-llm on the same weights: same greedy tokens, both speeds
-	$(BIN)/python -m medusa_apar.eval.medusa_llm_bench --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
+	$(BIN)/python -m benchmarks.medusa_llm.bench --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
 
 train-embedded: $(INSTALLED) ## train the embedded model anew in runs/embedded; goes on where it was interrupted
 	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded --compile

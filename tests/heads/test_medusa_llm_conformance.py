@@ -24,7 +24,7 @@ pytest.importorskip("medusa", reason="needs `pip install medusa-llm==0.1`, the e
 from medusa.model import medusa_model
 from medusa.model.utils import evaluate_posterior, generate_medusa_buffers
 
-from medusa_apar.eval import medusa_llm_worker
+from benchmarks.medusa_llm import worker
 
 WIDTHS = [[4], [2, 3], [3, 1, 2], [2, 2, 2, 2]]
 
@@ -71,7 +71,7 @@ def test_the_benchmark_has_medusa_llm_compute_heads_of_several_blocks(
     monkeypatch.setattr(medusa_model, "AutoTokenizer", None)  # to have it back behind this test
     heads = random_heads(num_heads=3, num_layers=4)
     write_medusa_llm(heads, tmp_path / "exported", str(backbone_folder), backbone)
-    theirs = medusa_llm_worker.load(str(tmp_path / "exported"), eos_token_id=1)
+    theirs = worker.load(str(tmp_path / "exported"), eos_token_id=1)
     input_ids = torch.randint(31, (1, 9))
     torch.testing.assert_close(theirs(input_ids), our_logits(heads, backbone, input_ids), rtol=0, atol=1e-5)
 

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from benchmarks import tree_cost
 from medusa_apar import EMBEDDED
 from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
-from medusa_apar.eval import tree_cost
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel

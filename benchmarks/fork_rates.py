@@ -1,6 +1,6 @@
 """How often a tuned model forks where the untuned model's own answer has a structure, and where it has none.
 
-    python docs/fork_rates.py TUNED UNTUNED
+    python -m benchmarks.fork_rates TUNED UNTUNED
 
 TUNED, UNTUNED: folders that `medusa-apar eval speed` wrote for the same questions, the first with mode `apar`, the
 second with mode `ar`.

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
 from medusa_apar.backbone import Backbone
-from medusa_apar.eval.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
 from medusa_apar.eval.provenance import processor
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.packed_products import PackedProducts

@@ -1,6 +1,6 @@
 """How right later forks can be where nobody knows which part of an answer is the last.
 
-    python docs/fork_ends.py FILE...
+    python -m benchmarks.fork_ends FILE...
 
 counts, in the responses of each file, the forks behind the first one of a response, and the parts behind which nothing
 follows, which therefore do not fork. Who forks at every part, the last ones among them, finds all of these forks and

@@ -15,20 +15,19 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from medusa_apar.eval.decoding import BASELINE, Limits, decode
+from medusa_apar.eval.prompts import ChatPrompts
+from medusa_apar.eval.questions import Question
+from medusa_apar.eval.records import Record
+from medusa_apar.eval.rotation import rotated
+from medusa_apar.eval.store import RecordStore
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-
-from .decoding import BASELINE, Limits, decode
-from .prompts import ChatPrompts
-from .questions import Question
-from .records import Record
-from .rotation import rotated
-from .store import RecordStore
 
 OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
 """What answers in this process."""
 
-_WORKER = Path(__file__).with_name("medusa_llm_worker.py")
+_WORKER = Path(__file__).with_name("worker.py")
 _WARM_UP_TOKENS = 32
 
 SystemKey = tuple[int | str, str]

@@ -15,12 +15,12 @@ from rich import box
 from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.medusa_llm import bench, run
+from benchmarks.medusa_llm.bench import TIE, gap, parting, summarize, table
+from benchmarks.medusa_llm.export import export
+from benchmarks.medusa_llm.run import Bench, SystemRecord, Worker
 from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.eval import medusa_llm_bench, medusa_llm_run
-from medusa_apar.eval.medusa_llm_bench import TIE, gap, parting, summarize, table
-from medusa_apar.eval.medusa_llm_export import export
-from medusa_apar.eval.medusa_llm_run import Bench, SystemRecord, Worker
 from medusa_apar.eval.questions import Question
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-medusa-llm" / "bin" / "python"
@@ -130,17 +130,18 @@ class Generating:
 def command(
     grouped: MedusaAparModel,
     tokenizer: PreTrainedTokenizerFast,
-    question_file: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., int]:
     """Runs the comparison on two questions."""
-    monkeypatch.setattr(medusa_llm_bench, "load_model", lambda *_: (grouped, tokenizer))
-    monkeypatch.setattr(medusa_llm_bench, "Worker", Generating)
-    given = ["--questions", str(question_file(*QUESTIONS)), "--out", str(tmp_path / "out"), "--max-new-tokens", "8"]
+    monkeypatch.setattr(bench, "load_model", lambda *_: (grouped, tokenizer))
+    monkeypatch.setattr(bench, "Worker", Generating)
+    asked = tmp_path / "question.jsonl"
+    asked.write_text("".join(f"{line}\n" for line in QUESTIONS))
+    given = ["--questions", str(asked), "--out", str(tmp_path / "out"), "--max-new-tokens", "8"]
 
     def run(*arguments: str) -> int:
-        return medusa_llm_bench.main([*given, "--worker-python", "python", "--choices", "1,3,2", "1,2", *arguments])
+        return bench.main([*given, "--worker-python", "python", "--choices", "1,3,2", "1,2", *arguments])
 
     return run
 
@@ -193,7 +194,7 @@ def test_the_worker_speaks_json_lines(tmp_path: Path, monkeypatch: pytest.Monkey
         "    if request['max_new_tokens'] == 0: sys.exit(3)\n"
         "    print(json.dumps({'token_ids': request['input_ids'][::-1], 'choices': request['choices']}), flush=True)\n"
     )
-    monkeypatch.setattr(medusa_llm_run, "_WORKER", script)
+    monkeypatch.setattr(run, "_WORKER", script)
     with Worker(Path(sys.executable), tmp_path / "heads", 1) as worker:
         expected = {"heads": str(tmp_path / "heads"), "eos": "1", "threads": str(torch.get_num_threads())}
         assert worker.versions == expected
@@ -204,7 +205,7 @@ def test_the_worker_speaks_json_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("python", ["no/such/python", sys.executable])
 def test_names_a_worker_that_does_not_start(python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(medusa_llm_run, "_WORKER", tmp_path / "missing.py")
+    monkeypatch.setattr(run, "_WORKER", tmp_path / "missing.py")
     with pytest.raises(ValueError, match=r"worker_python=.* does not run medusa-llm .*`make bench-medusa-llm` builds"):
         Worker(Path(python), tmp_path, 1)
 
@@ -260,7 +261,7 @@ def test_medusa_llm_itself_decodes_the_same_tokens(
     model = MedusaAparModel(LlamaForCausalLM.from_pretrained(folder), grouped.heads)
     with Worker(ENVIRONMENT, heads, grouped.config.eos_token_id) as worker:
         bench = Bench(model, worker, tokenizer, [(1, 7, 6), (1, 3, 2, 2)], 48)
-        store = medusa_llm_run.SystemStore(tmp_path / "out", {})
+        store = run.SystemStore(tmp_path / "out", {})
         bench.run([Question(n, "math", (n * "Why?",)) for n in range(1, 5)], store)
     reference = {key[0]: record.token_ids for key, record in store.records.items() if key[1] == "generate"}
     assert all(record.token_ids == reference[key[0]] for key, record in store.records.items())

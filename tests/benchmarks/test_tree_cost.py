@@ -1,4 +1,4 @@
-"""`python -m medusa_apar.eval.tree_cost`: trees and flat text, each read by the backbone that learnt it."""
+"""`python -m benchmarks.tree_cost`: trees and flat text, each read by the backbone that learnt it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.tree_cost import main, write_structured
 from medusa_apar import EMBEDDED
 from medusa_apar.eval.backbone import measure_backbone
-from medusa_apar.eval.tree_cost import main, write_structured
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.structure import RULES

@@ -1,10 +1,10 @@
-"""Runs medusa-llm's own decoding in its own environment; `medusa_llm_bench` talks to it.
+"""Runs medusa-llm's own decoding in its own environment; `bench` talks to it.
 
 medusa-llm 0.1 needs transformers of 2023, so this script imports nothing of this project. It reads one request per
 line from standard input, `{"input_ids": [...], "choices": [1, 7, 6], "max_new_tokens": 256}`, and answers each with one
 line, `{"token_ids": [...], "steps": 70, "seconds": 0.9}`. Its first line names the versions that it runs on.
 
-Usage: python medusa_llm_worker.py HEADS_FOLDER EOS_TOKEN_ID CPU_THREADS
+Usage: python worker.py HEADS_FOLDER EOS_TOKEN_ID CPU_THREADS
 """
 
 from __future__ import annotations

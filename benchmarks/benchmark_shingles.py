@@ -1,6 +1,6 @@
 """Write `train/tune/benchmarks.json`: shingles of the questions that no model is tuned on.
 
-    python docs/benchmark_shingles.py QUESTIONS...
+    python -m benchmarks.benchmark_shingles QUESTIONS...
 
 QUESTIONS: files in FastChat's format, or names that `medusa-apar eval` knows.
 """

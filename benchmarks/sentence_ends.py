@@ -1,7 +1,7 @@
 """Where sentence splitters end the first sentence of list items, beside our own rules.
 
     pip install pysbd syntok sentence-splitter
-    python docs/sentence_ends.py responses-train.jsonl.xz
+    python -m benchmarks.sentence_ends responses-train.jsonl.xz
 
 draws 500 items of lists, each from another response and with a stop before its end, and prints for every splitter how
 many of them it ends where sentencex with our rules does. `--show` prints the items on which any of them differs.

@@ -30,14 +30,13 @@ from transformers import PreTrainedModel
 from medusa_apar.argument_types import positive
 from medusa_apar.backbone import Backbone
 from medusa_apar.compilation import CompiledStep
+from medusa_apar.eval.provenance import device_name
+from medusa_apar.eval.shapes import SHAPES, random_model
+from medusa_apar.eval.summary import Spread
+from medusa_apar.eval.tables import as_markdown
 from medusa_apar.kv_pool import EXTENT_BUCKET
 from medusa_apar.packed_products import PackedProducts
 from medusa_apar.placement import Placement
-
-from .provenance import device_name
-from .shapes import SHAPES, random_model
-from .summary import Spread
-from .tables import as_markdown
 
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 THREADS = (1, 4, 16)
@@ -228,7 +227,7 @@ def describe_bound(bound: Bound) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m medusa_apar.eval.gpu_step",
+        prog="python -m benchmarks.gpu_step",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

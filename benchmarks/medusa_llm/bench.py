@@ -23,16 +23,16 @@ from transformers import AutoModelForCausalLM
 
 from medusa_apar import EMBEDDED
 from medusa_apar.argument_types import positive
+from medusa_apar.eval.decoding import BASELINE
+from medusa_apar.eval.questions import load_questions
+from medusa_apar.eval.setup import INTERRUPTED, describe, load_model
+from medusa_apar.eval.summary import Spread
+from medusa_apar.eval.tables import as_markdown, spread_figures
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from .decoding import BASELINE
-from .medusa_llm_export import export
-from .medusa_llm_run import OWN, Bench, SystemKey, SystemRecord, SystemStore, Worker
-from .questions import load_questions
-from .setup import INTERRUPTED, describe, load_model
-from .summary import Spread
-from .tables import as_markdown, spread_figures
+from .export import export
+from .run import OWN, Bench, SystemKey, SystemRecord, SystemStore, Worker
 
 CHOICES = ("1,7,6", "1,3,2,1,1", "1,2,1,1,1")
 """Guesses per head behind the root: medusa-llm's default of 50 nodes; 22 and 9 nodes over four heads."""
@@ -171,7 +171,7 @@ def table(rows: Sequence[SystemRow], style: box.Box) -> Table:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m medusa_apar.eval.medusa_llm_bench",
+        prog="python -m benchmarks.medusa_llm.bench",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

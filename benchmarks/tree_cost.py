@@ -1,6 +1,6 @@
 """What trees cost: a backbone that learnt from trees beside one that learnt from the same responses laid out flat.
 
-    python -m medusa_apar.eval.tree_cost --model DIR --data FILE --eval_data FILE --out runs/tree-cost --max_steps 300
+    python -m benchmarks.tree_cost --model DIR --data FILE --eval_data FILE --out runs/tree-cost --max_steps 300
 
 A path of a tree does not see the details of the others. `tree_cost` of `medusa-apar eval backbone` reads trees and flat
 text with one backbone, and so tells what that one is used to; here each layout is read by the backbone that learnt it,
@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
+from medusa_apar.eval.backbone import measure_backbone
+from medusa_apar.eval.tables import as_markdown
 from medusa_apar.train.backbone import held_out_rows
 from medusa_apar.train.backbone import main as train_backbone
 from medusa_apar.train.command import InputError
@@ -27,9 +29,6 @@ from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments, add_control_tokens, check_exist
 from medusa_apar.train.structure import Rules, extract
 from medusa_apar.train.trainer import FLAT, STRUCTURED
-
-from .backbone import measure_backbone
-from .tables import as_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = HfArgumentParser(
         TreeCostArguments,  # type: ignore[arg-type]
-        prog="python -m medusa_apar.eval.tree_cost",
+        prog="python -m benchmarks.tree_cost",
         epilog="all further arguments are those of `medusa-apar train backbone`",
     )
     arguments, training = parser.parse_args_into_dataclasses(

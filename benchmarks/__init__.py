@@ -1,0 +1,1 @@
+"""Comparisons that developers run, from the top of a checkout: `python -m benchmarks.NAME --help`."""

@@ -1,0 +1,1 @@
+"""Decoding beside medusa-llm on the same weights: same greedy tokens, both speeds."""
