@@ -179,9 +179,12 @@ def test_says_where_tokens_are_other(
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
-    command: Callable[..., int], arguments: tuple[str, ...], message: str, refusal: Callable[..., str]
+    command: Callable[..., int], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in refusal(command, *arguments)
+    with pytest.raises(SystemExit) as error:
+        command(*arguments)
+    assert error.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_worker_speaks_json_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
