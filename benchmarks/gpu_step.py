@@ -28,15 +28,15 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from medusa_apar.argument_types import positive
-from medusa_apar.backbone import Backbone
-from medusa_apar.compilation import CompiledStep
+from medusa_apar.engine.compilation import CompiledStep
 from medusa_apar.eval.provenance import device_name
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.eval.summary import Spread
 from medusa_apar.eval.tables import as_markdown
-from medusa_apar.kv_pool import EXTENT_BUCKET
-from medusa_apar.packed_products import PackedProducts
-from medusa_apar.placement import Placement
+from medusa_apar.kv_cache.placement import Placement
+from medusa_apar.kv_cache.slot_pool import EXTENT_BUCKET
+from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.packed_linears import PackedProducts
 
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 THREADS = (1, 4, 16)

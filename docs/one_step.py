@@ -12,9 +12,9 @@ from matplotlib.colors import to_rgb
 from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED, MedusaAparModel
-from medusa_apar.candidates import ROOT, StepNodes
-from medusa_apar.decoder import Decoder, Verdict
-from medusa_apar.live import LiveThread
+from medusa_apar.drafting.draft_tree import ROOT, StepNodes
+from medusa_apar.engine.decoder import Decoder, Verdict
+from medusa_apar.engine.state import LiveThread
 
 PROMPT = "What are the main causes of stress?"
 THREADS = 4

@@ -17,10 +17,10 @@ from random import Random
 from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED
-from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.structure import RULES, Rule, Rules, extract
 from medusa_apar.train.structure_report import StructureFigures, Tally
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 TREES = 10
 SEED = 1

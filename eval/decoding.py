@@ -12,7 +12,7 @@ from transformers import LogitsProcessorList
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import DecodingStats, MedusaAparOutput
-from medusa_apar.paragraph_tree import ParagraphTree
+from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 from .fork_errors import ForkErrors
 from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer

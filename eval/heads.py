@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.argument_types import positive, positives
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.precision import DTYPES
+from medusa_apar.runner.dtype import DTYPES
 
 from .questions import BENCHMARKS, BUNDLED, load_questions
 from .replay.hits import PUBLISHED

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from medusa_apar.precision import cpu_has_bfloat16
+from medusa_apar.runner.dtype import cpu_has_bfloat16
 from medusa_apar.train.provenance import without_secrets
 
 FILE_NAME = "provenance.json"

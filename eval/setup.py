@@ -17,7 +17,7 @@ from medusa_apar.argument_types import positive
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.precision import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from .decoding import Limits

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.paragraph_tree import ParagraphTree
+from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medusa_apar.fixed_tree import cartesian_tree
+from medusa_apar.drafting.fixed_tree import cartesian_tree
 from medusa_apar.modes import Mode
 
 from .fork_errors import ForkError

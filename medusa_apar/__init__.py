@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from .control_tokens import ControlTokenRules, ControlTokens
 from .heads import MedusaHeads, MedusaHeadsConfig, SequentialHeads, SequentialHeadsConfig
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import DecodingStats, MedusaAparOutput
-from .paragraph_tree import ParagraphNode, ParagraphTree, Thread
+from .tree.control_tokens import ControlTokenRules, ControlTokens
+from .tree.paragraph_tree import ParagraphNode, ParagraphTree, Thread
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """Folder of the bundled checkpoint: a tiny model for trying things out."""

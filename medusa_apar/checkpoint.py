@@ -18,10 +18,10 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, base_of, given, is_adapter, merge
-from .control_tokens import ControlTokens
 from .heads.checkpoint_files import first_line, read_json
 from .heads.formats import holds_heads_alone
 from .packaged import PACKAGES, packaged_model
+from .tree.control_tokens import ControlTokens
 
 _GGUF_CONFIG: Any = getattr(transformers, "GgufConfig", None)
 _DEQUANTIZED = {} if _GGUF_CONFIG is None else {"quantization_config": _GGUF_CONFIG(dequantize=True)}

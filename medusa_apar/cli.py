@@ -23,11 +23,11 @@ from transformers.utils import logging as transformers_logging
 from . import EMBEDDED
 from .argument_types import finite, positive, seed
 from .checkpoint import load_tokenizer
-from .drawing import draw
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import MedusaAparOutput
-from .precision import DTYPES, dtype_named
+from .runner.dtype import DTYPES, dtype_named
+from .tree.drawing import draw
 
 INTERRUPTED = 130
 USER_ERROR = 2

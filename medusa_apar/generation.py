@@ -20,22 +20,22 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from .backbone import Backbone
-from .budget import FixedBudget, MeasuredBudget, NodeBudget
-from .capacity import slots_that_fit
-from .choosing import TokenChooser
-from .control_tokens import ControlTokens
-from .decoder import Decoder
-from .drafting import Drafter
-from .fixed_tree import FixedTree
-from .live import Request
+from .drafting.budget import FixedBudget, MeasuredBudget, NodeBudget
+from .drafting.drafter import Drafter
+from .drafting.fixed_tree import FixedTree
+from .drafting.step_cost import step_cost
+from .engine.decoder import Decoder
+from .engine.state import Request
+from .kv_cache.capacity import slots_that_fit
 from .output import DecodingStats, MedusaAparOutput
-from .paragraph_tree import ParagraphTree, Thread
-from .randomness import root_key
-from .step_cost import step_cost
-from .stopping import Stopping, asked_criteria, eos_token_ids
-from .streaming import ReadingOrderStream
-from .verification import Acceptance, TypicalAcceptance, accept_exactly
+from .runner.backbone import Backbone
+from .sampling.randomness import root_key
+from .sampling.sampler import TokenChooser
+from .sampling.verification import Acceptance, TypicalAcceptance, accept_exactly
+from .tree.control_tokens import ControlTokens
+from .tree.paragraph_tree import ParagraphTree, Thread
+from .tree.stopping import Stopping, asked_criteria, eos_token_ids
+from .tree.streaming import ReadingOrderStream
 
 logger = logging.get_logger(__name__)
 

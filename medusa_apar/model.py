@@ -28,17 +28,17 @@ from transformers.utils import logging
 from transformers.utils.hub import PushToHubMixin
 
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, AdapterFiles, given, is_adapter
-from .backbone import Backbone
 from .checkpoint import find_control_tokens, load_backbone, local_source
-from .compilation import CompiledStep
-from .control_tokens import ControlTokens, thread_depth
-from .drafting import Drafter, new_drafter
+from .drafting.drafter import Drafter, new_drafter
+from .engine.compilation import CompiledStep
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
 from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
 from .output import MedusaAparOutput
-from .packed_products import PackedProducts
+from .runner.backbone import Backbone
+from .runner.packed_linears import PackedProducts
+from .tree.control_tokens import ControlTokens, thread_depth
 
 logger = logging.get_logger(__name__)
 

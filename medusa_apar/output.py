@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from .paragraph_tree import ParagraphTree
+from .tree.paragraph_tree import ParagraphTree
 
 
 @dataclass(slots=True)

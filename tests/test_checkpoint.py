@@ -29,7 +29,7 @@ from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import save_medusa_llm
 
 from .conftest import CHILD, EOS, FORK, SHAPE, VOCABULARY, forking_backbone, random_heads
-from .test_lossless import batch
+from .engine.test_lossless import batch
 
 ADDED = ControlTokens(VOCABULARY, VOCABULARY + 1)
 

@@ -12,7 +12,7 @@ import torch
 
 from medusa_apar import EMBEDDED, ParagraphTree, Thread
 from medusa_apar.cli import COMMANDS, main
-from medusa_apar.drawing import draw
+from medusa_apar.tree.drawing import draw
 
 from .conftest import CHILD, EOS, FORK
 
@@ -64,7 +64,7 @@ def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.Captur
 def test_an_interruption_prints_what_is_there(
     show: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from medusa_apar.decoder import Decoder
+    from medusa_apar.engine.decoder import Decoder
 
     settle, calls = Decoder._settle, []
 

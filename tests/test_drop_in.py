@@ -27,10 +27,10 @@ from transformers import (
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
-from medusa_apar.processors import on_device
+from medusa_apar.sampling.processors import on_device
 
 from .conftest import EOS, VOCABULARY, forking_backbone, random_heads
-from .test_lossless import batch
+from .engine.test_lossless import batch
 
 
 class Alternate(LogitsProcessor):

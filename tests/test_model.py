@@ -20,13 +20,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
-from medusa_apar.backbone import Backbone
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads.medusa_llm import save_medusa_llm
-from medusa_apar.placement import Ints, Placement
+from medusa_apar.kv_cache.placement import Ints, Placement
+from medusa_apar.runner.backbone import Backbone
+from medusa_apar.tree.control_tokens import ControlTokens
 
 from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
-from .test_lossless import batch
+from .engine.test_lossless import batch
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_prompts_are_prefilled_together_in_chunks(
 ) -> None:
     prompts, ids, mask = batch(lengths=(23, 4, 2, 11))
     each = [model.generate(torch.tensor([prompt]), max_new_tokens=20) for prompt in prompts]
-    monkeypatch.setattr("medusa_apar.decoder.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("medusa_apar.engine.decoder.PREFILL_CHUNK", chunk)
     sizes = []
     prefill = Backbone.prefill
 

@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medusa_apar.adapter import is_adapter, save_adapted_config
-from medusa_apar.backbone import context_length
 from medusa_apar.checkpoint import load_backbone as load_pretrained
-from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.supported import check_architecture, check_attention
+from medusa_apar.runner.backbone import context_length
+from medusa_apar.runner.supported import check_architecture, check_attention
+from medusa_apar.tree.control_tokens import ControlTokens
 
 from .claims import claim
 from .command import InputError, run

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.tree.control_tokens import ControlTokens
 
 from .backbone import DataArguments, load_backbone
 from .claims import claim

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.precision import default_dtype
+from medusa_apar.runner.dtype import default_dtype
 
 from .batch_log import BatchLog
 from .command import InputError

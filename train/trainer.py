@@ -19,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
 from medusa_apar.adapter import save_adapted_config
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.heads import DraftHeads
+from medusa_apar.tree.control_tokens import ControlTokens
 
 from .command import InputError
 from .fork_decisions import ForkDecisions

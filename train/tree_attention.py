@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from medusa_apar.masks import layer_windows
+from medusa_apar.runner.masks import layer_windows
 
 FLEX = "flex_attention"
 """Name of flex attention among transformers' attention implementations."""

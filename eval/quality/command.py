@@ -20,7 +20,7 @@ from medusa_apar import fingerprint
 from medusa_apar.argument_types import not_negative, positive, seconds
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.precision import DTYPES
+from medusa_apar.runner.dtype import DTYPES
 from medusa_apar.train.provenance import commit
 
 from ..provenance import device_name

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from medusa_apar.fixed_tree import tuned_tree
+from medusa_apar.drafting.fixed_tree import tuned_tree
 
 from .hits import HitModel
 from .recorded import RecordedTurn

@@ -21,7 +21,7 @@ from rich.console import Console
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import not_negative, positive
 from medusa_apar.modes import Mode
-from medusa_apar.precision import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from ..answers_table import write_answers_table

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from tqdm.auto import tqdm
 
-from medusa_apar.fixed_tree import tuned_tree
+from medusa_apar.drafting.fixed_tree import tuned_tree
 from medusa_apar.modes import Mode
 
 from ..decoding import Limits, decode_variant

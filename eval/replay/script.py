@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.rows.tree_data import NO_SUCCESSOR, TreeRow
 from medusa_apar.train.structure import RULES, extract
+from medusa_apar.tree.control_tokens import ControlTokens
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 from .recorded import RecordedTurn
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medusa_apar.heads import MedusaHeads
+from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.slot_cache import SlotCache
 
 from .hits import RANKS, HitModel
 from .script import CONTROL, EOS, FIRST, WRONG, Script

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from medusa_apar.argument_types import positive, positives, share
 from medusa_apar.modes import Mode
-from medusa_apar.precision import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
 
 from ..provenance import device_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 from ..replay.script import Script, script_of_tree
 from .points import Point

@@ -22,7 +22,7 @@ from transformers import AutoConfig
 
 from medusa_apar import EMBEDDED, fingerprint
 from medusa_apar.argument_types import finite, positive, positives
-from medusa_apar.precision import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling

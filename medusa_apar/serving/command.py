@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import uvicorn
 
-from .. import EMBEDDED
-from ..adapter import is_adapter
-from ..argument_types import not_negative, port, positive, seconds
-from ..model import MedusaAparModel
-from ..precision import DTYPES, dtype_named
+from medusa_apar import EMBEDDED
+from medusa_apar.adapter import is_adapter
+from medusa_apar.argument_types import not_negative, port, positive, seconds
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.runner.dtype import DTYPES, dtype_named
+
 from .engine import TIMEOUT
 from .fleet import Fleet
 from .native import MAX_BATCH, NativeAnswerer

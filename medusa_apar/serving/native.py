@@ -22,19 +22,20 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ..backbone import Backbone
-from ..budget import FixedBudget, MeasuredBudget, NodeBudget
-from ..capacity import slots_that_fit
-from ..choosing import TokenChooser
-from ..decoder import Decoder
-from ..drafting import Drafter
-from ..live import Request
-from ..model import MedusaAparModel
-from ..paragraph_tree import ParagraphTree
-from ..paragraph_tree import Thread as TreeThread
-from ..randomness import root_key
-from ..step_cost import step_cost
-from ..verification import accept_exactly
+from medusa_apar.drafting.budget import FixedBudget, MeasuredBudget, NodeBudget
+from medusa_apar.drafting.drafter import Drafter
+from medusa_apar.drafting.step_cost import step_cost
+from medusa_apar.engine.decoder import Decoder
+from medusa_apar.engine.state import Request
+from medusa_apar.kv_cache.capacity import slots_that_fit
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.runner.backbone import Backbone
+from medusa_apar.sampling.randomness import root_key
+from medusa_apar.sampling.sampler import TokenChooser
+from medusa_apar.sampling.verification import accept_exactly
+from medusa_apar.tree.paragraph_tree import ParagraphTree
+from medusa_apar.tree.paragraph_tree import Thread as TreeThread
+
 from .engine import TIMEOUT, EngineError
 from .requests import AnswerRequest, Sampling
 from .served_model import ServedModel

@@ -15,8 +15,9 @@ from dataclasses import replace
 from itertools import count
 from uuid import uuid4
 
-from ..paragraph_tree import ParagraphTree, Thread
-from ..randomness import child_key, root_key
+from medusa_apar.sampling.randomness import child_key, root_key
+from medusa_apar.tree.paragraph_tree import ParagraphTree, Thread
+
 from .engine import TIMEOUT, Engine, EngineError, ThreadRequest
 from .requests import AnswerRequest
 from .served_model import ServedModel

@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from ..adapter import ADAPTED_CONFIG, adapted_config, is_adapter
-from ..backbone import context_length
-from ..checkpoint import load_tokenizer, local_source
-from ..control_tokens import ControlTokens, thread_depth
+from medusa_apar.adapter import ADAPTED_CONFIG, adapted_config, is_adapter
+from medusa_apar.checkpoint import load_tokenizer, local_source
+from medusa_apar.runner.backbone import context_length
+from medusa_apar.tree.control_tokens import ControlTokens, thread_depth
+
 from .requests import Sampling
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ..paragraph_tree import ParagraphTree
+from medusa_apar.tree.paragraph_tree import ParagraphTree
+
 from .requests import AnswerRequest
 
 

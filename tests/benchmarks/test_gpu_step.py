@@ -12,11 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
-from medusa_apar.backbone import Backbone
 from medusa_apar.eval.provenance import processor
 from medusa_apar.eval.shapes import SHAPES, random_model
-from medusa_apar.packed_products import PackedProducts
-from medusa_apar.placement import Placement
+from medusa_apar.kv_cache.placement import Placement
+from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.packed_linears import PackedProducts
 
 CPU = torch.device("cpu")
 TINY = ("--device", "cpu", "--shape", "tiny", "--repeats", "2")

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.turns import TurnRecord
 from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
+from medusa_apar.tree.control_tokens import ControlTokens
 
 CONTEXT = 256
 ALL_MODES = (BASELINE, *(str(mode) for mode in Mode))

@@ -7,7 +7,7 @@ import torch
 from transformers import LogitsProcessorList
 
 from medusa_apar.eval.fork_errors import DELAY, SPACING, ForkError, ForkErrors
-from medusa_apar.processors import process
+from medusa_apar.sampling.processors import process
 
 FORK, EOS, WORD = 4, 1, 7
 

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer, models
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.candidates import ancestors
-from medusa_apar.fixed_tree import cartesian_tree
+from medusa_apar.drafting.draft_tree import ancestors
+from medusa_apar.drafting.fixed_tree import cartesian_tree
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import save_medusa_llm, write_medusa_llm
-from medusa_apar.verification import typical_threshold
+from medusa_apar.sampling.verification import typical_threshold
 
 pytest.importorskip("medusa", reason="needs `pip install medusa-llm==0.1`, the extra `medusa-llm`")
 

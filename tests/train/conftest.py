@@ -10,8 +10,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
+from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
 from .hub import Hub
 

@@ -10,9 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.control_tokens import ControlTokens
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.paragraph_tree import ParagraphTree
 from medusa_apar.train.command import InputError
 from medusa_apar.train.own_answers import WAYS, own_answers
 from medusa_apar.train.rows.responses import Response
@@ -24,6 +22,8 @@ from medusa_apar.train.rows.tree_data import (
     next_token_labels,
     path_mask,
 )
+from medusa_apar.tree.control_tokens import ControlTokens
+from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 from .conftest import tiny_llama
 

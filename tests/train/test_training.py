@@ -23,7 +23,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from benchmarks import tree_cost
 from medusa_apar import EMBEDDED
-from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
@@ -37,6 +36,7 @@ from medusa_apar.train.rows.tree_data import (
     TreeRow,
     decoded_row,
 )
+from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
 from .hub import PUSHING, Hub
 

@@ -24,9 +24,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
 from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.precision import default_dtype
+from medusa_apar.runner.dtype import default_dtype
+from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
 from ..backbone import main as train_backbone
 from ..heads import main as train_heads

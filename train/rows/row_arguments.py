@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.checkpoint import load_tokenizer
-from medusa_apar.control_tokens import CHILD, FORK, ControlTokens
+from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
 from ..command import InputError
 from ..structure import RULES, Rule, Rules

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.paragraph_tree import ParagraphNode, ParagraphTree
+from medusa_apar.tree.control_tokens import ControlTokens
+from medusa_apar.tree.paragraph_tree import ParagraphNode, ParagraphTree
 
 from ..command import InputError
 from ..structure import RULES, Rules, extract

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 from .headings import sections
 from .lists import list_items

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medusa_apar.paragraph_tree import ParagraphNode
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 
 @dataclass(frozen=True, slots=True)

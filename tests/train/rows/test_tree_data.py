@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.control_tokens import ControlTokens
-from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.command import InputError
 from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
 from medusa_apar.train.rows.responses import Response
@@ -29,6 +27,8 @@ from medusa_apar.train.rows.tree_data import (
     tree_row,
 )
 from medusa_apar.train.structure import extract
+from medusa_apar.tree.control_tokens import ControlTokens
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 from ..conftest import byte_tokenizer, tiny_llama
 

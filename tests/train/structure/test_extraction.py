@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medusa_apar.paragraph_tree import ParagraphNode
 from medusa_apar.train.rows.responses import BadRows, read_responses
 from medusa_apar.train.structure import PAPER, RULES, Rule, Rules, extract, flatten
 from medusa_apar.train.structure.figures import TreeFigures
+from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 Pieces = list[tuple[str, str]]
 

@@ -1,0 +1,1 @@
+"""Draft trees: what heads propose, and how much of it a step carries."""

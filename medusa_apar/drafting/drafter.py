@@ -1,0 +1,196 @@
+"""Guesses behind pending tokens: trees of the paths that the heads find likeliest, calibrated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+
+TreeShape = tuple[tuple[tuple[int, int], ...], ...]
+"""A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """The tree of the likeliest paths.
+
+    Attributes:
+        levels: tokens ahead.
+        width: paths of each length.
+    """
+
+    levels: int
+    width: int
+
+
+DraftShape = Beam | TreeShape
+"""What is guessed behind a pending token."""
+
+
+class Drafter(ABC):
+    """Turns hidden states into trees of guesses.
+
+    A path is as likely as the product of its guesses' calibrated probabilities.
+
+    Args:
+        heads: the heads.
+        width: paths of each length that are looked at; fewer where the vocabulary is smaller.
+
+    Attributes:
+        beams: the likeliest paths that a step may ask for, the widest and deepest first: of all heads or of the first
+            half of them, as many as are looked at or the likeliest alone.
+    """
+
+    def __init__(self, heads: DraftHeads, width: int) -> None:
+        self.heads = heads
+        self.width = min(width, heads.guessable)
+        levels = heads.config.num_heads
+        every = (Beam(deep, wide) for deep in (levels, max(1, levels // 2)) for wide in (self.width, 1))
+        self.beams = tuple(dict.fromkeys(every))
+        self._sharpness = self._inverse_temperatures()
+
+    def to(self, *args: Any, **kwargs: Any) -> None:
+        """Move or convert the heads, as `torch.nn.Module.to` does."""
+        self.heads.to(*args, **kwargs)
+        self._sharpness = self._inverse_temperatures()
+
+    def guess(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+        """Guess behind each of some pending tokens.
+
+        The likeliest paths of one length are looked for behind the likeliest of the length before: what lies behind a
+        path is no likelier than it.
+
+        Args:
+            hidden_states: `[rows, hidden_size]`, what entered `lm_head` when the pending token was chosen.
+            pending: `[rows]` int64.
+            shape: one of the beams, or that of a fixed tree.
+
+        Returns:
+            `[rows, levels, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
+            place in the level above; the log-probability of the path, float32, -inf where there is no guess. `width` is
+            that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads.
+        """
+        token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
+        scores = torch.zeros_like(token_ids, dtype=torch.float32)
+        levels = []
+        depth = shape.levels if isinstance(shape, Beam) else min(len(shape), self.heads.config.num_heads)
+        for level in range(depth):
+            state, logits = self._advance(level, state, token_ids)
+            ranked = shape.width if isinstance(shape, Beam) else 1 + max(rank for _, rank in shape[level])
+            ids, log_probs = self._best(logits.float() * self._sharpness[level], ranked)
+            every = (scores[..., None] + log_probs).flatten(1)  # [rows, paths * ranked]
+            if isinstance(shape, Beam) and every.shape[1] > shape.width:
+                scores, place = every.topk(shape.width)
+            elif isinstance(shape, Beam):  # behind a single path all are kept, and the best stands first
+                scores, place = every, torch.arange(shape.width, device=every.device).expand_as(every)
+            else:
+                places = [parent * ranked + rank for parent, rank in shape[level]]
+                place = torch.tensor(places, device=every.device).expand(len(every), -1)
+                scores = every.gather(1, place)
+            parent = place // ranked
+            token_ids = ids.expand(-1, every.shape[1] // ranked, -1).flatten(1).gather(1, place)
+            state = self._follow(state, parent)
+            levels.append((token_ids, parent, scores))
+        width = max(self.width, *(len(level[0][0]) for level in levels))
+        return (
+            torch.stack([_padded(ids, width, 0) for ids, _, _ in levels], dim=1),
+            torch.stack([_padded(parent, width, 0) for _, parent, _ in levels], dim=1),
+            torch.stack([_padded(scores, width, -torch.inf) for _, _, scores in levels], dim=1),
+        )
+
+    @abstractmethod
+    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Let a head look at paths.
+
+        Args:
+            level: which head, from 0.
+            state: `[rows, paths, size]` what is known of the paths without their last tokens.
+            token_ids: `[rows, paths]` their last tokens.
+
+        Returns:
+            What is known of the paths now, and logits `[rows, paths or 1, logits]`.
+        """
+
+    @abstractmethod
+    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
+        """What is known of the paths that lead to guesses `[rows, width]`, given their parents."""
+
+    def _best(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The likeliest tokens behind paths, and their log-probabilities: `[rows, paths, count]`."""
+        best = logits.log_softmax(dim=-1, dtype=torch.float32)[..., : self.heads.guessable].topk(count)
+        tokens = self.heads.draft_token_ids
+        # Rounding must not lift a path above the path that it goes on from.
+        return best.indices if tokens is None else tokens[best.indices], best.values.clamp(max=0)
+
+    def _inverse_temperatures(self) -> Tensor:
+        """Of every head, `[heads]`."""
+        temperatures = self.heads.config.calibration_temperature
+        return 1.0 / torch.tensor(temperatures, dtype=torch.float32, device=self.heads.device)
+
+
+class ParallelDrafter(Drafter):
+    """Guesses of Medusa heads, none of which sees what the others guess.
+
+    Args:
+        heads: the Medusa heads.
+        lm_head: the backbone's output projection.
+    """
+
+    WIDTH = 10
+    """As many guesses of a head as medusa-llm's trees use."""
+
+    heads: MedusaHeads
+
+    def __init__(self, heads: MedusaHeads, lm_head: nn.Module) -> None:
+        super().__init__(heads, self.WIDTH)
+        self.lm_head = lm_head
+
+    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        return state, self.heads.head_logits(level, state, self.lm_head)
+
+    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
+        return state
+
+
+class SequentialDrafter(Drafter):
+    """Guesses of sequential heads, each behind the guesses before it.
+
+    Args:
+        heads: the sequential heads.
+        embeddings: the backbone's input embeddings.
+        lm_head: its output projection.
+    """
+
+    WIDTH = 4
+    """A head looks at so many paths for each row, each at a cost."""
+
+    heads: SequentialHeads
+
+    def __init__(self, heads: SequentialHeads, embeddings: nn.Module, lm_head: nn.Module) -> None:
+        super().__init__(heads, self.WIDTH)
+        self.embeddings = embeddings
+        self.lm_head = lm_head
+
+    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.heads.advance(state, token_ids, self.embeddings)
+        return state, self.heads.project(state, self.lm_head)
+
+    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
+        return state.gather(1, parent[..., None].expand(-1, -1, state.shape[-1]))
+
+
+def new_drafter(heads: DraftHeads, embeddings: nn.Module, lm_head: nn.Module) -> Drafter:
+    """The drafter for a set of heads."""
+    if isinstance(heads, SequentialHeads):
+        return SequentialDrafter(heads, embeddings, lm_head)
+    assert isinstance(heads, MedusaHeads)
+    return ParallelDrafter(heads, lm_head)
+
+
+def _padded(level: Tensor, width: int, value: float) -> Tensor:
+    return nn.functional.pad(level, (0, width - level.shape[1]), value=value)

@@ -1,0 +1,100 @@
+"""What a step costs with one model on this machine, by its nodes and by its rows of guesses."""
+
+from __future__ import annotations
+
+import platform
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medusa_apar.kv_cache.placement import Placement
+from medusa_apar.runner.backbone import Backbone
+
+from .budget import CostCurve, StepCost
+from .cost_cache import cached_cost
+from .drafter import Beam, Drafter
+
+CONTEXT = 256
+"""Slots behind which a step is timed."""
+FAR, FAR_NODES = 640, 32
+"""Further slots behind which so many nodes are timed."""
+MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
+
+
+def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
+    """The cost of steps; measured at the first call for a model, dtype and machine, then read from the cache."""
+    return cached_cost(_subject(backbone, drafter), lambda: measure(backbone, drafter))
+
+
+def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
+    """Time the backbone's forward pass by its nodes, and the heads by their rows."""
+    context = min(CONTEXT, backbone.context_length // 2)
+    (pool,) = backbone.new_pools(1, 1023)
+    row = pool.open_row()
+    depths, zeros = np.arange(context), np.zeros(context, dtype=np.int64)
+    prompt = Placement.acquire([pool], zeros, np.full(context, row), depths, np.tri(context, dtype=np.bool_))
+    backbone.prefill(prompt, zeros, depths[-1:])
+    pool.show(row, prompt.slots)
+    hidden: Tensor | None = None
+
+    def forward(nodes: int) -> None:
+        nonlocal hidden
+        zeros = np.zeros(nodes, dtype=np.int64)
+        placement = Placement.acquire(
+            [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
+        )
+        logits, hidden = backbone.forward(placement, zeros)
+        logits.max(dim=-1).indices.tolist()
+        placement.give_back(np.ones(nodes, dtype=np.bool_))
+
+    def guess(rows: int, beam: Beam = drafter.beams[0]) -> None:
+        assert hidden is not None
+        zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
+        drafter.guess(hidden[zeros], zeros, beam)[0].tolist()
+
+    def reach(further: int) -> None:
+        slots = pool.acquire(further)
+        forward(FAR_NODES)
+        pool.give_back(slots)
+
+    forward(FAR_NODES)
+    curve, slots = CostCurve.measure(forward, between=partial(guess, 1)), pool.extent
+    by_reach = CostCurve.measure(reach, (1, FAR))
+    step = partial(forward, MEASURED_ROWS[-1])
+    return StepCost(
+        forward=curve,
+        guesses={
+            beam: CostCurve.measure(partial(guess, beam=beam), MEASURED_ROWS, between=step) for beam in drafter.beams
+        },
+        slots=slots,
+        per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
+    )
+
+
+def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
+    model = backbone.model
+    config = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
+    device = model.device
+    return {
+        "backbone": config,
+        "attention": model.config._attn_implementation,
+        "heads": {"kind": drafter.heads.config.model_type, **drafter.heads.config.shape, "width": drafter.width},
+        "dtype": str(model.dtype),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
+        "threads": torch.get_num_threads(),
+        "step": type(backbone.step).__name__,
+        "versions": _versions(),
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("medusa-apar", "torch", "transformers")}
+
+
+def _processor() -> str:
+    return f"{platform.node()} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

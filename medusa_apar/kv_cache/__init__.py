@@ -1,0 +1,1 @@
+"""Keys and values by slot, and who may attend to which."""

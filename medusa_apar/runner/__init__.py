@@ -1,0 +1,1 @@
+"""Runs forward passes of the backbone: plain, packed, compiled, or from CUDA graphs."""

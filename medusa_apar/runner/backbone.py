@@ -1,0 +1,171 @@
+"""The causal LM as the decoder sees it: nodes and one mask in, logits and head inputs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from sys import maxsize
+
+import numpy as np
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from medusa_apar.heads.backbone_weights import execution_device
+from medusa_apar.kv_cache.placement import Ints, Placement
+from medusa_apar.kv_cache.slot_cache import SlotCache
+from medusa_apar.kv_cache.slot_pool import SlotPool
+
+from .attention import attending_slots
+from .forward_pass import ForwardPass, PassInputs
+from .masks import attention_masks
+from .supported import check_attention, check_supported
+from .transfer import to_device
+
+
+class Backbone:
+    """A plain `PreTrainedModel`, called with flat nodes under one mask.
+
+    Args:
+        model: a supported causal LM.
+
+    Attributes:
+        step: how a step's forward pass is run.
+
+    Raises:
+        ValueError: if the model is not supported.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        check_supported(model)
+        self.model = model
+        self.step = ForwardPass(self.run)
+        self._head_inputs: Tensor | None = None
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output projection."""
+        head: nn.Module = self.model.get_output_embeddings()
+        return head
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the model knows."""
+        size: int = self.model.config.vocab_size
+        return size
+
+    @cached_property
+    def context_length(self) -> int:
+        """Positions on which one thread's logits do not depend on another's."""
+        return context_length(self.model.config)
+
+    def new_pools(self, pools: int, capacity: int, max_slots: int | None = None) -> list[SlotPool]:
+        """Empty KV pools for this model, of so many slots each; `max_slots` holds for each."""
+        capacity = capacity if max_slots is None else min(capacity, max_slots)
+        most = maxsize if max_slots is None else max_slots
+        cache = self.step.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
+        return [SlotPool(cache, index, max_slots) for index in range(pools)]
+
+    @property
+    def separates_pools(self) -> bool:
+        """Whether nodes of several pools can be in one forward pass."""
+        return bool(self.model.config._attn_implementation == "sdpa")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """While open, `forward` can be called: what enters `lm_head` is kept.
+
+        Raises:
+            ValueError: if the attention implementation was switched to one that takes no mask.
+        """
+        check_attention(self.model)
+
+        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._head_inputs = inputs[0][0]
+
+        handle = self.lm_head.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._head_inputs = None
+
+    def prefill(self, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
+        """Run the model once over stretches of prompts.
+
+        Args:
+            placement: where the nodes lie; keys and values are written to and read from its cache.
+            token_ids: `[nodes]`.
+            kept: `[kept]` the nodes whose logits are wanted.
+
+        Returns:
+            Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
+        """
+        inputs = self._inputs(placement, token_ids)
+        with attending_slots(self.model.config):
+            return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
+
+    def forward(self, placement: Placement, token_ids: Ints) -> tuple[Tensor, Tensor]:
+        """Run the model once over the nodes of a step.
+
+        Args:
+            placement: where the nodes lie; keys and values are written to and read from its cache.
+            token_ids: `[nodes]`.
+
+        Returns:
+            Logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; valid until the next call.
+        """
+        fitting = self.step.fit(placement)
+        padding = len(fitting) - len(placement)
+        inputs = self._inputs(fitting, np.pad(token_ids, (0, padding)) if padding else token_ids)
+        with attending_slots(self.model.config):
+            logits, head_inputs = self.step(inputs, placement.cache)
+        return logits[: len(placement)], head_inputs[: len(placement)]
+
+    def _inputs(self, placement: Placement, token_ids: Ints) -> PassInputs:
+        device = execution_device(self.model)
+        groups = placement.groups() if placement.cache.pools > 1 else ()
+        attended = () if placement.attended is None else (placement.attended,)
+        return PassInputs(
+            to_device(token_ids, device)[None],
+            to_device(placement.positions, device)[None],
+            attention_masks(self.model.config, placement, self.model.dtype, device),
+            to_device(placement.flat_slots, device),
+            *(to_device(each, device) for each in (*groups, *attended)),
+        )
+
+    def run(self, inputs: PassInputs, cache: SlotCache, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
+        """Call the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`, of some nodes or all."""
+        cache.aim(inputs.slots, inputs.extent)
+        by_pool = {
+            name: tensor
+            for name in ("pool_nodes", "node_places", "attended_pools")
+            if (tensor := getattr(inputs, name)) is not None
+        }
+        output = self.model(
+            input_ids=inputs.input_ids,
+            position_ids=inputs.position_ids,
+            attention_mask=inputs.masks,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=logits_to_keep,
+            **by_pool,
+        )
+        assert self._head_inputs is not None, "forward runs inside `active`"
+        return output.logits[0], self._head_inputs
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Positions that a model knows, up to where its rotary frequencies would change for all threads at once.
+
+    rope_type `longrope` picks its frequencies by the largest position of a call and `dynamic` scales them by it, both
+    beyond their original length alone; that of `dynamic` is `max_position_embeddings` itself.
+    """
+    config = config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [rope] if "rope_type" in rope else [value for value in rope.values() if isinstance(value, dict)]
+    lengths: list[int] = [config.max_position_embeddings]
+    for parameters in by_layer_type:
+        if parameters.get("rope_type") == "longrope":
+            lengths.append(parameters["original_max_position_embeddings"])
+    return min(lengths)

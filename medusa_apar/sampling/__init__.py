@@ -1,0 +1,1 @@
+"""The backbone's token after every node, and which nodes are accepted."""

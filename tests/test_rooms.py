@@ -1,0 +1,80 @@
+"""A room imports only rooms below it, so that there is no circle; no room is too large, and no name is taken twice."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"heads": "heads", "train": "train", "eval": "eval"}
+"""Packages of `medusa_apar` that lie at the top of the repository."""
+HEIGHT = {
+    **dict.fromkeys(("heads", "argument_types", "cache", "fingerprint", "modes"), 0),
+    **dict.fromkeys(("tree", "kv_cache"), 1),
+    **dict.fromkeys(("runner", "output"), 2),
+    **dict.fromkeys(("sampling", "drafting"), 3),
+    "engine": 4,
+    **dict.fromkeys(("generation", "adapter", "packaged"), 5),
+    "checkpoint": 6,
+    "model": 7,
+    "__init__": 8,
+    "serving": 9,
+    "train": 10,
+    "eval": 11,
+    "cli": 12,
+}
+"""Modules and rooms of `medusa_apar`. The higher ones may import the lower ones."""
+MOST_MODULES = 12
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package, by its dotted name without `medusa_apar`."""
+    for top in (ROOT / "medusa_apar", *(ROOT / folder for folder in FOLDERS)):
+        for path in sorted(top.rglob("*.py")):
+            below = path.relative_to(ROOT / "medusa_apar" if top.name == "medusa_apar" else ROOT)
+            yield ".".join(below.with_suffix("").parts), path
+
+
+def imported(name: str, path: Path) -> Iterator[str]:
+    """Dotted names, without `medusa_apar`, of what a module imports when it is imported."""
+    package = name.split(".")[:-1]
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            above = package[: len(package) - node.level + 1]
+            base = ".".join([*above, *(node.module or "").split(".")]).strip(".")
+        elif (node.module or "").split(".")[0] == "medusa_apar":
+            base = (node.module or "").partition(".")[2]
+        else:
+            continue
+        yield from [base] if base else [alias.name for alias in node.names if alias.name in HEIGHT]
+
+
+def height(name: str) -> int:
+    return HEIGHT[name.split(".")[0]]
+
+
+@pytest.mark.parametrize(("name", "path"), [*modules()], ids=[name for name, _ in modules()])
+def test_a_room_imports_only_rooms_below_it(name: str, path: Path) -> None:
+    room = name.split(".")[0]
+    for other in imported(name, path):
+        assert other.split(".")[0] == room or height(other) < height(name), f"{name} imports {other}"
+
+
+def test_the_rule_sees_imports() -> None:
+    found = dict(modules())
+    assert "tree.control_tokens" in set(imported("engine.decoder", found["engine.decoder"]))
+    assert "model" in set(imported("serving.native", found["serving.native"]))
+
+
+RUNTIME = ("tree", "kv_cache", "runner", "sampling", "drafting", "engine")
+
+
+@pytest.mark.parametrize("room", RUNTIME)
+def test_a_room_has_at_most_a_dozen_modules(room: str) -> None:
+    own = [path for path in (ROOT / "medusa_apar" / room).glob("*.py") if path.name != "__init__.py"]
+    assert 0 < len(own) <= MOST_MODULES
