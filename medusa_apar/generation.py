@@ -20,20 +20,20 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
-from .drafting.budget import FixedBudget, MeasuredBudget, NodeBudget
+from .drafting.budget import FixedBudget, NodeBudget
 from .drafting.drafter import Drafter
 from .drafting.fixed_tree import FixedTree
-from .drafting.step_cost import step_cost
-from .engine.decoder import Decoder
+from .drafting.step_cost import measured_budget
+from .engine.engine import Engine
+from .engine.pools import PoolPlan
 from .engine.state import Request
-from .kv_cache.capacity import slots_that_fit
 from .output import DecodingStats, MedusaAparOutput
 from .runner.backbone import Backbone
 from .sampling.randomness import root_key
-from .sampling.sampler import TokenChooser
+from .sampling.sampler import Sampler
 from .sampling.verification import Acceptance, TypicalAcceptance, accept_exactly
 from .tree.control_tokens import ControlTokens
-from .tree.paragraph_tree import ParagraphTree, Thread
+from .tree.paragraph_tree import ParagraphTree
 from .tree.stopping import Stopping, asked_criteria, eos_token_ids
 from .tree.streaming import ReadingOrderStream
 
@@ -57,9 +57,6 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "cache_implementation": (None, "dynamic"),
 }
 """`GenerationConfig` fields that this decoding does not honour, with the values that ask for nothing."""
-
-ROOMY = 2
-"""Rows have KV pools of their own where each can hold its longest path so many times; else they share one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,35 +144,19 @@ class Generation:
         if streamer is not None and len(prompts) > 1:
             raise ValueError(f"streamer takes one row, but the batch has {len(prompts)}; generate row by row")
         ends = eos_token_ids(self.criteria)
-        typical = self.options.acceptance == "typical"
-        if typical and not self.config.do_sample:
+        if self.options.acceptance == "typical" and not self.config.do_sample:
             raise ValueError("acceptance='typical' is a way of sampling; pass do_sample=True, or acceptance='exact'")
         with torch.inference_mode():
-            requests = self._requests(input_ids, prompts, streamer)
-            pools, max_slots = self._pools(requests)
-            drafter = self.drafter if medusa else None
-            decoder = Decoder(
-                self.backbone,
-                drafter,
-                self.control,
-                chooser=TokenChooser(
-                    self.processors,
-                    len(prompts),
-                    self.control,
-                    sample=bool(self.config.do_sample) and not typical,
-                    device=input_ids.device,
-                ),
-                acceptance=self._acceptance(),
-                budget=self._budget(drafter),
-                fork=apar,
-                eos_token_ids=ends,
-                max_threads=self.options.max_threads,
-                max_depth=self.options.max_depth,
-                pools=pools,
-                max_slots=max_slots,
-            )
+            requests = self._requests(input_ids, prompts, streamer, fork=apar, eos_token_ids=ends)
+            engine = self._engine(requests, self.drafter if medusa else None)
+            for request in requests:
+                engine.add(request)
             start = perf_counter()
-            decoder.decode(requests)
+            try:
+                while engine.busy:
+                    engine.step()
+            finally:
+                engine.close()
         trees = tuple(request.tree.trimmed(request.limit, request.cut_reason) for request in requests)
         if any(map(_fills_context, trees, requests)):
             logger.warning(
@@ -186,7 +167,7 @@ class Generation:
         sequences = _sequences(input_ids, trees, self._padding(ends))
         if not self.config.return_dict_in_generate:
             return sequences
-        stats = _final_stats(decoder.stats, requests, trees, perf_counter() - start)
+        stats = _final_stats(engine.metrics.stats, requests, trees, perf_counter() - start)
         return MedusaAparOutput(sequences=sequences, trees=trees, stats=stats)
 
     def _check_config(self) -> None:
@@ -236,27 +217,48 @@ class Generation:
                 )
         return prompts
 
-    def _requests(self, input_ids: Tensor, prompts: list[list[int]], streamer: BaseStreamer | None) -> list[Request]:
+    def _requests(
+        self,
+        input_ids: Tensor,
+        prompts: list[list[int]],
+        streamer: BaseStreamer | None,
+        *,
+        fork: bool,
+        eos_token_ids: frozenset[int],
+    ) -> list[Request]:
         lengths = [self.config.max_length, self.criteria.max_length]
         limit = min(length for length in lengths if length is not None) - input_ids.shape[1]
         asked = asked_criteria(self.criteria)
         seed = self.options.seed
         if seed is None and self.config.do_sample:
             seed = int(torch.randint(2**62, (1,)))
+        samplers = Sampler.of_batch(
+            self.processors,
+            len(prompts),
+            self.control,
+            sample=bool(self.config.do_sample) and self.options.acceptance != "typical",
+            device=input_ids.device,
+        )
+        acceptance = self._acceptance()
         copies: Counter[tuple[int, ...]] = Counter()
         requests = []
-        for row, (context, prompt) in enumerate(zip(input_ids.tolist(), prompts, strict=True)):
-            tree = ParagraphTree(
-                [Thread(list(prompt), len(prompt), len(prompt))],
-                self.control.fork_token_id if self.control else None,
-                self.control.child_token_id if self.control else None,
-                self.options.max_depth,
+        for context, prompt, sampler in zip(input_ids.tolist(), prompts, samplers, strict=True):
+            requests.append(
+                Request(
+                    tree=ParagraphTree.of_prompt(prompt, self.control, self.options.max_depth),
+                    context=context,
+                    limit=limit,
+                    key=root_key(seed or 0, prompt, copies[tuple(prompt)]),
+                    sampler=sampler,
+                    acceptance=acceptance,
+                    eos_token_ids=eos_token_ids,
+                    max_depth=self.options.max_depth if fork else 1,
+                    max_threads=self.options.max_threads,
+                    stopping=Stopping(asked, context, input_ids.device) if asked else None,
+                    stream=None if streamer is None else ReadingOrderStream(streamer),
+                )
             )
-            key = root_key(seed or 0, prompt, copies[tuple(prompt)])
             copies[tuple(prompt)] += 1
-            stopping = Stopping(asked, context, input_ids.device) if asked else None
-            stream = None if streamer is None else ReadingOrderStream(streamer)
-            requests.append(Request(row, context, limit, tree, key, stopping, stream))
         return requests
 
     def _acceptance(self) -> Acceptance:
@@ -264,34 +266,38 @@ class Generation:
             return TypicalAcceptance(self.options.posterior_threshold, self.options.posterior_alpha)
         return accept_exactly
 
-    def _budget(self, drafter: Drafter | None) -> NodeBudget:
-        if drafter is None:
-            return FixedBudget()
-        if self.options.medusa_choices is not None:
-            return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
-        if self.options.nodes_per_step is not None:
-            return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
-        return MeasuredBudget(step_cost(self.backbone, drafter))
-
-    def _pools(self, requests: Sequence[Request]) -> tuple[int, int]:
-        """How many KV pools, and the slots of all of them: enough for the longest path of any row, and its step."""
-        given = self.options.max_slots
-        slots = slots_that_fit(self.backbone.model) if given is None else given
-        heads = 0 if self.drafter is None else self.drafter.heads.config.num_heads
+    def _engine(self, requests: Sequence[Request], drafter: Drafter | None) -> Engine:
+        """An engine with room for the longest path of any row, and its step."""
+        draft_length = 0 if self.drafter is None else self.drafter.heads.config.num_heads
         longest = 0
+        plan = PoolPlan.of(self.backbone, self.options.max_slots)
         for number, request in enumerate(requests):
-            # A path holds the prompt, visible tokens up to the limit, a [Fork] between any two of them, and guesses.
-            path = request.tree.threads[0].prompt_length + 2 * request.limit + self.options.max_depth + heads + 1
+            # A path holds the prompt, visible tokens up to the limit, a [Fork] between any two of them, and a draft.
+            path = request.tree.threads[0].prompt_length + 2 * request.limit + self.options.max_depth + draft_length + 1
             needed = min(path, self.backbone.context_length) + 1
-            if slots < needed:
-                source = " (what the device can hold)" if given is None else ""
+            if plan.slots < needed:
+                source = " (what the device can hold)" if self.options.max_slots is None else ""
                 raise ValueError(
-                    f"max_slots={slots}{source} is too small: the longest path of row {number} may need {needed} "
+                    f"max_slots={plan.slots}{source} is too small: the longest path of row {number} may need {needed} "
                     f"slots; raise max_slots, or lower max_new_tokens={request.limit}"
                 )
             longest = max(longest, needed)
-        separate = self.backbone.separates_pools and slots >= ROOMY * longest * len(requests)
-        return (len(requests) if separate else 1), slots
+        lengths = [(len(request.context), request.limit) for request in requests]
+        return Engine(
+            self.backbone,
+            drafter,
+            self.control,
+            budget=self._budget(drafter),
+            pools=plan.pools(len(requests), longest, lengths),
+            context_length=self.backbone.context_length,
+        )
+
+    def _budget(self, drafter: Drafter | None) -> NodeBudget:
+        if drafter is not None and self.options.medusa_choices is not None:
+            return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
+        if drafter is not None and self.options.nodes_per_step is not None:
+            return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
+        return measured_budget(self.backbone, drafter)
 
     def _padding(self, ends: frozenset[int]) -> int:
         padding = self.config.pad_token_id

@@ -12,6 +12,8 @@ import torch
 
 from medusa_apar import EMBEDDED, ParagraphTree, Thread
 from medusa_apar.cli import COMMANDS, main
+from medusa_apar.engine.engine import Engine
+from medusa_apar.engine.state import Request
 from medusa_apar.tree.drawing import draw
 
 from .conftest import CHILD, EOS, FORK
@@ -64,17 +66,15 @@ def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.Captur
 def test_an_interruption_prints_what_is_there(
     show: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from medusa_apar.engine.decoder import Decoder
+    step, calls = Engine.step, []
 
-    settle, calls = Decoder._settle, []
-
-    def interrupt(self: Decoder, request: object) -> None:
-        settle(self, request)  # type: ignore[arg-type]
-        calls.append(request)
+    def interrupt(self: Engine) -> list[Request]:
+        calls.append(self)
         if len(calls) == 20:
             raise KeyboardInterrupt
+        return step(self)
 
-    monkeypatch.setattr(Decoder, "_settle", interrupt)
+    monkeypatch.setattr(Engine, "step", interrupt)
     with pytest.raises(SystemExit) as stop:
         main(["generate", "What are the main causes of stress?", "--show", show])
     shown = capsys.readouterr()

@@ -161,7 +161,7 @@ def test_prompts_are_prefilled_together_in_chunks(
 ) -> None:
     prompts, ids, mask = batch(lengths=(23, 4, 2, 11))
     each = [model.generate(torch.tensor([prompt]), max_new_tokens=20) for prompt in prompts]
-    monkeypatch.setattr("medusa_apar.engine.decoder.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("medusa_apar.engine.prefill.CHUNK", chunk)
     sizes = []
     prefill = Backbone.prefill
 
@@ -389,7 +389,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None =
         return str(folder)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
-    monkeypatch.setattr("medusa_apar.checkpoint.find_adapter_config_file", lambda *_, **__: None)
+    monkeypatch.setattr("medusa_apar.adapter.find_adapter_config_file", lambda *_, **__: None)
     monkeypatch.setattr("medusa_apar.heads.formats.hf_hub_download", download)
     monkeypatch.setattr("medusa_apar.heads.formats.snapshot_download", snapshot)
     return asked

@@ -1,4 +1,4 @@
-"""Candidate trees of all threads under one budget, and the step's flat list of nodes.
+"""Draft trees of all threads under one budget, and the step's flat list of nodes.
 
 Source: Medusa (Cai et al. 2024, arXiv 2401.10774), sections 2.1.2 and 2.3.3. The acceptance probability of a path never
 rises along it, so the likeliest candidates of all threads are closed under ancestors once ties go to the shallower
@@ -26,23 +26,23 @@ Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Guesses:
-    """The tree that the heads guess behind one pending token, a level's best guess first.
+class DraftTree:
+    """What the heads propose after one pending token, a level's best draft token first.
 
     Attributes:
         token_ids: `[levels, width]` int64.
         parents: `[levels, width]` int64, places in the level above; without meaning in the first level.
-        log_probs: `[levels, width]` of the paths, calibrated, never rising along a path; -inf where there is no guess.
+        log_probs: `[levels, width]` of the paths, calibrated, never rising along a path; -inf where there is no token.
     """
 
     token_ids: Ints
     parents: Ints
     log_probs: Scores
 
-    def deepened(self, levels: int) -> Guesses:
-        """The same in so many levels, of which the further ones hold no guess."""
+    def deepened(self, levels: int) -> DraftTree:
+        """The same in so many levels, of which the further ones hold no token."""
         further = (0, levels - len(self.token_ids)), (0, 0)
-        return Guesses(
+        return DraftTree(
             np.pad(self.token_ids, further),
             np.pad(self.parents, further),
             np.pad(self.log_probs, further, constant_values=-np.inf),
@@ -50,66 +50,66 @@ class Guesses:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """One scheduled thread, as candidate choice sees it.
+class ThreadDraft:
+    """One scheduled thread, as the choice of nodes sees it.
 
     Attributes:
         pending: its pending token.
         position: path depth of the pending token.
         may_fork: whether `[Fork]` may open a child here.
-        guesses: the heads' guesses; None where there are none.
+        tree: what the heads propose; None where they propose nothing.
     """
 
     pending: int
     position: int
     may_fork: bool
-    guesses: Guesses | None
+    tree: DraftTree | None
 
 
 @dataclass(frozen=True, slots=True)
 class StepNodes:
-    """The candidate nodes of one step, flat; a node stands behind its parent, the pending tokens first.
+    """The nodes of one step, flat; a node comes after its parent, the pending tokens first.
 
     Attributes:
         token_ids: `[nodes]`.
         parent: `[nodes]` index of each node's parent, `ROOT` for pending tokens.
         thread: `[nodes]` index of each node's thread in the schedule.
         position: `[nodes]` path depth.
-        forced: `[nodes]` whether the node is an eager `[Child]`: injected, accepted with its parent, and
-            owned by the thread that the parent's `[Fork]` opens.
+        is_eager_child: `[nodes]` whether the node is a `[Child]` that was injected: it is accepted with its parent, and
+            belongs to the thread that the parent's `[Fork]` opens.
     """
 
     token_ids: Ints
     parent: Ints
     thread: Ints
     position: Ints
-    forced: Flags
+    is_eager_child: Flags
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def ancestors(self) -> Flags:
-        """`[nodes, nodes]`; (i, j) is true where node j is i or stands above i."""
+        """`[nodes, nodes]`; (i, j) is true where node j is i or above i."""
         return ancestors(self.parent)
 
 
 def choose_nodes(
-    drafts: Sequence[Draft],
+    drafts: Sequence[ThreadDraft],
     budget: NodeBudget,
     control: ControlTokens | None,
     context_length: int,
     room: int | None = None,
 ) -> StepNodes:
-    """Lay out the pending tokens of all threads and the guesses that are worth a node.
+    """Lay out the pending tokens of all threads and the draft tokens that are worth a node.
 
-    Nodes come likeliest first over all threads; `budget` says behind which of them to cut. An eager
+    Nodes come likeliest first over all threads; `budget` says after which of them to cut. An eager
     `[Child]` is as likely as the `[Fork]` above it.
 
     Args:
         drafts: the scheduled threads.
         budget: how many nodes a step should carry.
         control: the control tokens; None where the backbone has none.
-        context_length: no node is laid at this position or behind it.
+        context_length: no node is laid at this position or after it.
         room: nodes that the KV pool has slots for, at least one per thread.
     """
     threads = len(drafts)
@@ -117,7 +117,7 @@ def choose_nodes(
     most = most if room is None else min(most, room)
     start = np.array([draft.position for draft in drafts], dtype=np.int64)
     may_fork = np.array([draft.may_fork for draft in drafts], dtype=np.bool_)
-    every = _with_guesses(drafts)
+    every = _candidates(drafts)
     depth = start[every.thread] + every.level
     possible = (every.score > -np.inf) & (depth < context_length)
     if control is not None:
@@ -139,19 +139,19 @@ def choose_nodes(
         parent=place[every.parent[order]],
         thread=thread,
         position=start[thread] + level,
-        forced=every.forced[order],
+        is_eager_child=every.is_eager_child[order],
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """Pending tokens and all guesses, level by level.
+    """Pending tokens and all draft tokens, level by level.
 
     Attributes:
         token_ids, thread, level: `[candidates]`.
         parent: `[candidates]` index of the candidate above; `ROOT` for pending tokens.
-        score: `[candidates]` log-probability of the path; -inf where there is no guess.
-        forced: `[candidates]` whether it is an eager `[Child]`.
+        score: `[candidates]` log-probability of the path; -inf where there is no token.
+        is_eager_child: `[candidates]` whether it is an eager `[Child]`.
     """
 
     token_ids: Ints
@@ -159,7 +159,7 @@ class _Candidates:
     thread: Ints
     level: Ints
     score: Scores
-    forced: Flags
+    is_eager_child: Flags
 
     def with_children(self, forks: Ints, child_token_id: int) -> _Candidates:
         """The same, and behind them a `[Child]` under each of some candidates."""
@@ -169,36 +169,36 @@ class _Candidates:
             np.append(self.thread, self.thread[forks]),
             np.append(self.level, self.level[forks] + 1),
             np.append(self.score, self.score[forks]),
-            np.append(self.forced, np.ones(len(forks), dtype=np.bool_)),
+            np.append(self.is_eager_child, np.ones(len(forks), dtype=np.bool_)),
         )
 
 
-def _with_guesses(drafts: Sequence[Draft]) -> _Candidates:
+def _candidates(drafts: Sequence[ThreadDraft]) -> _Candidates:
     threads = len(drafts)
-    guessing = [thread for thread, draft in enumerate(drafts) if draft.guesses is not None]
-    guesses = [draft.guesses for draft in drafts if draft.guesses is not None]
-    deepest = max((len(one.token_ids) for one in guesses), default=0)
-    guesses = [one if len(one.token_ids) == deepest else one.deepened(deepest) for one in guesses]
+    drafting = [thread for thread, draft in enumerate(drafts) if draft.tree is not None]
+    trees = [draft.tree for draft in drafts if draft.tree is not None]
+    deepest = max((len(tree.token_ids) for tree in trees), default=0)
+    trees = [tree if len(tree.token_ids) == deepest else tree.deepened(deepest) for tree in trees]
     token_ids = np.array([draft.pending for draft in drafts], dtype=np.int64)
     parent, thread = np.full(threads, ROOT), np.arange(threads)
     level, score = np.zeros(threads, dtype=np.int64), np.zeros(threads)
-    if guesses:
-        # [levels, guessing, width]: shallow guesses of all threads before deep ones.
-        guessed = np.stack([one.token_ids for one in guesses], axis=1)
-        levels, _, width = guessed.shape
-        above = np.stack([one.parents for one in guesses], axis=1)
-        first = np.arange(0, len(guessing) * width, width)[:, None]  # of each thread, within a level
-        above[1:] += threads + first + (np.arange(levels - 1) * len(guessing) * width)[:, None, None]
-        above[0] = np.array(guessing)[:, None]
-        token_ids, parent = np.append(token_ids, guessed), np.append(parent, above)
-        thread = np.append(thread, np.tile(np.repeat(guessing, width), levels))
-        level = np.append(level, np.repeat(np.arange(1, levels + 1), len(guessing) * width))
-        score = np.append(score, np.stack([one.log_probs for one in guesses], axis=1))
+    if trees:
+        # [levels, drafting, width]: shallow tokens of all threads before deep ones.
+        drafted = np.stack([one.token_ids for one in trees], axis=1)
+        levels, _, width = drafted.shape
+        above = np.stack([one.parents for one in trees], axis=1)
+        first = np.arange(0, len(drafting) * width, width)[:, None]  # of each thread, within a level
+        above[1:] += threads + first + (np.arange(levels - 1) * len(drafting) * width)[:, None, None]
+        above[0] = np.array(drafting)[:, None]
+        token_ids, parent = np.append(token_ids, drafted), np.append(parent, above)
+        thread = np.append(thread, np.tile(np.repeat(drafting, width), levels))
+        level = np.append(level, np.repeat(np.arange(1, levels + 1), len(drafting) * width))
+        score = np.append(score, np.stack([one.log_probs for one in trees], axis=1))
     return _Candidates(token_ids, parent, thread, level, score, np.zeros(len(token_ids), dtype=np.bool_))
 
 
 def ancestors(parent: Sequence[int] | Ints) -> Flags:
-    """`[nodes, nodes]`; (i, j) is true where node j is i or stands above i.
+    """`[nodes, nodes]`; (i, j) is true where node j is i or above i.
 
     Args:
         parent: index of each node's parent; `ROOT` at roots.

@@ -59,7 +59,7 @@ class Drafter(ABC):
         self.heads.to(*args, **kwargs)
         self._sharpness = self._inverse_temperatures()
 
-    def guess(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+    def propose(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
         """Guess behind each of some pending tokens.
 
         The likeliest paths of one length are looked for behind the likeliest of the length before: what lies behind a

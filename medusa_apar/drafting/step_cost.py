@@ -14,7 +14,7 @@ from torch import Tensor
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.backbone import Backbone
 
-from .budget import CostCurve, StepCost
+from .budget import CostCurve, FixedBudget, MeasuredBudget, NodeBudget, StepCost
 from .cost_cache import cached_cost
 from .drafter import Beam, Drafter
 
@@ -23,6 +23,11 @@ CONTEXT = 256
 FAR, FAR_NODES = 640, 32
 """Further slots behind which so many nodes are timed."""
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
+
+
+def measured_budget(backbone: Backbone, drafter: Drafter | None) -> NodeBudget:
+    """The budget that gives the most tokens in a second on this machine."""
+    return FixedBudget() if drafter is None else MeasuredBudget(step_cost(backbone, drafter))
 
 
 def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
@@ -54,7 +59,7 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     def guess(rows: int, beam: Beam = drafter.beams[0]) -> None:
         assert hidden is not None
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
-        drafter.guess(hidden[zeros], zeros, beam)[0].tolist()
+        drafter.propose(hidden[zeros], zeros, beam)[0].tolist()
 
     def reach(further: int) -> None:
         slots = pool.acquire(further)

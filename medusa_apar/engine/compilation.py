@@ -56,19 +56,19 @@ class CompiledStep:
         plain = self._backbone.step
         self._backbone.step = self._pass
         if self._drafter is not None:
-            self._drafter.guess = self._guess  # type: ignore[method-assign]
+            self._drafter.propose = self._guess  # type: ignore[method-assign]
         try:
             yield
         finally:
             self._backbone.step = plain
             if self._drafter is not None:
-                del self._drafter.guess
+                del self._drafter.propose
 
     def _compile(self) -> None:
         run = RehearsedRun(self._compiled(self._backbone.run))
         self._pass = GraphedPass(run) if self._backbone.model.device.type == "cuda" else CompiledPass(run)
         if self._drafter is not None:
-            self._guess = RehearsedGuess(self._compiled(self._drafter.guess), self._drafter.beams)
+            self._guess = RehearsedGuess(self._compiled(self._drafter.propose), self._drafter.beams)
 
     def _compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
@@ -168,7 +168,7 @@ class RehearsedGuess:
     Each beam that a budget may ask for is a graph of its own; the first call compiles them all.
 
     Args:
-        guess: the compiled `Drafter.guess`.
+        guess: the compiled `Drafter.propose`.
         beams: of the drafter.
     """
 

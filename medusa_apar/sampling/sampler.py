@@ -19,31 +19,42 @@ from .processors import check_supported, is_context_free, of_row, on_device, pro
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where nodes stand, as the choice of the token after each of them needs it.
+class SamplingInputs:
+    """What sampling the token after each node needs to know.
 
     Attributes:
         token_ids: `[nodes]` on the device, each node's own token.
-        rows: `[nodes]` row of the batch.
         fork_allowed: `[nodes]` whether the thread may fork.
-        numbers: looks up the uniform number `[nodes]` of the token after each node; called when sampling.
-        contexts: builds the contexts, the row's padding, prompt and path up to the node; called where needed.
+        uniforms: looks up the uniform number `[nodes]` of the token after each node; called when sampling.
+        contexts: builds the contexts, the request's padding, prompt and path up to the node; called where needed.
     """
 
     token_ids: Tensor
-    rows: NDArray[np.int64]
     fork_allowed: NDArray[np.bool_]
-    numbers: Callable[[], NDArray[np.float64]]
+    uniforms: Callable[[], NDArray[np.float64]]
     contexts: Callable[[], Sequence[list[int]]]
 
+    def of(self, nodes: NDArray[np.int64]) -> SamplingInputs:
+        """Those of some nodes."""
 
-class TokenChooser:
-    """Chooses as `generate` does.
+        def contexts() -> list[list[int]]:
+            every = self.contexts()
+            return [every[node] for node in nodes.tolist()]
+
+        return SamplingInputs(
+            token_ids=self.token_ids[to_device(nodes, self.token_ids.device)],
+            fork_allowed=self.fork_allowed[nodes],
+            uniforms=lambda: self.uniforms()[nodes],
+            contexts=contexts,
+        )
+
+
+class Sampler:
+    """Picks tokens as `generate` does, for the nodes of one request, or of several with the same parameters.
 
     Args:
-        processors: what `generate` builds for the batch, the user's own processors among them.
-        rows: rows of the batch.
-        control: the control tokens, whose rules stand behind the user's processors; None where there are none.
+        processors: logits processors of the request.
+        control: the control tokens, whose rules come after the user's processors; None where there are none.
         sample: draw from the processed distribution; else take its best token.
         device: where processors keep their tensors and get their arguments: that of `input_ids`, which need not be
             the backbone's.
@@ -53,72 +64,111 @@ class TokenChooser:
     """
 
     def __init__(
-        self,
+        self, processors: LogitsProcessorList, control: ControlTokens | None, *, sample: bool, device: torch.device
+    ) -> None:
+        check_supported(processors)
+        self._sample = sample
+        self._control = control
+        self._context_free = is_context_free(processors)
+        before, warpers = split_warpers(processors)
+        self._before, self._warpers = on_device(before, device), on_device(warpers, device)
+
+    @staticmethod
+    def of_batch(
         processors: LogitsProcessorList,
         rows: int,
         control: ControlTokens | None,
         *,
         sample: bool,
         device: torch.device,
-    ) -> None:
-        check_supported(processors)
-        self.sample = sample
-        self._control = control
-        self._context_free = is_context_free(processors)
-        by_row = [of_row(processors, row, rows, control) for row in range(1 if self._context_free else rows)]
-        self._by_row = [
-            (on_device(before, device), on_device(warpers, device)) for before, warpers in map(split_warpers, by_row)
-        ]
+    ) -> list[Sampler]:
+        """The sampler of every row of a batch; one for all where no processor looks at the context.
 
-    def scores(self, logits: Tensor, places: Places) -> Tensor:
+        Args:
+            processors: what `generate` builds for the batch, the user's own processors among them.
+            rows: of the batch.
+            control: as for a sampler.
+            sample: as for a sampler.
+            device: as for a sampler.
+        """
+        check_supported(processors)
+
+        def of(row: int) -> Sampler:
+            return Sampler(of_row(processors, row, rows, control), control, sample=sample, device=device)
+
+        return [of(0)] * rows if is_context_free(processors) else [of(row) for row in range(rows)]
+
+    def scores(self, logits: Tensor, inputs: SamplingInputs) -> Tensor:
         """Processed scores `[nodes, vocabulary]`, from raw `logits` of that shape.
 
         They are float32, as transformers has them, but where the best of raw logits is the same token.
         """
-        before, warpers = self._by_row[0]
-        if self._context_free and not (before or warpers or self.sample or logits.dtype == torch.float64):
-            return self._ruled(logits, places)
+        if self._context_free and not (self._before or self._warpers or self._sample or logits.dtype == torch.float64):
+            return self._ruled(logits, inputs)
         scores = logits.float()
         if self._context_free:
-            last: Any = places.token_ids[:, None]
-            return warpers(last, self._ruled(before(last, scores), places))
-        contexts = places.contexts()
-        return self._each_row(1, self._ruled(self._each_row(0, scores, places, contexts), places), places, contexts)
+            last: Any = inputs.token_ids[:, None]
+            return self._warpers(last, self._ruled(self._before(last, scores), inputs))
+        contexts = inputs.contexts()
+        for processors in (self._before, None, self._warpers):
+            if processors is None:
+                scores = self._ruled(scores, inputs)
+            elif processors:
+                scores = process(processors, contexts, scores)
+        return scores
 
-    def choose(self, scores: Tensor, places: Places) -> Tensor:
+    def tokens(self, scores: Tensor, inputs: SamplingInputs) -> Tensor:
         """The token after each node, `[nodes]` int64, from processed scores."""
-        if not self.sample:
+        if not self._sample:
             return scores.max(dim=-1).indices  # those of argmax, which takes four times as long in bfloat16
-        numbers = to_device(places.numbers(), scores.device)
-        return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), numbers)
+        uniforms = to_device(inputs.uniforms(), scores.device)
+        return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), uniforms)
 
-    def _ruled(self, scores: Tensor, places: Places) -> Tensor:
+    def _ruled(self, scores: Tensor, inputs: SamplingInputs) -> Tensor:
         if self._control is None:
             return scores
-        fork_allowed = to_device(places.fork_allowed, scores.device)
-        return ControlTokenRules(self._control, fork_allowed=fork_allowed)(places.token_ids[:, None], scores)
-
-    def _each_row(self, part: int, scores: Tensor, places: Places, contexts: Sequence[list[int]]) -> Tensor:
-        processed = scores.clone()
-        for row in np.unique(places.rows).tolist():
-            if processors := self._by_row[row][part]:
-                nodes = np.flatnonzero(places.rows == row).tolist()
-                processed[nodes] = process(processors, [contexts[node] for node in nodes], scores[nodes])
-        return processed
+        fork_allowed = to_device(inputs.fork_allowed, scores.device)
+        return ControlTokenRules(self._control, fork_allowed=fork_allowed)(inputs.token_ids[:, None], scores)
 
 
-def inverse_cdf(probabilities: Tensor, numbers: Tensor) -> Tensor:
+def sample(samplers: Sequence[Sampler], logits: Tensor, inputs: SamplingInputs) -> tuple[Tensor, Tensor]:
+    """Pick the token after every node, each by its request's sampler.
+
+    Args:
+        samplers: `[nodes]`; nodes of one sampler are asked about together.
+        logits: `[nodes, vocabulary]`.
+        inputs: of the nodes.
+
+    Returns:
+        Tokens `[nodes]` int64, and processed scores `[nodes, vocabulary]`.
+    """
+    distinct = list(dict.fromkeys(samplers))
+    if len(distinct) == 1:
+        scores = distinct[0].scores(logits, inputs)
+        return distinct[0].tokens(scores, inputs), scores
+    tokens = torch.empty(len(samplers), dtype=torch.int64, device=logits.device)
+    scores = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
+    for sampler in distinct:
+        nodes = np.flatnonzero([each is sampler for each in samplers])
+        at, own = to_device(nodes, logits.device), inputs.of(nodes)
+        processed = sampler.scores(logits[at], own)
+        scores[at] = processed.to(scores.dtype)
+        tokens[at] = sampler.tokens(processed, own)
+    return tokens, scores
+
+
+def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Turn uniform numbers into tokens.
 
     Args:
         probabilities: `[nodes, vocabulary]`.
-        numbers: `[nodes]` in [0, 1).
+        uniforms: `[nodes]` in [0, 1).
 
     Returns:
         `[nodes]` int64; tokens of probability 0 are never among them.
     """
     cumulative = probabilities.cumsum(dim=-1)
     total = cumulative[:, -1]
-    target = torch.minimum(numbers * total, torch.nextafter(total, torch.zeros_like(total)))
+    target = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
     found = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
     return found.clamp(max=probabilities.shape[-1] - 1)  # a token also where probabilities are not numbers

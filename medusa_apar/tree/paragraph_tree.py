@@ -5,9 +5,11 @@ Source: APAR (Liu et al. 2024, arXiv 2401.06761), section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+
+from .control_tokens import ControlTokens
 
 FinishReason = Literal["eos", "stop", "length", "context"]
 
@@ -97,6 +99,16 @@ class ParagraphTree:
         for index, thread in enumerate(self.threads):
             if thread.parent is not None:
                 self._children[thread.parent].append(index)
+
+    @staticmethod
+    def of_prompt(prompt: Sequence[int], control: ControlTokens | None, max_depth: int) -> ParagraphTree:
+        """A root thread that holds a prompt."""
+        return ParagraphTree(
+            [Thread(list(prompt), len(prompt), len(prompt))],
+            None if control is None else control.fork_token_id,
+            None if control is None else control.child_token_id,
+            max_depth,
+        )
 
     @property
     def nodes(self) -> list[tuple[int, int, int]]:

@@ -235,7 +235,7 @@ def test_a_graph_serves_every_step_of_its_bucket() -> None:
 def test_a_pool_that_grows_is_captured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     _, ids, mask = batch(2, lengths=(5, 9))
     plain = decode(model(), ids, mask, nodes_per_step=3)
-    monkeypatch.setattr("medusa_apar.engine.decoder._first_capacity", lambda _: 15)
+    monkeypatch.setattr("medusa_apar.engine.pools._first_capacity", lambda _: 15)
     graphed = model()
     way, recording = replaying(graphed)
     assert torch.equal(plain.sequences, decode(graphed, ids, mask, nodes_per_step=3).sequences)

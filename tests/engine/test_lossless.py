@@ -194,7 +194,7 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
     for curve in (flat, steep):
         free = CostCurve.through((1, 64), (0.0, 0.0))
         cost = StepCost(curve, dict.fromkeys(model._drafter.beams, free))
-        with patch("medusa_apar.generation.step_cost", lambda *_, cost=cost: cost):
+        with patch("medusa_apar.drafting.step_cost.step_cost", lambda *_, cost=cost: cost):
             outputs.append(decode(model, ids, mask))
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
     assert outputs[0].stats is not None

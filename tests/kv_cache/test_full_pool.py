@@ -15,7 +15,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
-from medusa_apar.engine.decoder import Decoder
+from medusa_apar.engine.engine import Engine
+from medusa_apar.engine.state import Request
 
 from ..conftest import forking_backbone, random_heads
 from ..engine.test_lossless import LIMIT, MAX_DEPTH, batch, decode
@@ -27,30 +28,31 @@ def longest_path(prompt: int, limit: int, heads: int = 3) -> int:
 
 
 @pytest.fixture
-def checked(monkeypatch: pytest.MonkeyPatch) -> list[Decoder]:
-    """Check the pool after every step; collects the decoders that ran."""
-    decoders: list[Decoder] = []
-    settle = Decoder._settle
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
+    """Check the pools after every step; collects the engines that ran."""
+    engines: list[Engine] = []
+    step = Engine.step
 
-    def check(self: Decoder, request: Any) -> None:
-        settle(self, request)
-        pool = request.pool
-        assert pool.held == np.count_nonzero(pool.visible.any(axis=0)), "a slot is held that no thread sees"
-        assert pool.free + pool.held == pool.capacity <= pool.max_slots
-        for live in request.live:
-            assert live.computed == np.count_nonzero(pool.visible[live.row]), "a thread miscounts its slots"
-        if decoders[-1:] != [self]:
-            decoders.append(self)
+    def check(self: Engine) -> list[Request]:
+        if engines[-1:] != [self]:
+            engines.append(self)
+        requests = step(self)
+        for pool in self.pools:
+            assert pool.held == np.count_nonzero(pool.visible.any(axis=0)), "a slot is held that no thread sees"
+            assert pool.free + pool.held == pool.capacity <= pool.max_slots
+        for live in (live for request in requests for live in request.live):
+            assert live.computed == np.count_nonzero(live.pool.visible[live.row]), "a thread miscounts its slots"
+        return requests
 
-    monkeypatch.setattr(Decoder, "_settle", check)
-    return decoders
+    monkeypatch.setattr(Engine, "step", check)
+    return engines
 
 
 @pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "seed": 4}], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("max_threads", [1, 8])
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_a_pool_that_is_only_just_large_enough_changes_nothing(
-    family: str, max_threads: int, sampling: dict[str, Any], checked: list[Decoder]
+    family: str, max_threads: int, sampling: dict[str, Any], checked: list[Engine]
 ) -> None:
     backbone = forking_backbone(family, seed=3)
     model = MedusaAparModel(backbone, random_heads(backbone))
@@ -66,7 +68,7 @@ def test_a_pool_that_is_only_just_large_enough_changes_nothing(
     assert not any(pool.held for pool in checked[-1].pools)
 
 
-def test_threads_are_preempted_when_the_first_one_has_no_room(checked: list[Decoder]) -> None:
+def test_threads_are_preempted_when_the_first_one_has_no_room(checked: list[Engine]) -> None:
     """Three rows that fork and a pool for hardly more than one of them."""
     backbone = forking_backbone(seed=3)
     model = MedusaAparModel(backbone, random_heads(backbone))
@@ -103,7 +105,7 @@ class Fails(BaseStreamer):
         pass
 
 
-def test_a_streamer_that_fails_frees_the_pool(checked: list[Decoder]) -> None:
+def test_a_streamer_that_fails_frees_the_pool(checked: list[Engine]) -> None:
     backbone = forking_backbone(seed=0)
     _, ids, _ = batch(lengths=(5,))
     with pytest.raises(RuntimeError, match="the reader is gone"):
@@ -129,7 +131,7 @@ class Cancels(StoppingCriteria):
         return torch.full((len(input_ids),), self.left <= 0)
 
 
-def test_a_criterion_may_cancel_between_tokens(checked: list[Decoder]) -> None:
+def test_a_criterion_may_cancel_between_tokens(checked: list[Engine]) -> None:
     """One that looks at something else than tokens is asked in every step; what is readable then is the answer."""
     backbone = forking_backbone(seed=3)
     model = MedusaAparModel(backbone, random_heads(backbone))
@@ -151,7 +153,7 @@ ENGINE_RUNS = 10_000
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_ten_thousand_random_runs_break_no_invariant(checked: list[Decoder]) -> None:
+def test_ten_thousand_random_runs_break_no_invariant(checked: list[Engine]) -> None:
     """Random prompts, batches, limits, budgets, pools, thread limits and cancellations, greedy and sampled."""
     random = Random(0)
     models = []

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.engine.decoder import Decoder
+from medusa_apar.engine import pools as engine_pools
+from medusa_apar.engine.engine import Engine
+from medusa_apar.engine.state import Request
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
@@ -98,22 +100,23 @@ def test_the_pool_is_exact_during_decoding_and_empty_afterwards(
     max_threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = forking_backbone(seed=0)
-    decoders: list[Decoder] = []
-    settle = Decoder._settle
+    engines: list[Engine] = []
+    step = Engine.step
 
-    def checked(self: Decoder, request: object) -> None:
-        settle(self, request)  # type: ignore[arg-type]
-        decoders.append(self)
+    def checked(self: Engine) -> list[Request]:
+        requests = step(self)
+        engines.append(self)
         for pool in self.pools:
             assert pool.held == np.count_nonzero(pool.visible.any(axis=0)), "a slot is held that no thread sees"
             assert not pool.visible[:, 0].any(), "slot 0 is for padding nodes"
+        return requests
 
-    monkeypatch.setattr(Decoder, "_settle", checked)
+    monkeypatch.setattr(Engine, "step", checked)
     _, ids, mask = batch(lengths=(5,))
     MedusaAparModel(backbone, random_heads(backbone)).generate(
         ids, attention_mask=mask, max_new_tokens=60, max_depth=3, max_threads=max_threads, nodes_per_step=12
     )
-    for pool in decoders[-1].pools:
+    for pool in engines[-1].pools:
         assert pool.held == 0
         assert pool.free == pool.capacity
 
@@ -122,10 +125,10 @@ def test_keys_and_values_are_written_once_and_never_moved() -> None:
     """Whatever is held keeps its keys and values bit by bit until it is freed."""
     backbone = forking_backbone(seed=0)
     written: dict[int, torch.Tensor] = {}
-    settle = Decoder._settle
+    step = Engine.step
 
-    def compare(self: Decoder, request: object) -> None:
-        settle(self, request)  # type: ignore[arg-type]
+    def compare(self: Engine) -> list[Request]:
+        requests = step(self)
         (pool,) = self.pools
         keys = pool.cache.layers[0].keys
         assert keys is not None
@@ -135,9 +138,10 @@ def test_keys_and_values_are_written_once_and_never_moved() -> None:
             assert slot not in written or torch.equal(written[slot], now)
         written.clear()
         written.update({slot: keys[:, slot].clone() for slot in held})
+        return requests
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "_settle", compare)
+        patch.setattr(Engine, "step", compare)
         _, ids, mask = batch(lengths=(5,))
         MedusaAparModel(backbone, random_heads(backbone)).generate(
             ids, attention_mask=mask, max_new_tokens=60, max_depth=3, nodes_per_step=12
@@ -150,25 +154,25 @@ def test_the_pool_grows_while_it_is_in_use() -> None:
     _, ids, mask = batch()
     roomy = model.generate(ids, attention_mask=mask, max_new_tokens=60, max_depth=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medusa_apar.engine.decoder._first_capacity", lambda _: 8)
+        patch.setattr(engine_pools, "_first_capacity", lambda _: 8)
         tight = model.generate(ids, attention_mask=mask, max_new_tokens=60, max_depth=3)
     assert torch.equal(roomy, tight)
 
 
 def test_an_interruption_empties_the_pool() -> None:
     backbone = forking_backbone(seed=0)
-    decoders: list[Decoder] = []
-    settle = Decoder._settle
+    engines: list[Engine] = []
+    step = Engine.step
 
-    def interrupt(self: Decoder, request: object) -> None:
-        settle(self, request)  # type: ignore[arg-type]
-        decoders.append(self)
-        if len(decoders) == 5:
+    def interrupt(self: Engine) -> list[Request]:
+        engines.append(self)
+        if len(engines) == 5:
             raise KeyboardInterrupt
+        return step(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Decoder, "_settle", interrupt)
+        patch.setattr(Engine, "step", interrupt)
         _, ids, mask = batch(lengths=(5,))
         with pytest.raises(KeyboardInterrupt):
             MedusaAparModel(backbone).generate(ids, attention_mask=mask, max_new_tokens=60)
-    assert [pool.held for pool in decoders[-1].pools] == [0]
+    assert [pool.held for pool in engines[-1].pools] == [0]

@@ -208,10 +208,10 @@ def test_typical_acceptance_takes_likely_guesses_though_the_backbone_would_choos
 
 
 def test_typical_acceptance_keeps_one_path_of_each_thread() -> None:
-    """Two trees: the longest path stands, the earlier of two equals, with its forced nodes."""
+    """Two trees: the longest path is accepted, the earlier of two equals, with its eager children."""
     parent = torch.tensor([-1, -1, 0, 0, 1, 1, 2, 3, 5, 6])
-    forced = torch.tensor([False] * 9 + [True])
+    eager = torch.tensor([False] * 9 + [True])
     above = torch.from_numpy(ancestors(parent.numpy()))
-    nodes = NodeTensors(torch.arange(10), parent, forced, above)
-    accepted = nodes.stand(torch.tensor([True] * 4 + [True, False] + [True] * 4))
+    nodes = NodeTensors(torch.arange(10), parent, eager, above)
+    accepted = nodes.accepted(torch.tensor([True] * 4 + [True, False] + [True] * 4))
     assert longest_path(nodes, accepted).nonzero().flatten().tolist() == [0, 1, 2, 4, 6, 9]

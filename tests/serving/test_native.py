@@ -12,6 +12,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
+from medusa_apar.engine.engine import Engine
+from medusa_apar.engine.state import Request
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.native import NativeAnswerer
 from medusa_apar.serving.requests import AnswerRequest, Sampling
@@ -57,6 +59,68 @@ def test_a_seed_draws_the_same_answer_alone_and_beside_others(native: NativeAnsw
     assert together == alone
     others = requests(sampling=Sampling(temperature=0.9, top_p=0.95, seed=4))
     assert [answer.readable for answer in answers(native, *others)] != alone
+
+
+SAMPLINGS = (
+    Sampling(),
+    Sampling(repetition_penalty=1.5),
+    Sampling(temperature=0.7, seed=1),
+    Sampling(temperature=0.7, seed=2),
+    Sampling(temperature=1.3, top_k=5, seed=3),
+    Sampling(temperature=1.0, top_p=0.8, seed=4),
+    Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=5),
+    Sampling(temperature=2.0, top_k=20, top_p=0.9, seed=6),
+)
+
+
+def test_requests_of_any_sampling_depth_and_thread_limit_share_steps(
+    model: MedusaAparModel, served: ServedModel
+) -> None:
+    asked = [
+        AnswerRequest(prompt, 40, max_depth=1 + at % 3, max_threads=1 + at % 4, sampling=SAMPLINGS[at % 8])
+        for at, prompt in enumerate(prompts(64))
+    ]
+    together, alone = (NativeAnswerer(model, served, max_batch=batch) for batch in (64, 1))
+    try:
+        found = answers(together, *asked)
+        for request, answer in zip(asked, found, strict=True):
+            assert answer.readable == answers(alone, request)[0].readable
+    finally:
+        asyncio.run(together.close())
+        asyncio.run(alone.close())
+
+
+def test_another_sampling_does_not_wait(
+    model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first token of the last arrival comes a few steps after it was asked for, whatever the others sample."""
+    native = NativeAnswerer(model, served, max_batch=8)
+    steps, step = [0], Engine.step
+
+    def counted(self: Engine) -> list[Request]:
+        steps[0] += 1
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", counted)
+
+    async def run() -> int:
+        running = [
+            native.answer(AnswerRequest(prompt, 100_000, max_depth=1, sampling=Sampling(temperature=5.0, seed=at)))
+            for at, prompt in enumerate(prompts(6))
+        ]
+        for answer in running:
+            await anext(answer)
+        asked_at = steps[0]
+        last = native.answer(AnswerRequest(prompts(1)[0], 5, max_depth=1, sampling=Sampling(temperature=0.3, seed=0)))
+        await anext(last)
+        waited = steps[0] - asked_at
+        for answer in (*running, last):
+            await answer.aclose()
+        return waited
+
+    waited = asyncio.run(run())
+    asyncio.run(native.close())
+    assert waited < 50
 
 
 def test_no_path_is_longer_than_what_is_served(model: MedusaAparModel, served: ServedModel) -> None:
@@ -107,7 +171,13 @@ def test_when_it_closes_answers_end_with_an_error(
     model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     native = NativeAnswerer(model, served, max_batch=2)
-    monkeypatch.setattr(native, "note_step", lambda: sleep(0.02))  # so that it is still writing when it is closed
+    step = Engine.step
+
+    def slow_step(self: Engine) -> list[Request]:
+        sleep(0.02)  # so that it is still writing when it is closed
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", slow_step)
     endless = AnswerRequest(prompts(1)[0], 100_000, max_depth=1, sampling=Sampling(temperature=5.0, seed=0))
 
     async def run() -> None:
@@ -130,7 +200,7 @@ def test_a_failure_before_a_batch_has_begun_ends_the_answers_that_it_was_for(
     native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("medusa_apar.serving.native.step_cost", lambda *_: 1 / 0)
+        broken.setattr("medusa_apar.serving.native.measured_budget", lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
             answers(native, *requests())
     assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])
