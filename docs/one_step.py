@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from medusa_apar import EMBEDDED, MedusaAparModel
 from medusa_apar.drafting.draft_tree import ROOT, StepNodes
-from medusa_apar.engine.decoder import Decoder, Verdict
+from medusa_apar.engine.commit import StepOutput
+from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import LiveThread
 
 PROMPT = "What are the main causes of stress?"
@@ -27,35 +28,35 @@ def record_steps() -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
     model = MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
     steps: list[dict[str, Any]] = []
-    original = Decoder._verify
+    original = Engine._verify
 
-    def recorded(self: Decoder, scheduled: list[LiveThread], nodes: StepNodes, *rest: Any) -> Verdict:
+    def recorded(self: Engine, threads: list[LiveThread], nodes: StepNodes, *rest: Any) -> StepOutput:
         (pool,) = self.pools
         owners: dict[int, int] = {}
-        for live in scheduled:
+        for live in threads:
             for slot in np.flatnonzero(pool.visible[live.row]):
                 owners.setdefault(int(slot), live.index)
         steps.append(
             {
-                "threads": [live.index for live in scheduled],
-                "tokens": [live.thread.token_ids[:-1] for live in scheduled],
-                "visible": pool.visible[[live.row for live in scheduled]].copy(),
+                "threads": [live.index for live in threads],
+                "tokens": [live.thread.token_ids[:-1] for live in threads],
+                "visible": pool.visible[[live.row for live in threads]].copy(),
                 "owners": owners,
                 "nodes": nodes,
                 "labels": [repr(tokenizer.decode([token]))[1:-1] for token in nodes.token_ids],
             }
         )
-        return original(self, scheduled, nodes, *rest)
+        return original(self, threads, nodes, *rest)
 
     messages = [{"role": "user", "content": PROMPT}]
     inputs: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    Decoder._verify = recorded  # type: ignore[assignment, method-assign]
+    Engine._verify = recorded  # type: ignore[assignment, method-assign]
     try:
         model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES)
     finally:
-        Decoder._verify = original  # type: ignore[method-assign]
+        Engine._verify = original  # type: ignore[method-assign]
     return steps
 
 
@@ -98,7 +99,7 @@ def _label(step: dict[str, Any], node: int) -> str:
     depth, above = 0, nodes.parent[node]
     while above != ROOT:
         depth, above = depth + 1, nodes.parent[above]
-    kind = "pending" if depth == 0 else "eager" if nodes.forced[node] else "guess"
+    kind = "pending" if depth == 0 else "eager" if nodes.is_eager_child[node] else "draft"
     thread = step["threads"][nodes.thread[node]]
     return f"{step['labels'][node]:>14} {kind:<7} thread {thread}"
 
@@ -107,7 +108,7 @@ def main(path: Path = Path(__file__).parent / "one-step.png") -> None:
     """Draw the first step in which enough threads run and one of them forks."""
     steps = record_steps()
     busy = [step for step in steps if len(step["threads"]) >= THREADS]
-    forking = [step for step in busy if any(step["nodes"].forced)]
+    forking = [step for step in busy if any(step["nodes"].is_eager_child)]
     draw((forking or busy or steps)[0], path)
 
 

@@ -378,7 +378,7 @@ class MedusaAparModel(PushToHubMixin):
 
     @contextmanager
     def decoding(self) -> Iterator[tuple[Backbone, Drafter | None]]:
-        """While open, a `Decoder` can run on the backbone and the drafter that come back; other Python threads wait."""
+        """While open, an `Engine` can run on the backbone and the drafter that come back; other Python threads wait."""
         with self._lock, self._backbone.active(), self._products.active():
             yield self._backbone, self._drafter
 
