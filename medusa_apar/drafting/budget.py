@@ -89,7 +89,7 @@ class CostCurve:
         return self.seconds[min(count, self.last)] * max(count / self.last, 1.0)
 
     def stretch(self, start: int, length: int) -> NDArray[np.float64]:
-        """Seconds at a count and those behind it, `length` of them."""
+        """Seconds at a count and those after it, `length` of them."""
         if start + length <= len(self.seconds):
             return self._array[start : start + length]
         counts = np.arange(start, start + length)
@@ -103,19 +103,19 @@ class StepCost:
 
     Attributes:
         forward: the backbone's forward pass by its nodes.
-        guesses: the heads by their rows, for each beam; the widest and deepest first.
+        drafting: the heads by their rows, for each beam; the widest and deepest first.
         slots: that attention ran over when the forward pass was timed.
         per_pair: seconds that each pair of a node and a further slot takes.
     """
 
     forward: CostCurve
-    guesses: dict[Beam, CostCurve]
+    drafting: dict[Beam, CostCurve]
     slots: int = 0
     per_pair: float = 0.0
 
 
 class NodeBudget(ABC):
-    """Says behind which candidate node a step is cut, and what guessing pays for the next one."""
+    """Says after which node a step is cut, and what is worth drafting for the next one."""
 
     @abstractmethod
     def most_nodes(self, threads: int) -> int:
@@ -123,29 +123,29 @@ class NodeBudget(ABC):
 
     @abstractmethod
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
-        """How many candidates to keep.
+        """How many draft tokens to keep.
 
         Args:
             threads: pending tokens, which are always kept.
-            probabilities: `[candidates]` of acceptance, falling.
+            probabilities: `[draft tokens]` of acceptance, falling.
         """
 
     @abstractmethod
-    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> DraftShape | None:
-        """What the heads should guess for the next step; None: nothing.
+    def shape(self, threads: int, expected: NDArray[np.float64] | None) -> DraftShape | None:
+        """What the heads should draft for the next step; None: nothing.
 
         Args:
             threads: its pending tokens.
-            hope: `[levels, width]` how likely guesses behind a pending token are accepted, the best of a level first;
-                None where nothing is known of it.
+            expected: `[levels, width]` how likely draft tokens after a pending token are accepted, the best of a level
+                first; None where nothing is known of it.
         """
 
-    def record(self, slots: float, rest: float) -> None:
+    def record(self, slots: float, host_seconds: float) -> None:
         """Take note of a step.
 
         Args:
             slots: that attention ran over for each node, padding included.
-            rest: seconds outside the backbone and the heads.
+            host_seconds: outside the backbone and the heads.
         """
         return
 
@@ -155,7 +155,7 @@ class FixedBudget(NodeBudget):
 
     Args:
         nodes_per_step: how many.
-        shape: what the heads guess; None where there are none.
+        shape: what the heads draft; None where there are none.
 
     Raises:
         ValueError: for less than one node.
@@ -173,7 +173,7 @@ class FixedBudget(NodeBudget):
     def cut(self, threads: int, probabilities: NDArray[np.float64]) -> int:
         return min(len(probabilities), self.most_nodes(threads) - threads)
 
-    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> DraftShape | None:
+    def shape(self, threads: int, expected: NDArray[np.float64] | None) -> DraftShape | None:
         return self._shape
 
 
@@ -181,29 +181,29 @@ class MeasuredBudget(NodeBudget):
     """Carry the nodes that give the most tokens in a second.
 
     To the measured costs come the slots that attention runs over now, and what the host takes, as the last steps tell.
-    The heads guess what pays best: trees or, behind many threads, single paths; all the tokens ahead or, where the
-    later ones are seldom right, the next few. Guessing rests where none of that is expected to pay. Now and then a step
-    guesses all it can, to see whether that has changed; ever more rarely while it is in vain.
+    The heads draft what pays best: trees or, for many threads, single paths; all the tokens ahead or, where the later
+    ones are seldom accepted, the next few; nothing where none of that is expected to pay. Every probe interval a step
+    drafts all it can, to see whether that has changed. The interval doubles while it has not.
 
     Args:
         cost: what steps cost.
     """
 
-    REST = 12
-    """Steps with fewer guesses until one tries all again, at first."""
-    LONGEST_REST = 96
-    """The same, after many tries in vain."""
+    PROBE_INTERVAL = 12
+    """Steps with smaller draft trees until one drafts all again, at first."""
+    LONGEST_INTERVAL = 96
+    """The same, after many probes that changed nothing."""
     MEMORY = 0.9
     """Weight of the past in running means."""
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._all = next(iter(cost.guesses))
-        self._paying: Beam | None = self._all  # what paid best for the last step, whatever a try guessed
+        self._all = next(iter(cost.drafting))
+        self._paying: Beam | None = self._all  # what paid best for the last step, whatever a probe drafted
         self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
-        self._rest = 0.0  # seconds of a step outside the backbone and the heads, running mean
-        self._rested = 0
-        self._patience = self.REST
+        self._host_seconds = 0.0  # of a step outside the backbone and the heads, running mean
+        self._since_probe = 0
+        self._interval = self.PROBE_INTERVAL
 
     def most_nodes(self, threads: int) -> int:
         return threads + self._cost.forward.last
@@ -212,38 +212,40 @@ class MeasuredBudget(NodeBudget):
         tokens = threads + np.concatenate([[0.0], np.cumsum(probabilities)])
         nodes = threads + np.arange(len(tokens))
         forward = self._cost.forward.stretch(threads, len(tokens)) + self._per_node * nodes
-        heads = 0.0 if self._paying is None else self._cost.guesses[self._paying](threads)
-        return int((tokens / (forward + heads + self._rest)).argmax())
+        heads = 0.0 if self._paying is None else self._cost.drafting[self._paying](threads)
+        return int((tokens / (forward + heads + self._host_seconds)).argmax())
 
-    def shape(self, threads: int, hope: NDArray[np.float64] | None) -> Beam | None:
-        if hope is None:
+    def shape(self, threads: int, expected: NDArray[np.float64] | None) -> Beam | None:
+        if expected is None:
             return self._all
-        best = self._best(threads, hope)
+        best = self._best(threads, expected)
         if best == self._all or (best is None) != (self._paying is None):
-            self._rested, self._patience = 0, self.REST
+            self._since_probe, self._interval = 0, self.PROBE_INTERVAL
         self._paying = best
         if best == self._all:
             return best
-        if self._rested >= self._patience:
-            self._rested, self._patience = 0, min(2 * self._patience, self.LONGEST_REST)
+        if self._since_probe >= self._interval:
+            self._since_probe, self._interval = 0, min(2 * self._interval, self.LONGEST_INTERVAL)
             return self._all
-        self._rested += 1
+        self._since_probe += 1
         return best
 
-    def _best(self, threads: int, hope: NDArray[np.float64]) -> Beam | None:
-        """What gives the most tokens in a second; of as many guesses behind each thread as pay."""
-        nodes = threads * np.arange(1, 2 + hope.size)
+    def _best(self, threads: int, expected: NDArray[np.float64]) -> Beam | None:
+        """What gives the most tokens in a second, with as many draft tokens of each thread as pay."""
+        nodes = threads * np.arange(1, 2 + expected.size)
         step = self._cost.forward.stretch(threads, nodes[-1] - threads + 1)[::threads]
-        step = step + self._per_node * nodes + self._rest
+        step = step + self._per_node * nodes + self._host_seconds
         best, most = None, 1 / step[0]
-        for beam, cost in self._cost.guesses.items():
-            falling = np.sort(hope[: beam.levels, : beam.width], axis=None)[::-1]
-            tokens = 1 + np.cumsum(falling)  # of a thread that carries its best guess, its two best ones, and so on
+        for beam, cost in self._cost.drafting.items():
+            falling = np.sort(expected[: beam.levels, : beam.width], axis=None)[::-1]
+            tokens = 1 + np.cumsum(
+                falling
+            )  # of a thread that carries its best draft token, its two best ones, and so on
             pace = (tokens / (step[1 : 1 + len(tokens)] + cost(threads))).max()
             if pace > most:
                 best, most = beam, pace
         return best
 
-    def record(self, slots: float, rest: float) -> None:
+    def record(self, slots: float, host_seconds: float) -> None:
         self._per_node = self._cost.per_pair * max(0.0, slots - self._cost.slots)
-        self._rest += (1 - self.MEMORY) * (rest - self._rest)
+        self._host_seconds += (1 - self.MEMORY) * (host_seconds - self._host_seconds)

@@ -49,8 +49,8 @@ def cached_cost(subject: dict[str, Any], measure: Callable[[], StepCost]) -> Ste
 def _read(path: Path) -> StepCost | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
-        guesses = {Beam(int(each["levels"]), int(each["width"])): _curve(each["seconds"]) for each in kept["guesses"]}
-        cost = StepCost(_curve(kept["forward"]), guesses, int(kept["slots"]), float(kept["per_pair"]))
+        drafting = {Beam(int(each["levels"]), int(each["width"])): _curve(each["seconds"]) for each in kept["drafting"]}
+        cost = StepCost(_curve(kept["forward"]), drafting, int(kept["slots"]), float(kept["per_pair"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -62,7 +62,7 @@ def _read(path: Path) -> StepCost | None:
 def _as_json(cost: StepCost) -> dict[str, Any]:
     return {
         "forward": cost.forward.seconds,
-        "guesses": [asdict(beam) | {"seconds": curve.seconds} for beam, curve in cost.guesses.items()],
+        "drafting": [asdict(beam) | {"seconds": curve.seconds} for beam, curve in cost.drafting.items()],
         "slots": cost.slots,
         "per_pair": cost.per_pair,
     }

@@ -162,7 +162,7 @@ class _Candidates:
     is_eager_child: Flags
 
     def with_children(self, forks: Ints, child_token_id: int) -> _Candidates:
-        """The same, and behind them a `[Child]` under each of some candidates."""
+        """The same, and after them a `[Child]` under each of some candidates."""
         return _Candidates(
             np.append(self.token_ids, np.full(len(forks), child_token_id)),
             np.append(self.parent, forks),

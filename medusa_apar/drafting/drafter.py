@@ -1,4 +1,4 @@
-"""Guesses behind pending tokens: trees of the paths that the heads find likeliest, calibrated."""
+"""Draft trees after pending tokens: the paths that the heads find likeliest, calibrated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 
 TreeShape = tuple[tuple[tuple[int, int], ...], ...]
-"""A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank behind it."""
+"""A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Beam:
 
 
 DraftShape = Beam | TreeShape
-"""What is guessed behind a pending token."""
+"""What is drafted after a pending token."""
 
 
 class Drafter(ABC):
-    """Turns hidden states into trees of guesses.
+    """Turns hidden states into draft trees.
 
-    A path is as likely as the product of its guesses' calibrated probabilities.
+    A path is as likely as the product of its tokens' calibrated probabilities.
 
     Args:
         heads: the heads.
@@ -60,19 +60,19 @@ class Drafter(ABC):
         self._sharpness = self._inverse_temperatures()
 
     def propose(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
-        """Guess behind each of some pending tokens.
+        """Draft trees after some pending tokens.
 
-        The likeliest paths of one length are looked for behind the likeliest of the length before: what lies behind a
-        path is no likelier than it.
+        The likeliest paths of one length are looked for among those that go on from the likeliest of the length before:
+        a path is no likelier than what it goes on from.
 
         Args:
-            hidden_states: `[rows, hidden_size]`, what entered `lm_head` when the pending token was chosen.
+            hidden_states: `[rows, hidden_size]`, what entered `lm_head` when the pending token was sampled.
             pending: `[rows]` int64.
             shape: one of the beams, or that of a fixed tree.
 
         Returns:
-            `[rows, levels, width]` each, the best of a level first: token ids, int64; the guess before, int64, by its
-            place in the level above; the log-probability of the path, float32, -inf where there is no guess. `width` is
+            `[rows, levels, width]` each, the best of a level first: token ids, int64; the token before, int64, by its
+            place in the level above; the log-probability of the path, float32, -inf where there is no token. `width` is
             that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads.
         """
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
@@ -86,7 +86,7 @@ class Drafter(ABC):
             every = (scores[..., None] + log_probs).flatten(1)  # [rows, paths * ranked]
             if isinstance(shape, Beam) and every.shape[1] > shape.width:
                 scores, place = every.topk(shape.width)
-            elif isinstance(shape, Beam):  # behind a single path all are kept, and the best stands first
+            elif isinstance(shape, Beam):  # after a single path all are kept, and the best comes first
                 scores, place = every, torch.arange(shape.width, device=every.device).expand_as(every)
             else:
                 places = [parent * ranked + rank for parent, rank in shape[level]]
@@ -118,10 +118,10 @@ class Drafter(ABC):
 
     @abstractmethod
     def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
-        """What is known of the paths that lead to guesses `[rows, width]`, given their parents."""
+        """What is known of the paths that lead to tokens `[rows, width]`, given their parents."""
 
     def _best(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The likeliest tokens behind paths, and their log-probabilities: `[rows, paths, count]`."""
+        """The likeliest tokens after paths, and their log-probabilities: `[rows, paths, count]`."""
         best = logits.log_softmax(dim=-1, dtype=torch.float32)[..., : self.heads.guessable].topk(count)
         tokens = self.heads.draft_token_ids
         # Rounding must not lift a path above the path that it goes on from.
@@ -134,7 +134,7 @@ class Drafter(ABC):
 
 
 class ParallelDrafter(Drafter):
-    """Guesses of Medusa heads, none of which sees what the others guess.
+    """Drafts with Medusa heads, none of which sees what the others propose.
 
     Args:
         heads: the Medusa heads.
@@ -142,7 +142,7 @@ class ParallelDrafter(Drafter):
     """
 
     WIDTH = 10
-    """As many guesses of a head as medusa-llm's trees use."""
+    """As many tokens of a head as medusa-llm's trees use."""
 
     heads: MedusaHeads
 
@@ -158,7 +158,7 @@ class ParallelDrafter(Drafter):
 
 
 class SequentialDrafter(Drafter):
-    """Guesses of sequential heads, each behind the guesses before it.
+    """Drafts with sequential heads, each token given those before it.
 
     Args:
         heads: the sequential heads.

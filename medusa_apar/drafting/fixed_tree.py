@@ -1,4 +1,4 @@
-"""medusa-llm's way to choose nodes, for comparison: the same tree behind every pending token.
+"""medusa-llm's way to choose nodes, for comparison: the same tree after every pending token.
 
 Source: Medusa (Cai et al. 2024, arXiv 2401.10774), sections 2.1.2 and 2.3.3.
 """
@@ -14,14 +14,14 @@ from .budget import FixedBudget
 
 
 class FixedTree(FixedBudget):
-    """Carry the whole of a tree behind every pending token.
+    """Carry the whole of a tree after every pending token.
 
     Args:
-        choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third guess of head 2 under the first of head 1.
-        guessable: tokens that a head can guess; every rank is below.
+        choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third token of head 2 under the first of head 1.
+        guessable: tokens that a head can draft; every rank is below.
 
     Raises:
-        ValueError: for no path at all, one whose parent is missing, or one that these heads cannot guess.
+        ValueError: for no path at all, one whose parent is missing, or one that these heads cannot draft.
     """
 
     def __init__(self, choices: Sequence[Sequence[int]], guessable: int) -> None:
@@ -31,12 +31,12 @@ class FixedTree(FixedBudget):
                 raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
             if not all(0 <= rank < guessable for rank in path):
                 raise ValueError(
-                    f"medusa_choices has {list(path)}, but these heads guess tokens of ranks 0 to {guessable - 1}; "
+                    f"medusa_choices has {list(path)}, but these heads draft tokens of ranks 0 to {guessable - 1}; "
                     "leave it out"
                 )
         if not paths:
             raise ValueError(
-                "medusa_choices is empty; list paths of ranks, or pass medusa=False to decode without guesses"
+                "medusa_choices is empty; list paths of ranks, or pass medusa=False to decode without drafting"
             )
         levels = [[path for path in paths if len(path) == length] for length in range(len(paths[-1]) + 1)]
         levels[0] = [()]
@@ -50,7 +50,7 @@ class FixedTree(FixedBudget):
 def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:
     """All paths of ranks of medusa-llm's cartesian tree, breadth first, without the root.
 
-    `widths[k]` best guesses of head k + 1 stand under every node of level k.
+    `widths[k]` best tokens of head k + 1 are under every node of level k.
     """
     return [path for level in range(1, len(widths) + 1) for path in product(*map(range, widths[:level]))]
 
@@ -59,8 +59,8 @@ def tuned_tree(accuracy: Sequence[Sequence[float]], nodes: int) -> list[tuple[in
     """The paths of ranks that are likeliest to be accepted, if heads hit independently of each other.
 
     Args:
-        accuracy: of each head how often the right token is among its best guess, its two best ones, and so on.
-        nodes: how many paths; fewer where the accuracies tell of no more guesses.
+        accuracy: of each head how often the right token is among its best token, its two best ones, and so on.
+        nodes: how many paths; fewer where the accuracies tell of no more tokens.
 
     Returns:
         `medusa_choices`, the likeliest first.

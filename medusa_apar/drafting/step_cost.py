@@ -1,4 +1,4 @@
-"""What a step costs with one model on this machine, by its nodes and by its rows of guesses."""
+"""What a step costs with one model on this machine, by its nodes and by its rows of draft trees."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .cost_cache import cached_cost
 from .drafter import Beam, Drafter
 
 CONTEXT = 256
-"""Slots behind which a step is timed."""
+"""Slots that are held when a step is timed."""
 FAR, FAR_NODES = 640, 32
-"""Further slots behind which so many nodes are timed."""
+"""Further slots, over which so many nodes are timed."""
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
 
 
@@ -56,7 +56,7 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
-    def guess(rows: int, beam: Beam = drafter.beams[0]) -> None:
+    def draft(rows: int, beam: Beam = drafter.beams[0]) -> None:
         assert hidden is not None
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
         drafter.propose(hidden[zeros], zeros, beam)[0].tolist()
@@ -67,13 +67,13 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         pool.give_back(slots)
 
     forward(FAR_NODES)
-    curve, slots = CostCurve.measure(forward, between=partial(guess, 1)), pool.extent
+    curve, slots = CostCurve.measure(forward, between=partial(draft, 1)), pool.extent
     by_reach = CostCurve.measure(reach, (1, FAR))
     step = partial(forward, MEASURED_ROWS[-1])
     return StepCost(
         forward=curve,
-        guesses={
-            beam: CostCurve.measure(partial(guess, beam=beam), MEASURED_ROWS, between=step) for beam in drafter.beams
+        drafting={
+            beam: CostCurve.measure(partial(draft, beam=beam), MEASURED_ROWS, between=step) for beam in drafter.beams
         },
         slots=slots,
         per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),

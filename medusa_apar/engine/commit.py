@@ -98,7 +98,7 @@ class Commit:
             if request.stream is not None:
                 request.stream.update(readable[: request.limit])
         if tree.visible_tokens() >= request.limit:
-            for index in tree.threads_behind(request.limit):
+            for index in tree.threads_after(request.limit):
                 thread = tree.threads[index]
                 thread.finish_reason = thread.finish_reason or request.cut_reason
         for live in request.live:

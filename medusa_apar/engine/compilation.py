@@ -19,7 +19,7 @@ from medusa_apar.runner.packed_linears import fit_in_memory_twice
 
 
 class CompiledStep:
-    """While active, a step's forward pass and its guesses run compiled.
+    """While active, a step's forward pass and its drafting run compiled.
 
     They are compiled at the first use, and again after a weight was changed or moved, or the attention was switched. On
     the CPU weights are packed for oneDNN, and products of the same input joined (inductor's `freezing`), where there is
@@ -27,7 +27,7 @@ class CompiledStep:
 
     Args:
         backbone: the model.
-        drafter: the guesses; None where there are none.
+        drafter: of its heads; None where there are none.
         backend, options: of `torch.compile`.
     """
 
@@ -44,7 +44,7 @@ class CompiledStep:
         self._options = options
         self._compiled_state: object = None
         self._pass: ForwardPass
-        self._guess: Callable[..., Any]
+        self._propose: Callable[..., Any]
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -56,7 +56,7 @@ class CompiledStep:
         plain = self._backbone.step
         self._backbone.step = self._pass
         if self._drafter is not None:
-            self._drafter.propose = self._guess  # type: ignore[method-assign]
+            self._drafter.propose = self._propose  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -65,10 +65,10 @@ class CompiledStep:
                 del self._drafter.propose
 
     def _compile(self) -> None:
-        run = RehearsedRun(self._compiled(self._backbone.run))
+        run = WarmedUpRun(self._compiled(self._backbone.run))
         self._pass = GraphedPass(run) if self._backbone.model.device.type == "cuda" else CompiledPass(run)
         if self._drafter is not None:
-            self._guess = RehearsedGuess(self._compiled(self._drafter.propose), self._drafter.beams)
+            self._propose = WarmedUpDrafter(self._compiled(self._drafter.propose), self._drafter.beams)
 
     def _compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
@@ -118,7 +118,7 @@ class CompiledStep:
         ]
 
 
-class RehearsedRun:
+class WarmedUpRun:
     """A compiled model whose graph is traced with sizes that are like no other.
 
     The compiler takes sizes that are equal when it traces, such as nodes and key-value heads, for one size.
@@ -132,12 +132,12 @@ class RehearsedRun:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._rehearsed: set[tuple[bool, bool]] = set()
+        self._warmed_up: set[tuple[bool, bool]] = set()
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         case = cache.pools > 1, inputs.attended_pools is not None
-        if case not in self._rehearsed:
-            self._rehearsed.add(case)
+        if case not in self._warmed_up:
+            self._warmed_up.add(case)
             self._run(self._inputs(inputs), self._cache(cache))
         return self._run(inputs, cache)
 
@@ -162,27 +162,27 @@ class RehearsedRun:
         return like.resized(pools, self.STRIDE - 1)
 
 
-class RehearsedGuess:
-    """Compiled guesses, of which none are compiled in the middle of an answer.
+class WarmedUpDrafter:
+    """Compiled drafting, of which nothing is compiled in the middle of an answer.
 
     Each beam that a budget may ask for is a graph of its own; the first call compiles them all.
 
     Args:
-        guess: the compiled `Drafter.propose`.
+        propose: the compiled `Drafter.propose`.
         beams: of the drafter.
     """
 
-    def __init__(self, guess: Callable[..., Any], beams: tuple[Beam, ...]) -> None:
-        self._guess = guess
+    def __init__(self, propose: Callable[..., Any], beams: tuple[Beam, ...]) -> None:
+        self._propose = propose
         self._beams = beams
-        self._rehearsed = False
+        self._warmed_up = False
 
     def __call__(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> Any:
         twice = hidden_states[[0, 0]], pending[[0, 0]]  # a single row would be a graph of its own
-        if not self._rehearsed:
-            self._rehearsed = True
+        if not self._warmed_up:
+            self._warmed_up = True
             for beam in self._beams:
-                self._guess(*twice, beam)
+                self._propose(*twice, beam)
         if len(pending) > 1:
-            return self._guess(hidden_states, pending, shape)
-        return tuple(found[:1] for found in self._guess(*twice, shape))
+            return self._propose(hidden_states, pending, shape)
+        return tuple(found[:1] for found in self._propose(*twice, shape))

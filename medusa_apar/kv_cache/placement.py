@@ -44,7 +44,7 @@ class Placement:
             pool_of: `[nodes]` the index of each node's pool, which has room for its nodes.
             rows: `[nodes]`, the row of each node's thread in its pool.
             positions: `[nodes]` path depths.
-            ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or stands above i.
+            ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
         """
         members = [(pool, nodes) for pool in pools if len(nodes := np.flatnonzero(pool_of == pool.index))]
         slots = np.empty(len(rows), dtype=np.int64)
@@ -120,7 +120,7 @@ class Placement:
 
         Returns:
             `[attended, most]` the nodes of each pool that is looked at, node 0 in excess places; `[nodes]` where each
-            node stands in it, counted through; padding nodes at 0.
+            node is in it, counted through; padding nodes at 0.
         """
         pools = np.arange(self.cache.pools) if self.attended is None else self.attended
         at = {index: place for place, index in enumerate(pools.tolist())}

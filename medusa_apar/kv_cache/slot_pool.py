@@ -125,7 +125,7 @@ class SlotPool:
         Args:
             rows: `[nodes]`, the row of each node's thread.
             slots: `[nodes]`, where each node's keys and values go.
-            ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or stands above i.
+            ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
 
         Returns:
             `[nodes, extent]`; true where a node may attend to a slot.

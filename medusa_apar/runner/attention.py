@@ -36,7 +36,7 @@ def slot_attention(
         attention_mask: additive, `[1, 1, nodes, extent]`; its columns are slots of the node's own pool.
         scaling: of the scores.
         pool_nodes: `[attended, most]` the nodes of each pool, any node in excess places; None where there is one pool.
-        node_places: `[nodes]` where each node stands in `pool_nodes`, counted through; None likewise.
+        node_places: `[nodes]` where each node is in `pool_nodes`, counted through; None likewise.
         attended_pools: `[attended]` the pools whose keys and values are looked at; None: all.
         **kwargs: what models pass to other attention functions; the mask has the window, and nothing drops out.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """A tensor of an array; on a GPU the copy is queued behind what runs there."""
+    """A tensor of an array; on a GPU the copy is queued after what runs there."""
     tensor = torch.from_numpy(array)
     if device.type != "cuda":
         return tensor.to(device)

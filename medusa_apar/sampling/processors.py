@@ -1,7 +1,7 @@
 """transformers' logits processors, asked about the nodes of a step.
 
-`generate` calls its processors with the rows of a batch. Here one row of the batch is many nodes, each behind
-a context of its own: the row's padding and prompt, the thread's tokens, and the guesses up to the node.
+`generate` calls its processors with the rows of a batch. Here one row of the batch is many nodes, each after
+a context of its own: the row's padding and prompt, the thread's tokens, and the draft tokens up to the node.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ WARPERS: tuple[type[LogitsProcessor], ...] = (
     *(kind for kind in CONTEXT_FREE if kind not in (InfNanRemoveLogitsProcessor, SuppressTokensLogitsProcessor)),
     WatermarkLogitsProcessor,
 )
-"""What `generate` puts behind the user's own processors."""
+"""What `generate` puts after the user's own processors."""
 
 REFUSED: dict[type[LogitsProcessor], str] = {
     UnbatchedClassifierFreeGuidanceLogitsProcessor: "guidance_scale",
@@ -184,7 +184,7 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int, control: ControlTo
 
 
 def split_warpers(processors: LogitsProcessorList) -> tuple[LogitsProcessorList, LogitsProcessorList]:
-    """The processors up to the user's own, and the warpers behind them; control-token rules stand between."""
+    """The processors up to the user's own, and the warpers after them; control-token rules come between."""
     first = next((at for at, item in enumerate(processors) if isinstance(item, WARPERS)), len(processors))
     return LogitsProcessorList(processors[:first]), LogitsProcessorList(processors[first:])
 
@@ -195,7 +195,7 @@ def is_context_free(processors: LogitsProcessorList) -> bool:
 
 
 def process(processors: LogitsProcessorList, contexts: Sequence[list[int]], scores: Tensor) -> Tensor:
-    """Processed scores `[nodes, vocabulary]` of nodes behind contexts of any lengths, shorter ones first."""
+    """Processed scores `[nodes, vocabulary]` of nodes after contexts of any lengths, shorter ones first."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for node, context in enumerate(contexts):
         by_length[len(context)].append(node)

@@ -1,7 +1,7 @@
 """Counter-based randomness: one uniform number per (seed, prompt, thread, position), whatever was drawn before.
 
 A stream that is consumed would depend on how many nodes were drawn, and so on the schedule. A number that is
-looked up by where its token stands makes sampled answers as independent of the schedule as greedy ones. Source: Salmon
+looked up by where its token is makes sampled answers as independent of the schedule as greedy ones. Source: Salmon
 et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"; the mixing function is SplitMix64's (Steele et al. 2014).
 """
 

@@ -177,7 +177,7 @@ class _Writing:
         limit = self._request.max_new_tokens
         if self._tree.visible_tokens() < limit:
             return
-        for index in self._tree.threads_behind(limit):
+        for index in self._tree.threads_after(limit):
             thread = self._tree.threads[index]
             if thread.finish_reason is None:
                 thread.finish_reason = "length"

@@ -83,7 +83,7 @@ class ParagraphTree:
     """The threads of one answer and the order in which to read them.
 
     Attributes:
-        threads: the root thread first; a child stands behind its parent.
+        threads: the root thread first; a child comes after its parent.
         fork_token_id, child_token_id: the control tokens; None where the backbone has none.
         max_depth: the depth at which `[Fork]` is forbidden.
     """
@@ -121,7 +121,7 @@ class ParagraphTree:
         return all(thread.finish_reason is not None for thread in self.threads)
 
     def open_child(self, parent: int, own_start: int, step: int) -> int:
-        """Add the child whose `[Fork]` stands right before index `own_start` of the parent; return its index."""
+        """Add the child whose `[Fork]` is right before index `own_start` of the parent; return its index."""
         assert self.child_token_id is not None
         above = self.threads[parent]
         context = [*above.token_ids[:own_start], self.child_token_id]
@@ -158,17 +158,17 @@ class ParagraphTree:
         """The answer in reading order, without control tokens."""
         return [token for thread, start, end in self.nodes for token in self.threads[thread].token_ids[start:end]]
 
-    def threads_behind(self, limit: int) -> list[int]:
+    def threads_after(self, limit: int) -> list[int]:
         """Threads whose next token comes after the first `limit` visible tokens in reading order."""
-        behind, visible = [], 0
+        after, visible = [], 0
         for segment in self.segments():
             visible += segment.end - segment.start
             if segment.tail and visible >= limit:
-                behind.append(segment.thread)
-        return behind
+                after.append(segment.thread)
+        return after
 
     def trimmed(self, limit: int, reason: FinishReason = "length") -> ParagraphTree:
-        """The tree cut behind its first `limit` visible tokens in reading order; cut threads end with `reason`."""
+        """The tree cut after its first `limit` visible tokens in reading order; cut threads end with `reason`."""
         room = limit
         kept: list[int] = []
         cut: Segment | None = None

@@ -1,6 +1,6 @@
 """Stopping criteria, asked about the answer in reading order.
 
-`max_new_tokens` cuts the answer behind so many tokens in reading order. A stopping criterion cuts it behind the
+`max_new_tokens` cuts the answer after so many tokens in reading order. A stopping criterion cuts it after the
 first token at which it is met there. So, like a limit, it is a cut of the answer that an unlimited run would give,
 whatever the schedule, and stop strings are found across the joins of threads.
 """
@@ -42,7 +42,7 @@ class Stopping:
         self._asked = 0
 
     def cut(self, readable: list[int]) -> int | None:
-        """The number of answer tokens behind which a criterion ends the answer, if one does.
+        """The number of answer tokens after which a criterion ends the answer, if one does.
 
         Without new tokens it is asked once more about the old ones: a criterion may look at the clock.
 

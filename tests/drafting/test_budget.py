@@ -43,14 +43,14 @@ SHORT = Beam(levels=2, width=4)
 FREE = CostCurve.through((1, 64), (0.0, 0.0))
 
 
-def hope(*likely: float) -> np.ndarray:
-    """That the best guesses of the first levels are accepted, and no others."""
+def expected(*likely: float) -> np.ndarray:
+    """That the best tokens of the first levels are accepted, and no others."""
     return np.pad(np.array(likely)[:, None], ((0, TREE.levels - len(likely)), (0, TREE.width - 1)))
 
 
 def budget(nodes: tuple[int, ...], seconds: tuple[float, ...], heads: float = 0.0) -> MeasuredBudget:
-    guesses = CostCurve.through((1, 64), (heads, heads))
-    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), {TREE: guesses}))
+    drafting = CostCurve.through((1, 64), (heads, heads))
+    return MeasuredBudget(StepCost(CostCurve.through(nodes, seconds), {TREE: drafting}))
 
 
 def test_a_budget_carries_at_least_one_node() -> None:
@@ -73,15 +73,15 @@ def test_the_price_of_the_heads_is_part_of_the_step() -> None:
     assert budget(*shape, heads=1.0).cut(1, np.array([0.5])) == 1
 
 
-def test_guessing_rests_where_it_does_not_pay_and_is_tried_again() -> None:
+def test_drafting_is_skipped_where_it_does_not_pay_and_is_probed_again() -> None:
     idle = budget((1, 64), (1.0, 1.0), heads=0.5)
-    assert idle.shape(1, hope(1.0)) == TREE
-    asked = [idle.shape(1, hope(0.0)) for _ in range(3 * MeasuredBudget.REST)]
+    assert idle.shape(1, expected(1.0)) == TREE
+    asked = [idle.shape(1, expected(0.0)) for _ in range(3 * MeasuredBudget.PROBE_INTERVAL)]
     assert set(asked) == {None, TREE}
     assert 1 <= asked.count(TREE) <= 3
-    late = [idle.shape(1, hope(0.0)) for _ in range(10 * MeasuredBudget.LONGEST_REST)]
+    late = [idle.shape(1, expected(0.0)) for _ in range(10 * MeasuredBudget.LONGEST_INTERVAL)]
     assert 8 <= late.count(TREE) <= 12, "the longer it is in vain, the more rarely it is tried"
-    assert all(idle.shape(1, hope(1.0)) == TREE for _ in range(10))
+    assert all(idle.shape(1, expected(1.0)) == TREE for _ in range(10))
 
 
 def test_where_nothing_is_known_all_is_guessed() -> None:
@@ -97,38 +97,38 @@ def test_behind_many_threads_the_heads_guess_single_paths() -> None:
     assert mixed.shape(1, some) == TREE, "1.9 tokens in 1.1"
     assert mixed.shape(9, some) == PATH, "1.7 tokens in 1.1, and 2.0 in 1.9"
     for _ in range(90):
-        mixed.record(slots=256, rest=9.0)
+        mixed.record(slots=256, host_seconds=9.0)
     assert mixed.shape(9, some) == TREE, "2.0 tokens in 10.9, and 1.7 in 10.1"
 
 
-def test_guesses_far_ahead_are_left_out_where_they_are_seldom_right() -> None:
+def test_tokens_far_ahead_are_left_out_where_they_are_seldom_accepted() -> None:
     """And all are guessed again now and then, ever more rarely while that is in vain."""
     forward = CostCurve.through((1, 64), (1.0, 1.0))
     deep, short = CostCurve.through((1, 9), (0.4, 0.4)), CostCurve.through((1, 9), (0.2, 0.2))
     both = MeasuredBudget(StepCost(forward, {TREE: deep, SHORT: short}))
-    assert both.shape(1, hope(0.9, 0.8, 0.7, 0.6)) == TREE, "4.0 tokens in 1.4, and 2.7 in 1.2"
-    asked = [both.shape(1, hope(0.5, 0.2, 0.1, 0.05)) for _ in range(MeasuredBudget.LONGEST_REST)]
+    assert both.shape(1, expected(0.9, 0.8, 0.7, 0.6)) == TREE, "4.0 tokens in 1.4, and 2.7 in 1.2"
+    asked = [both.shape(1, expected(0.5, 0.2, 0.1, 0.05)) for _ in range(MeasuredBudget.LONGEST_INTERVAL)]
     assert asked[0] == SHORT, "1.7 tokens in 1.2, and 1.85 in 1.4"
     assert set(asked) == {SHORT, TREE}
     assert 2 <= asked.count(TREE) <= 4
-    assert both.shape(1, hope(0.9, 0.8, 0.7, 0.6)) == TREE
+    assert both.shape(1, expected(0.9, 0.8, 0.7, 0.6)) == TREE
 
 
-def test_guessing_pays_by_as_many_guesses_as_fit() -> None:
-    """What is hoped for with the nodes that these threads can afford, not with those of the steps before."""
+def test_drafting_pays_by_as_many_tokens_as_fit() -> None:
+    """What is expected with the nodes that these threads can afford, not with those of the steps before."""
     rising = budget((1, 9, 64), (1.0, 1.1, 9.0), heads=0.5)
-    assert rising.shape(1, hope(0.4, 0.3, 0.2, 0.1)) == TREE
-    assert rising.shape(1, hope(0.4)) is None
-    assert rising.shape(9, hope(0.4, 0.3, 0.2, 0.1)) is None
+    assert rising.shape(1, expected(0.4, 0.3, 0.2, 0.1)) == TREE
+    assert rising.shape(1, expected(0.4)) is None
+    assert rising.shape(9, expected(0.4, 0.3, 0.2, 0.1)) is None
 
 
 def test_time_on_the_host_is_learnt() -> None:
-    """It is paid with and without guesses, and so speaks for guessing."""
+    """It is paid with and without drafting, and so speaks for drafting."""
     shape = (1, 2, 64), (1.0, 1.6, 9.0)
     learning = budget(*shape)
     assert learning.cut(1, np.array([0.5])) == 0
     for _ in range(60):
-        learning.record(slots=256, rest=1.0)
+        learning.record(slots=256, host_seconds=1.0)
     assert learning.cut(1, np.array([0.5])) == 1
 
 
@@ -137,20 +137,20 @@ def test_attention_over_many_slots_is_paid_by_every_node() -> None:
     flat = CostCurve.through((1, 64), (1.0, 1.0))
     long = MeasuredBudget(StepCost(flat, {TREE: FREE}, slots=320, per_pair=0.001))
     assert long.cut(1, np.array([0.4, 0.3, 0.2])) == 3
-    assert long.shape(1, hope(0.4)) == TREE
-    long.record(slots=320, rest=0.0)
+    assert long.shape(1, expected(0.4)) == TREE
+    long.record(slots=320, host_seconds=0.0)
     assert long.cut(1, np.array([0.4, 0.3, 0.2])) == 3
-    long.record(slots=2320, rest=0.0)
+    long.record(slots=2320, host_seconds=0.0)
     assert long.cut(1, np.array([0.4, 0.3, 0.2])) == 0, "a node costs two steps"
-    assert long.shape(1, hope(0.4)) is None
+    assert long.shape(1, expected(0.4)) is None
 
 
 def test_measured_costs_are_kept_and_broken_files_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
-    guesses = {TREE: CostCurve((0.0, 2.0)), PATH: CostCurve((0.0, 1.5))}
-    cost = StepCost(CostCurve((0.0, 1.0)), guesses, slots=320, per_pair=1e-8)
+    drafting = {TREE: CostCurve((0.0, 2.0)), PATH: CostCurve((0.0, 1.5))}
+    cost = StepCost(CostCurve((0.0, 1.0)), drafting, slots=320, per_pair=1e-8)
     calls = []
 
     def measure() -> StepCost:

@@ -37,7 +37,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "eight threads": {"max_threads": 8, "nodes_per_step": 24},
     "two threads": {"max_threads": 2, "nodes_per_step": 9},
     "one thread": {"max_threads": 1, "nodes_per_step": 5},
-    "no guesses": {"max_threads": 8, "medusa": False},
+    "no drafting": {"max_threads": 8, "medusa": False},
     "pending tokens alone": {"max_threads": 3, "nodes_per_step": 1},
     "many nodes": {"max_threads": 8, "nodes_per_step": 90},
 }
@@ -206,21 +206,21 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
 
 
 class Whimsical(FixedBudget):
-    """Guesses something else for every step."""
+    """Drafts something else in every step."""
 
     def __init__(self, beams: tuple[Beam, ...]) -> None:
         super().__init__(nodes_per_step=12)
         self._random, self._shapes = Random(0), [*beams, None]
         self.asked: set[Beam | None] = set()
 
-    def shape(self, threads: int, hope: object) -> Beam | None:
+    def shape(self, threads: int, expected: object) -> Beam | None:
         shape = self._random.choice(self._shapes)
         self.asked.add(shape)
         return shape
 
 
 @pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads])
-def test_guesses_of_any_depth_and_width_give_the_same_answer(make_heads: Callable[..., DraftHeads]) -> None:
+def test_draft_trees_of_any_depth_and_width_give_the_same_answer(make_heads: Callable[..., DraftHeads]) -> None:
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, make_heads(backbone))
     _, ids, mask = batch()

@@ -63,10 +63,10 @@ def test_a_cut_right_behind_a_childs_text_does_not_depend_on_whether_its_eos_is_
     assert running.trimmed(4).threads == tree().trimmed(4).threads
 
 
-def test_threads_behind_the_limit() -> None:
-    assert tree().threads_behind(4) == [1, 2, 0]
-    assert tree().threads_behind(5) == [2, 0]
-    assert tree().threads_behind(9) == []
+def test_threads_after_the_limit() -> None:
+    assert tree().threads_after(4) == [1, 2, 0]
+    assert tree().threads_after(5) == [2, 0]
+    assert tree().threads_after(9) == []
 
 
 def test_text_is_readable_up_to_the_first_running_thread() -> None:
