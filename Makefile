@@ -69,7 +69,7 @@ report: $(INSTALLED) ## a short evaluation of the embedded model, as a page: rep
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/types .
+	rm -rf build && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/types .
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p medusa_apar
 	MYPYPATH=build/types $(BIN)/mypy benchmarks
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 
 def left_padded(
     prompts: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """`input_ids` and `attention_mask`, both `[batch, length]` int64, padded on the left.
 
     Args:

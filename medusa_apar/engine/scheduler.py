@@ -58,7 +58,8 @@ class Scheduler:
     def room(self, threads: Sequence[LiveThread]) -> int:
         """Nodes for which every pool of these threads has slots."""
         counts = np.bincount([thread.pool.index for thread in threads], minlength=len(self.pools)).tolist()
-        return len(threads) + min(pool.room - count for pool, count in zip(self.pools, counts, strict=True) if count)
+        spare = min(pool.room - count for pool, count in zip(self.pools, counts, strict=True) if count)
+        return len(threads) + int(spare)
 
     def _fitting(self, sharing: Sequence[Request]) -> list[LiveThread]:
         """The threads of a pool's requests that fit into it: always the first one."""

@@ -312,7 +312,7 @@ def _device_arguments() -> list[str]:
 
 def _learning_rate(hidden_size: int) -> float:
     """Of LoRA. Source: LoRA Without Regret (Schulman et al. 2025, thinkingmachines.ai/blog/lora), section on rates."""
-    return 5e-4 * (2000 / hidden_size) ** 0.781
+    return float(5e-4 * (2000 / hidden_size) ** 0.781)
 
 
 def main(argv: Sequence[str], commands: Commands) -> None:

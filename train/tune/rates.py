@@ -52,7 +52,13 @@ class Rates:
         prompts = [template_token_ids(tokenizer, [{"role": "user", "content": "Hello"}])] * _ROWS
         batch: Any = left_padded(prompts, tokenizer, device)
         answering = MedusaAparModel(backbone)
-        options = {"max_new_tokens": _TOKENS, "min_new_tokens": _TOKENS, "apar": False, "do_sample": True, "seed": 0}
+        options: dict[str, Any] = {
+            "max_new_tokens": _TOKENS,
+            "min_new_tokens": _TOKENS,
+            "apar": False,
+            "do_sample": True,
+            "seed": 0,
+        }
         answer_seconds = _second_call(lambda: answering.generate(**batch, **options))
 
         row = torch.arange(max_length, device=device)[None] % backbone.config.get_text_config().vocab_size
