@@ -27,14 +27,14 @@ COLUMNS = (
     "speed-up",
     "loops",
 )
-WRITTEN = ("95 %", "x generate", "median/step", "forking", "ms/step", "s/turn")
+WRITTEN = ("95 %", "vs generate", "median/step", "forking", "ms/step", "s/turn")
 """Further columns of the written table."""
 LEGEND = (
     "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
     "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
     "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with "
     f"distinct 4-grams below {LOOPING_BELOW}. In the written table also the 95 % confidence interval of the speed-up's "
-    "median, by bootstrap; x generate: the median of tokens/s against transformers' generate over questions; "
+    "median, by bootstrap; vs generate: the median of tokens/s against transformers' generate over questions; "
     "median/step: the median of tokens per step over turns; forking: the share of answers that fork; and the wall time "
     "of a step and of a turn: modes that may not fork write other answers to the same questions, mostly shorter ones"
 )

@@ -23,5 +23,5 @@ def test_last_parts_are_told_from_forks(tmp_path: Path, capsys: pytest.CaptureFi
     file = tmp_path / "responses.jsonl"
     responses = [listed, f"{listed}\n\nThat is all.", "Red, and nothing else."]
     file.write_text("".join(json.dumps({"prompt": "Colours?", "response": text}) + "\n" for text in responses))
-    runpy.run_path(str(DOCS / "fork_ends.py"))["main"]([str(file)])
+    runpy.run_path(str(DOCS.parent / "benchmarks" / "fork_ends.py"))["main"]([str(file)])
     assert "3 later forks, 1 last parts; forking at all of them: precision 0.75" in capsys.readouterr().out

@@ -26,6 +26,7 @@ from medusa_apar.tree.control_tokens import ControlTokens
 
 from .claims import claim
 from .command import InputError, run
+from .fork_weighted_loss import ForkWeightedLoss
 from .rows.responses import BadRows, Response, read_responses
 from .rows.row_arguments import RowArguments, add_control_tokens, check_exist
 from .rows.shards import is_shards, settings_of
@@ -135,10 +136,18 @@ class BackboneTrainingArguments(TreeTrainingArguments):
     per_device_train_batch_size: int = 4
     gradient_accumulation_steps: int = 32
     metric_for_best_model: str = "structured_loss"
+    fork_weight: float = field(
+        default=1.0, metadata={"help": "weight of [Fork] in the training loss: above 1 the backbone forks more readily"}
+    )
     muon: bool = field(
         default=False,
         metadata={"help": "Muon for the matrices and AdamW for the rest; --optim and --adam_* change nothing then"},
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.fork_weight > 0:
+            raise ValueError(f"--fork_weight {self.fork_weight:g} is not above 0; give a positive number")
 
     def choose_best_by(self, held_out: Mapping[str, object]) -> None:
         """Keep the best checkpoint by what there is where no held-out response has the structure to go by."""
@@ -264,6 +273,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
         train_dataset=data.rows(data.data, tokenizer),
         eval_dataset=held_out,
         processing_class=tokenizer,
+        compute_loss_func=None if args.fork_weight == 1 else ForkWeightedLoss(control.fork_token_id, args.fork_weight),
         control_tokens=control,
         eos_token_id=tokenizer.eos_token_id,
     )

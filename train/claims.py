@@ -24,7 +24,7 @@ FREE = ("attn_implementation", "eval_data")
 
 KEPT = (
     "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
-    "optim", "muon", "seed",
+    "optim", "muon", "fork_weight", "seed",
 )  # fmt: skip
 """Those of transformers that a checkpoint brings back, whatever the command says."""
 

@@ -162,6 +162,19 @@ class TestBackbone:
         values = losses(tmp_path)
         assert values[-1] < values[0] - 0.2
 
+    def test_forks_may_count_more(
+        self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, trained_backbone: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--fork_weight", "4"))
+        assert losses(tmp_path)[0] > losses(trained_backbone)[0]
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--fork_weight", "2"))
+        assert "holds a training with fork_weight=4.0, not 2.0" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "other", "--fork_weight", "0"))
+        assert "--fork_weight 0 is not above 0; give a positive number" in capsys.readouterr().err
+
     def test_bad_rows_are_reported_and_not_fatal(
         self, tiny_tokenizer: PreTrainedTokenizerFast, rows_file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

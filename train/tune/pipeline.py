@@ -44,6 +44,8 @@ _STRUCTURED_SHARE = 0.6
 """Of the answers to train on; the others teach not to fork."""
 _FLAT_SHARE = 0.15
 """Of the structured answers; modes without forks write the rest of an answer as these have it."""
+_FORK_WEIGHT = 4.0
+"""Of `[Fork]` in the loss: own answers have little else to teach."""
 _SAVES = 10
 """Checkpoints of a training; an interruption costs the time since the last one."""
 _PATIENCE = 7 * 24 * 3600
@@ -115,9 +117,8 @@ class Tuning:
             self._plan_questions()
         for name in ("questions", "answers"):
             self._run(name, alone=True)
-        for name in ("backbone", "heads"):
+        for name in ("backbone", "heads", "measurement"):
             self._run(name, alone=False)
-        self._run("measurement", alone=True)
         if is_main_process():
             self._tell()
 
@@ -152,7 +153,8 @@ class Tuning:
             getattr(self, f"_{name}")()
 
     def _call(self, *argv: str) -> None:
-        print(f"$ medusa-apar {' '.join(argv)}", flush=True)
+        if is_main_process():
+            print(f"$ medusa-apar {' '.join(argv)}", flush=True)
         self.commands[argv[0]](list(argv[1:]))
 
     def _announce(self, stage: str, what: str, seconds: float) -> None:
@@ -217,6 +219,7 @@ class Tuning:
             "train", "backbone", "--model", self.model, "--output_dir", str(self.work / "backbone"),
             "--lora_rank", str(self.arguments.lora_rank), "--learning_rate", f"{learning_rate:.1e}",
             "--structured_share", str(_STRUCTURED_SHARE), "--flat_share", str(_FLAT_SHARE),
+            "--fork_weight", str(_FORK_WEIGHT),
             *self._training_arguments(training),
         )  # fmt: skip
 
@@ -276,16 +279,20 @@ class Tuning:
         count = self.planner.measured(len(questions.read_text(encoding="utf-8").splitlines()), self.progress.spent)
         self._announce("measurement", f"{count} held-out questions in all modes", self.planner.measuring_seconds(count))
         measured = self.work / "measured"
-        tokens = str(self.arguments.max_new_tokens)
-        asked = ["--questions", str(questions), "--limit", str(count)]
-        self._call(
-            "heads", "verify", str(self.folder / "heads"), "--backbone", str(self.folder),
-            "--data", str(self.work / "held-out.jsonl"), "--limit", str(count), "--max-new-tokens", tokens,
-        )  # fmt: skip
-        self._call(
+        self._call(  # in all processes, as training does
             "eval", "backbone", str(self.work / "held-out.jsonl"), "--model", str(self.work / "backbone"),
             "--max_length", str(self.arguments.max_length), "--batch_size", "1",
             "--out", str(measured / "backbone.json"),
+        )  # fmt: skip
+        if is_main_process():
+            self._measure_modes(measured, ["--questions", str(questions), "--limit", str(count)], count)
+
+    def _measure_modes(self, measured: Path, asked: Sequence[str], count: int) -> None:
+        """Speed and quality of all modes beside the untuned model, and the model card."""
+        tokens = str(self.arguments.max_new_tokens)
+        self._call(
+            "heads", "verify", str(self.folder / "heads"), "--backbone", str(self.folder),
+            "--data", str(self.work / "held-out.jsonl"), "--limit", str(count), "--max-new-tokens", tokens,
         )  # fmt: skip
         for name, model, modes in (
             ("tuned", str(self.folder), []),
