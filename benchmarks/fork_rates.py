@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medusa_apar.eval.summary import OVERALL
 from medusa_apar.train.structure import extract
 
 
@@ -24,17 +26,23 @@ def turns(folder: str, mode: str) -> dict[tuple[Any, int], dict[str, Any]]:
     return {(record["question_id"], record["turn"]): record for record in records}
 
 
-tuned, untuned = turns(sys.argv[1], "apar"), turns(sys.argv[2], "ar")
-groups = defaultdict(list)
-for key in tuned.keys() & untuned.keys():
-    record = tuned[key]
-    pair = extract(untuned[key]["answer"]) is not None, record["stats"]["forks"] > 0
-    for category in (record["category"], "overall"):
-        groups[category].append(pair)
-print("| category | structured | of these fork | others | of these fork |\n| --- | ---: | ---: | ---: | ---: |")
-for category, pairs in sorted(groups.items(), key=lambda group: (group[0] == "overall", group[0])):
-    cells = []
-    for wanted in (True, False):
-        forked = [forks for structured, forks in pairs if structured is wanted]
-        cells += [str(len(forked)), f"{sum(forked) / len(forked):.0%}" if forked else "-"]
-    print(f"| {category} | {' | '.join(cells)} |")
+def main(argv: Sequence[str]) -> None:
+    """Print a markdown table."""
+    tuned, untuned = turns(argv[0], "apar"), turns(argv[1], "ar")
+    groups: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    for key, record in tuned.items():
+        if key in untuned:
+            pair = extract(untuned[key]["answer"]) is not None, record["stats"]["forks"] > 0
+            for category in (record["category"], OVERALL):
+                groups[category].append(pair)
+    print("| category | structured | of these fork | others | of these fork |\n| --- | ---: | ---: | ---: | ---: |")
+    for category in [*(name for name in groups if name != OVERALL), *([OVERALL] if groups else [])]:
+        cells = []
+        for wanted in (True, False):
+            forked = [forks for structured, forks in groups[category] if structured is wanted]
+            cells += [str(len(forked)), f"{sum(forked) / len(forked):.0%}" if forked else "-"]
+        print(f"| {category} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
