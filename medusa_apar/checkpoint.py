@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, base_of, given, is_adapter, merge
+from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, adapter_config, given, is_adapter, merge
 from .heads.checkpoint_files import first_line, read_json
 from .heads.formats import holds_heads_alone
 from .packaged import PACKAGES, packaged_model
@@ -50,6 +50,10 @@ def load_backbone(source: str, **kwargs: Any) -> PreTrainedModel:
             return _merged(source, **kwargs)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, **kwargs)
         return model
+    except OSError as error:
+        if source not in PACKAGES:
+            raise
+        raise OSError(f"{source!r} does not load ({error}); {_install_hint(source)}connect to the hub") from error
     except SafetensorError as error:
         raise OSError(f"the weights in {source!r} are truncated or corrupt ({error}); fetch them again") from error
     except (ValueError, LookupError, StructError) as error:  # the readers of GGUF files raise any of these
@@ -79,10 +83,16 @@ def load_tokenizer(source: str | Path, **kwargs: Any) -> PreTrainedTokenizerBase
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **kwargs)
     except Exception as error:  # every kind of tokenizer, and of GGUF file, has its own
         raise OSError(
-            f"the tokenizer of {str(source)!r} does not load ({' '.join(str(error).split())}); give a folder or hub id "
-            "with a causal LM and its tokenizer"
+            f"the tokenizer of {str(source)!r} does not load ({' '.join(str(error).split())}); "
+            f"{_install_hint(str(source))}give a folder or hub id with a causal LM and its tokenizer"
         ) from error
     return tokenizer
+
+
+def _install_hint(hub_id: str) -> str:
+    """What to install where a package holds a model that the hub did not give; nothing for other models."""
+    package = PACKAGES.get(hub_id)
+    return "" if package is None else f"{package.install}, or "
 
 
 def local_source(source: str) -> str:
@@ -138,15 +148,16 @@ def find_control_tokens(config: PretrainedConfig, source: str, **kwargs: Any) ->
 def _merged(source: str, **kwargs: Any) -> PreTrainedModel:
     """The base that an adapter names, with the adapter merged."""
     where = given(kwargs, *PLACE_ARGUMENTS, *HUB_ARGUMENTS)
-    base, revision = base_of(source, **where)
+    adapter = adapter_config(source, **where)
+    base = str(adapter.base_model_name_or_path)
     options = {name: value for name, value in kwargs.items() if name not in PLACE_ARGUMENTS}
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(local_source(base), revision=revision, **options)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            local_source(base), revision=adapter.revision, **options
+        )
     except (OSError, ValueError) as error:
-        package = PACKAGES.get(base)
-        install = "" if package is None else f"{package.install}, or "
         raise OSError(
-            f"the adapter {source!r} names the base {base!r}, which does not load ({error}); {install}correct "
-            "base_model_name_or_path in its adapter_config.json, or load the merged model"
+            f"the adapter {source!r} names the base {base!r}, which does not load ({error}); {_install_hint(base)}"
+            "correct base_model_name_or_path in its adapter_config.json, or load the merged model"
         ) from error
-    return merge(model, source, **where)
+    return merge(model, adapter, source, **where)

