@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
@@ -13,6 +13,9 @@ from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from .heads.checkpoint_files import read_json
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 HUB_ARGUMENTS = ("token", "cache_dir", "local_files_only", "force_download")
 """Arguments of `from_pretrained` that say how to ask the hub, for whatever is fetched."""
@@ -40,8 +43,8 @@ def is_adapter(source: str, **where: Any) -> bool:
     return find_adapter_config_file(source, **where) is not None
 
 
-def base_of(source: str, **where: Any) -> tuple[str, str | None]:
-    """The folder or hub id of the base that an adapter names, and its revision.
+def adapter_config(source: str, **where: Any) -> PeftConfig:
+    """The config of an adapter, which names its base.
 
     Raises:
         ValueError: it is no adapter that can be merged.
@@ -51,27 +54,28 @@ def base_of(source: str, **where: Any) -> tuple[str, str | None]:
         from peft import PeftConfig
     except ModuleNotFoundError as error:
         raise ImportError(f"{source!r} is a PEFT adapter, and PEFT is not installed: pip install peft") from error
-    adapter = PeftConfig.from_pretrained(source, **where)
+    adapter: Any = PeftConfig.from_pretrained(source, **where)
     if adapter.is_prompt_learning:
         raise ValueError(f"{source!r} is a {adapter.peft_type.value} adapter, which cannot be merged; use LoRA")
-    return str(adapter.base_model_name_or_path), adapter.revision
+    config: PeftConfig = adapter
+    return config
 
 
-def merge(model: PreTrainedModel, source: str, **where: Any) -> PreTrainedModel:
+def merge(model: PreTrainedModel, adapter: PeftConfig, source: str, **where: Any) -> PreTrainedModel:
     """Merge an adapter into its base, whose embeddings grow to the adapter's.
 
     Args:
         model: the base.
+        adapter: the adapter's config.
         source: folder or hub id of the adapter.
         **where: of `PLACE_ARGUMENTS` and `HUB_ARGUMENTS`.
 
     Raises:
         ValueError: the adapter does not fit.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from peft.utils import load_peft_weights
 
-    adapter = PeftConfig.from_pretrained(source, **where)
     rows = max(
         _embedding_rows(model, load_peft_weights(source, device="cpu", **where)),
         1 + max(_trained_tokens(adapter), default=-1),
@@ -151,7 +155,7 @@ def _found(source: str, name: str, where: dict[str, Any]) -> str | None:
     return file
 
 
-def _trained_tokens(adapter: Any) -> list[int]:
+def _trained_tokens(adapter: PeftConfig) -> list[int]:
     """Tokens whose embeddings alone an adapter brings along."""
     tokens = getattr(adapter, "trainable_token_indices", None) or []
     return [token for each in tokens.values() for token in each] if isinstance(tokens, dict) else list(tokens)

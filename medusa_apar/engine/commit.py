@@ -49,7 +49,7 @@ class Commit:
         self._stats = metrics.stats
 
     def first_token(self, root: LiveThread, token: int, draft: DraftTree | None) -> None:
-        """Begin an answer."""
+        """Append the first token of an answer, and keep the draft tree after it."""
         self._append(root, [token])
         root.draft_tree = draft
 
@@ -67,7 +67,7 @@ class Commit:
             tokens = tokens[: self._until_end(thread, tokens)]
             path = path[: len(tokens)]
             if thread.draft_tree is not None:
-                thread.request.acceptance_rate.update(thread.draft_tree, carried[number], accepted=len(path) - 1)
+                thread.request.running_acceptance.update(thread.draft_tree, carried[number], accepted=len(path) - 1)
             appended = shown = 0
             for at in self._forks([token_ids[node] for node in path]):
                 self._advance(thread, placement.slots[path[shown : at + 1]], tokens[appended:at])

@@ -64,7 +64,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a request has not ended."""
-        return any(True for _ in self._scheduler.requests)
+        return any(self._scheduler.requests)
 
     @property
     def pools(self) -> Sequence[SlotPool]:
@@ -110,7 +110,7 @@ class Engine:
             return
         roots = [computed[number] for number in at]
         inputs = sampling_inputs.of_prompts(roots, logits.device)
-        tokens, _ = sample([root.request.sampler for root in roots], logits[at], inputs)
+        tokens, _ = sample([root.request.sampler for root in roots], np.arange(len(roots)), logits[at], inputs)
         proposed = self._proposed(hidden[at], tokens, roots)
         sampled, *arrays = to_host(tokens, *proposed)
         for root, token, draft in zip(roots, sampled.tolist(), _draft_trees(arrays, len(roots)), strict=True):
@@ -154,9 +154,9 @@ class Engine:
             ancestors=to_device(ancestors, device),
         )
         inputs = sampling_inputs.of_nodes(threads, nodes, ancestors, on_device.token_ids, self._control)
-        requests = [threads[thread].request for thread in nodes.thread.tolist()]
-        sampled, scores = sample([request.sampler for request in requests], logits, inputs)
-        accepted = verify([request.acceptance for request in requests], on_device, sampled, scores)
+        requests = [thread.request for thread in threads]
+        sampled, scores = sample([request.sampler for request in requests], nodes.thread, logits, inputs)
+        accepted = verify([request.acceptance for request in requests], nodes.thread, on_device, sampled, scores)
 
         own = to_device(nodes.thread == np.arange(len(threads))[:, None], device) & ~on_device.is_eager_child
         depth = on_device.ancestors.sum(dim=1) * accepted
@@ -171,7 +171,7 @@ class Engine:
         if self._propose is None:
             return ()
         requests = dict.fromkeys(thread.request for thread in threads)
-        rates = [rate for request in requests if (rate := request.acceptance_rate.expected) is not None]
+        rates = [rate for request in requests if (rate := request.running_acceptance.expected) is not None]
         # A batch ends with its slowest request.
         shape = self._budget.shape(len(threads), min(rates, key=np.sum, default=None))
         return () if shape is None else self._propose(hidden, pending, shape)

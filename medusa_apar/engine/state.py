@@ -33,7 +33,7 @@ class Request:
         cut_reason: why the answer ends at the limit.
         pool: the KV pool of its threads, while it is decoded.
         live: its live threads in schedule order; none once it has ended.
-        acceptance_rate: how likely its draft tokens are accepted.
+        running_acceptance: how likely its draft tokens are accepted.
     """
 
     tree: ParagraphTree
@@ -50,7 +50,7 @@ class Request:
     cut_reason: FinishReason = "length"
     pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
-    acceptance_rate: RunningAcceptance = field(default_factory=RunningAcceptance)
+    running_acceptance: RunningAcceptance = field(default_factory=RunningAcceptance)
 
 
 @dataclass(slots=True, eq=False)

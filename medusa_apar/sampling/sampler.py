@@ -110,12 +110,10 @@ class Sampler:
             last: Any = inputs.token_ids[:, None]
             return self._warpers(last, self._ruled(self._before(last, scores), inputs))
         contexts = inputs.contexts()
-        for processors in (self._before, None, self._warpers):
-            if processors is None:
-                scores = self._ruled(scores, inputs)
-            elif processors:
-                scores = process(processors, contexts, scores)
-        return scores
+        if self._before:
+            scores = process(self._before, contexts, scores)
+        scores = self._ruled(scores, inputs)
+        return process(self._warpers, contexts, scores) if self._warpers else scores
 
     def tokens(self, scores: Tensor, inputs: SamplingInputs) -> Tensor:
         """The token after each node, `[nodes]` int64, from processed scores."""
@@ -131,11 +129,14 @@ class Sampler:
         return ControlTokenRules(self._control, fork_allowed=fork_allowed)(inputs.token_ids[:, None], scores)
 
 
-def sample(samplers: Sequence[Sampler], logits: Tensor, inputs: SamplingInputs) -> tuple[Tensor, Tensor]:
+def sample(
+    samplers: Sequence[Sampler], thread: NDArray[np.int64], logits: Tensor, inputs: SamplingInputs
+) -> tuple[Tensor, Tensor]:
     """Pick the token after every node, each by its request's sampler.
 
     Args:
-        samplers: `[nodes]`; nodes of one sampler are asked about together.
+        samplers: of the threads; nodes of one sampler are asked about together.
+        thread: `[nodes]` index of each node's thread.
         logits: `[nodes, vocabulary]`.
         inputs: of the nodes.
 
@@ -146,10 +147,10 @@ def sample(samplers: Sequence[Sampler], logits: Tensor, inputs: SamplingInputs) 
     if len(distinct) == 1:
         scores = distinct[0].scores(logits, inputs)
         return distinct[0].tokens(scores, inputs), scores
-    tokens = torch.empty(len(samplers), dtype=torch.int64, device=logits.device)
+    tokens = torch.empty(len(thread), dtype=torch.int64, device=logits.device)
     scores = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
     for sampler in distinct:
-        nodes = np.flatnonzero([each is sampler for each in samplers])
+        nodes = np.flatnonzero(np.array([each is sampler for each in samplers])[thread])
         at, own = to_device(nodes, logits.device), inputs.of(nodes)
         processed = sampler.scores(logits[at], own)
         scores[at] = processed.to(scores.dtype)

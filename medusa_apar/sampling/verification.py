@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from medusa_apar.runner.transfer import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,18 @@ def accept_exactly(nodes: NodeTensors, sampled: Tensor, scores: Tensor) -> Tenso
     return nodes.accepted(nodes.token_ids == sampled[nodes.parent.clamp(min=0)])
 
 
-def verify(acceptances: Sequence[Acceptance], nodes: NodeTensors, sampled: Tensor, scores: Tensor) -> Tensor:
-    """Accepted nodes, `[nodes]` boolean, each by its request's way.
+def verify(
+    acceptances: Sequence[Acceptance],
+    thread: NDArray[np.int64],
+    nodes: NodeTensors,
+    sampled: Tensor,
+    scores: Tensor,
+) -> Tensor:
+    """Accepted nodes, `[nodes]` boolean, each by its request's `Acceptance`.
 
     Args:
-        acceptances: `[nodes]`.
+        acceptances: of the threads.
+        thread: `[nodes]` index of each node's thread.
         nodes: those of the step.
         sampled: `[nodes]` int64, the backbone's token after each node.
         scores: `[nodes, vocabulary]` processed scores.
@@ -67,7 +78,7 @@ def verify(acceptances: Sequence[Acceptance], nodes: NodeTensors, sampled: Tenso
     first, *others = dict.fromkeys(acceptances)
     accepted = first(nodes, sampled, scores)
     for acceptance in others:
-        own = torch.tensor([each == acceptance for each in acceptances], device=accepted.device)
+        own = to_device(np.array([each == acceptance for each in acceptances])[thread], accepted.device)
         accepted = torch.where(own, acceptance(nodes, sampled, scores), accepted)
     return accepted
 

@@ -86,7 +86,7 @@ class NativeAnswerer:
         self._changed = Condition()
         self._closed = False
         self._max_batch = max_batch
-        self._check_room()
+        self._slots = self._slots_for_an_answer()
         self._samplers: dict[Sampling, Sampler] = {}
         self._running: dict[Request, _Job] = {}
         self._thread = Thread(target=self._work, name="medusa-apar-decoder", daemon=True)
@@ -170,11 +170,12 @@ class NativeAnswerer:
         """Let waiting requests join."""
         with self._changed:
             while self._waiting and len(self._running) < self._max_batch:
-                job = self._waiting.popleft()
+                job = self._waiting[0]  # it stays there if it makes no request
                 if not job.cancelled:
                     request = self._request(job.asked)
                     self._running[request] = job
                     engine.add(request)
+                self._waiting.popleft()
 
     def _cancel(self, engine: Engine) -> None:
         """Free the slots of requests whose clients have gone."""
@@ -206,7 +207,7 @@ class NativeAnswerer:
             drafter,
             self._served.control,
             budget=measured_budget(backbone, drafter),
-            pools=PoolPlan.of(backbone).pools(self._max_batch, self._longest),
+            pools=PoolPlan(backbone, self._slots).pools(self._max_batch, self._longest),
             context_length=self._served.context_length,
         )
 
@@ -245,7 +246,8 @@ class NativeAnswerer:
         draft_length = 0 if self._model.heads is None else self._model.heads.config.num_heads
         return self._served.context_length + self._served.max_depth + draft_length + 2
 
-    def _check_room(self) -> None:
+    def _slots_for_an_answer(self) -> int:
+        """Slots that the device can hold: at least those of the longest path."""
         with self._model.decoding() as (backbone, _):
             slots = PoolPlan.of(backbone).slots
         if slots < self._longest:
@@ -253,6 +255,7 @@ class NativeAnswerer:
                 f"the device has memory for {slots} KV slots, and one answer may need {self._longest}; "
                 "free some, or serve a model with a shorter context"
             )
+        return slots
 
 
 def _processors(sampling: Sampling) -> LogitsProcessorList:

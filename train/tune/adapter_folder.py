@@ -17,29 +17,30 @@ from ..provenance import FILE_NAME as TRAINING_RECORD
 
 HEADS = "heads"
 """Subfolder in which `from_pretrained` looks for heads."""
+DTYPE = torch.bfloat16
+"""Of the weights in the files."""
 
 
-def write_adapter_folder(folder: Path, backbone: Path, heads: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+def write_adapter_folder(folder: Path, backbone: Path, heads: Path) -> None:
     """Write adapter, tokenizer, generation config and heads, with what their trainings recorded.
 
     Args:
         folder: where to; what else lies there stays.
         backbone: output folder of `medusa-apar train backbone --lora_rank`.
         heads: output folder of `medusa-apar train heads`.
-        dtype: of the weights in the files.
     """
     made = folder / "work" / "result"
     shutil.rmtree(made, ignore_errors=True)
     shutil.copytree(backbone / ADAPTER, made)
     weights = load_file(made / SAFETENSORS_WEIGHTS_NAME)
     save_file(
-        {name: weight.to(dtype) for name, weight in weights.items()},
+        {name: weight.to(DTYPE) for name, weight in weights.items()},
         made / SAFETENSORS_WEIGHTS_NAME,
         metadata={"format": "pt"},
     )
     for name in (GENERATION_CONFIG_NAME, TRAINING_RECORD):
         shutil.copy(backbone / name, made)
-    load_heads(heads, dtype=dtype).save_pretrained(made / HEADS)
+    load_heads(heads, dtype=DTYPE).save_pretrained(made / HEADS)
     shutil.copy(heads / TRAINING_RECORD, made / HEADS)
     for path in made.iterdir():
         target = folder / path.name

@@ -45,6 +45,10 @@ class TuneArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value} is below 1; give a positive number")
+        if self.exclude and self.data:
+            raise InputError(
+                f"--exclude {' '.join(self.exclude)}: is for questions that the model writes; leave it out with --data"
+            )
         if self.max_length <= self.max_new_tokens:
             raise InputError(
                 f"--max_length {self.max_length} has no room for a question and its answer of up to --max_new_tokens "

@@ -51,7 +51,7 @@ _SAVES = 10
 _PATIENCE = 7 * 24 * 3600
 """Seconds that processes wait for the first one, which alone writes answers."""
 _HELD_OUT, _FEWEST_HELD_OUT, _FEWEST_ANSWERS = 20, 8, 4
-"""Every so manieth answer is held out, or more where these would be too few; and how many answers there must be."""
+"""One answer of so many is held out; at least so many are; and how many answers there must be at all."""
 
 
 class Tuning:
@@ -115,10 +115,11 @@ class Tuning:
         """Run all stages that are not finished."""
         if is_main_process():
             self._plan_questions()
-        for name in ("questions", "answers"):
-            self._run(name, alone=True)
-        for name in ("backbone", "heads", "measurement"):
-            self._run(name, alone=False)
+        self._run_alone("questions", self._questions)
+        self._run_alone("answers", self._answers)
+        self._run("backbone", self._backbone)
+        self._run("heads", self._heads)
+        self._run("measurement", self._measurement)
         if is_main_process():
             self._tell()
 
@@ -142,15 +143,18 @@ class Tuning:
             raise InputError(f"--data {' '.join(self.arguments.data or ())}: no usable question (left out: {bad_rows})")
         return count
 
-    def _run(self, name: str, *, alone: bool) -> None:
-        """Run a stage in all processes, or in the first one while the others wait."""
-        if name in self.progress.finished:
-            return
-        if alone and not is_main_process():
+    def _run(self, name: str, stage: Callable[[], None]) -> None:
+        """Run a stage that is not finished."""
+        if name not in self.progress.finished:
+            with self.progress.stage(name):
+                stage()
+
+    def _run_alone(self, name: str, stage: Callable[[], None]) -> None:
+        """Run a stage in the first process, while the others wait."""
+        if is_main_process():
+            self._run(name, stage)
+        else:
             self.progress.wait_for_stage(name)
-            return
-        with self.progress.stage(name):
-            getattr(self, f"_{name}")()
 
     def _call(self, *argv: str) -> None:
         if is_main_process():
@@ -219,8 +223,7 @@ class Tuning:
             "train", "backbone", "--model", self.model, "--output_dir", str(self.work / "backbone"),
             "--lora_rank", str(self.arguments.lora_rank), "--learning_rate", f"{learning_rate:.1e}",
             "--structured_share", str(_STRUCTURED_SHARE), "--flat_share", str(_FLAT_SHARE),
-            "--fork_weight", str(_FORK_WEIGHT),
-            *self._training_arguments(training),
+            "--fork_weight", str(_FORK_WEIGHT), *self._training_arguments(training),
         )  # fmt: skip
 
     def _heads(self) -> None:
@@ -290,10 +293,6 @@ class Tuning:
     def _measure_modes(self, measured: Path, asked: Sequence[str], count: int) -> None:
         """Speed and quality of all modes beside the untuned model, and the model card."""
         tokens = str(self.arguments.max_new_tokens)
-        self._call(
-            "heads", "verify", str(self.folder / "heads"), "--backbone", str(self.folder),
-            "--data", str(self.work / "held-out.jsonl"), "--limit", str(count), "--max-new-tokens", tokens,
-        )  # fmt: skip
         for name, model, modes in (
             ("tuned", str(self.folder), []),
             ("untuned", self.model, ["--modes", "ar", "--no-baseline"]),
@@ -304,6 +303,10 @@ class Tuning:
             self._call("eval", "quality", "--answers", str(speed / "answers"), "--model", self.model, *asked,
                        "--out", str(measured / f"quality-{name}"))  # fmt: skip
         write_model_card(self.folder, measured, self.model, self.progress.seconds)
+        self._call(  # the last one: its status is that of the whole where the heads fall short
+            "heads", "verify", str(self.folder / "heads"), "--backbone", str(self.folder),
+            "--data", str(self.work / "held-out.jsonl"), "--limit", str(count), "--max-new-tokens", tokens,
+        )  # fmt: skip
 
     def _tell(self) -> None:
         print(f"\n{(self.folder / 'README.md').read_text(encoding='utf-8').partition('## Figures')[2].strip()}\n")

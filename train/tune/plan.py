@@ -147,5 +147,5 @@ def duration(seconds: float) -> str:
 
 
 def table(seconds: Iterable[tuple[str, float]]) -> str:
-    """Stages and what they take, a line each."""
+    """Stages and the time that they take, a line each."""
     return "\n".join(f"  {name:12} {duration(taken):>12}" for name, taken in seconds)

@@ -163,6 +163,7 @@ def test_several_processes_train_together(asking_model: Path, tmp_path: Path) ->
         (["{model}", "--questions", "0"], "--questions 0 is below 1"),
         (["{model}", "--data", "nowhere.jsonl"], "--data nowhere.jsonl: no such file"),
         (["{model}", "--num_heads", "0"], "--num_heads 0 is below 1"),
+        (["{model}", "--data", "a", "--exclude", "b"], "--exclude b: is for questions that the model writes"),
     ],
 )
 def test_what_cannot_be_tuned_is_told(
