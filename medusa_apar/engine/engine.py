@@ -72,7 +72,7 @@ class Engine:
         return self._scheduler.pools
 
     def add(self, request: Request) -> None:
-        """Let a request join at the next step, whatever its sampling, depth and limits."""
+        """Add a request of any sampling, depth and limits; it joins at the next step."""
         self._scheduler.add(request)
 
     def cancel(self, request: Request) -> None:

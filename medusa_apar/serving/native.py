@@ -143,7 +143,7 @@ class NativeAnswerer:
             try:
                 with torch.inference_mode(), self._model.decoding() as (backbone, drafter):
                     self._decode(self._engine(backbone, drafter))
-            except Exception as error:  # whatever it was, later answers go on
+            except Exception as error:  # the engine is made anew for later answers
                 self._fail(EngineError(f"decoding failed with {type(error).__name__}: {error}"))
         for job in self._waiting:
             job.deliver(EngineError(CLOSING))

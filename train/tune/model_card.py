@@ -46,7 +46,7 @@ tags:
 # {folder.resolve().name}
 
 {base}, tuned to write its answers in parallel paragraph threads, with draft heads: several tokens per forward pass.
-It was tuned on its own questions and answers, so that what it says stays what it said.
+It was tuned on its own questions and answers.
 
 ```python
 from transformers import AutoTokenizer

@@ -1,8 +1,8 @@
 """`medusa-apar tune`: make a chat model fork and draft, without any data but its own.
 
-Every stage calls commands that can be run by hand. The model writes questions and answers them, is tuned on these
-answers to fork where their structure does, answers once more in threads, and heads are trained on that. What it says
-stays what it said, because it learns from nobody else.
+Every stage calls commands that can be run by hand. The model writes questions and answers them. It is tuned to fork
+where these answers have a structure. The tuned model answers again, and heads are trained on that. All training text is
+the model's own, so its style and knowledge change little.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _SAVES = 10
 _PATIENCE = 7 * 24 * 3600
 """Seconds that processes wait for the first one, which alone writes answers."""
 _HELD_OUT, _FEWEST_HELD_OUT, _FEWEST_ANSWERS = 20, 8, 4
-"""One answer of so many is held out; at least so many are; and how many answers there must be at all."""
+"""One in 20 answers is held out, but at least 8 where that leaves enough; fewer than 4 answers are an error."""
 
 
 class Tuning:

@@ -1,4 +1,4 @@
-"""How fast this machine answers and trains with a model: what a plan goes by."""
+"""Measures how fast this machine answers and trains with a model."""
 
 from __future__ import annotations
 
