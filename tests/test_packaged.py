@@ -124,5 +124,5 @@ def test_without_the_package_and_the_hub_the_error_names_both(
     load: Callable[[str], object], site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=r"(?s)does not load .*pip install --no-deps heron-weights==1\.2, or (connect|give)"):
+    with pytest.raises(OSError, match=r"(?s)does not load .*pip install --no-deps heron-weights==1\.2, or"):
         load(HUB_ID)

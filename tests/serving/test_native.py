@@ -93,7 +93,7 @@ def test_requests_of_any_sampling_depth_and_thread_limit_share_steps(
 def test_another_sampling_does_not_wait(
     model: MedusaAparModel, served: ServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first token of the last arrival comes a few steps after it was asked for, beside requests of another sampling."""
+    """The first token of the last arrival comes soon, beside requests of another sampling."""
     native = NativeAnswerer(model, served, max_batch=8)
     steps, step = [0], Engine.step
 
