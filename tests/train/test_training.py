@@ -167,7 +167,7 @@ class TestBackbone:
         capsys: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
         backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--fork_weight", "4"))
-        assert losses(tmp_path)[0] > losses(trained_backbone)[0]
+        assert sum(losses(tmp_path)) > sum(losses(trained_backbone)) + 0.5, "the first of the batches holds no fork"
         with pytest.raises(SystemExit):
             backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--fork_weight", "2"))
         assert "holds a training with fork_weight=4.0, not 2.0" in capsys.readouterr().err
