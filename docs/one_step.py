@@ -1,4 +1,4 @@
-"""Draws `docs/one-step.png`: the mask of one real step of the embedded model."""
+"""Draws `docs/one-step.png`: the mask of one real step of the default model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from matplotlib.colors import to_rgb
 from transformers import AutoTokenizer
 
-from medusa_apar import EMBEDDED, MedusaAparModel
+from medusa_apar import DEFAULT_MODEL, MedusaAparModel
 from medusa_apar.drafting.draft_tree import ROOT, StepNodes
 from medusa_apar.engine.commit import StepOutput
 from medusa_apar.engine.engine import Engine
@@ -25,8 +25,8 @@ COLOURS = ("#4477aa", "#228833", "#ccbb44", "#aa3377", "#ee6677")
 
 def record_steps() -> list[dict[str, Any]]:
     """Decode the prompt and keep what every step looked like."""
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
-    model = MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
+    model = MedusaAparModel.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     steps: list[dict[str, Any]] = []
     original = Engine._verify
 

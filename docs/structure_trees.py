@@ -16,7 +16,7 @@ from random import Random
 
 from transformers import AutoTokenizer
 
-from medusa_apar import EMBEDDED
+from medusa_apar import DEFAULT_MODEL
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.structure import RULES, Rule, Rules, extract
 from medusa_apar.train.structure_report import StructureFigures, Tally
@@ -85,7 +85,7 @@ def main() -> None:
         "answers of Vicuna-13B": answers(data / "mt_bench", "13b"),
         "held-out responses of AlpacaEval's models": published(data / "responses-heldout.jsonl.xz"),
     }
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
     parts: dict[str, list[Response]] = defaultdict(list)
     for category, turn in turns:
         parts[category].append(Response("?", turn))

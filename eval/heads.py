@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__.partition(": ")[2],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--model", help="folder or hub id (default: the default model)")
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")

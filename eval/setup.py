@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar import EMBEDDED, fingerprint
+from medusa_apar import DEFAULT_MODEL, fingerprint
 from medusa_apar.argument_types import positive
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
@@ -25,20 +25,19 @@ from .provenance import device_name
 from .questions import BENCHMARKS, BUNDLED, Question
 
 INTERRUPTED = 130
-_EMBEDDED_NAME = "embedded"
 
 
 def load_model(
     model: str | None, dtype: str, heads: str | None = None
 ) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
-    """Load a folder or a hub id, by default the bundled model, and its tokenizer; onto the GPU if there is one.
+    """Load a folder or a hub id, by default the default model, and its tokenizer; onto the GPU if there is one.
 
     Args:
         model: folder or hub id of the model.
         dtype: of the weights, one of `DTYPES`.
         heads: folder or hub id of other heads than those that come with the model.
     """
-    source = EMBEDDED if model is None else model
+    source = DEFAULT_MODEL if model is None else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(source)
     loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=dtype_named(dtype))
@@ -47,7 +46,7 @@ def load_model(
 
 def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
     """Add the arguments that every measurement takes, with its defaults."""
-    parser.add_argument("--model", help="folder or hub id; by default the bundled model")
+    parser.add_argument("--model", help="folder or hub id (default: the default model)")
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
@@ -91,7 +90,7 @@ def modes_of(text: str) -> list[str]:
 
 def model_name(model: str | None) -> str:
     """What a report calls the model that `load_model` loads."""
-    return model or _EMBEDDED_NAME
+    return model or DEFAULT_MODEL.name
 
 
 def describe(

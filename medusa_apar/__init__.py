@@ -9,11 +9,11 @@ from .output import DecodingStats, MedusaAparOutput
 from .tree.control_tokens import ControlTokenRules, ControlTokens
 from .tree.paragraph_tree import ParagraphNode, ParagraphTree, Thread
 
-EMBEDDED = Path(__file__).parent / "embedded"
-"""Folder of the bundled checkpoint: a tiny model for trying things out."""
+DEFAULT_MODEL = Path(__file__).parent / "default"
+"""Folder of the default model: adapter and heads of SmolLM2-135M-Instruct, whose own weights are fetched once."""
 
 __all__ = [
-    "EMBEDDED",
+    "DEFAULT_MODEL",
     "ControlTokenRules",
     "ControlTokens",
     "DecodingStats",

@@ -48,12 +48,9 @@ def adapter_config(source: str, **where: Any) -> PeftConfig:
 
     Raises:
         ValueError: it is no adapter that can be merged.
-        ImportError: PEFT is not installed.
     """
-    try:
-        from peft import PeftConfig
-    except ModuleNotFoundError as error:
-        raise ImportError(f"{source!r} is a PEFT adapter, and PEFT is not installed: pip install peft") from error
+    from peft import PeftConfig  # here, because importing it takes seconds
+
     adapter: Any = PeftConfig.from_pretrained(source, **where)
     if adapter.is_prompt_learning:
         raise ValueError(f"{source!r} is a {adapter.peft_type.value} adapter, which cannot be merged; use LoRA")

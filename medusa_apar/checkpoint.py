@@ -38,7 +38,6 @@ def load_backbone(source: str, **kwargs: Any) -> PreTrainedModel:
     Raises:
         OSError: if a file is missing, truncated or corrupt.
         ValueError: if a config is broken, the folder holds heads, or an adapter cannot be merged into its base.
-        ImportError: if PEFT, or what reads a GGUF file, is not installed.
     """
     if kwargs.get("gguf_file"):
         kwargs = {**_DEQUANTIZED, **kwargs}

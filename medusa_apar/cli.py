@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import TextIteratorStreamer, TextStreamer
 from transformers.utils import logging as transformers_logging
 
-from . import EMBEDDED
+from . import DEFAULT_MODEL
 from .argument_types import finite, positive, seed
 from .checkpoint import load_tokenizer
 from .model import MedusaAparModel
@@ -37,7 +37,11 @@ def generate(argv: Sequence[str]) -> None:
     """Answer a prompt."""
     parser = argparse.ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
     parser.add_argument("prompt", help="what to answer; the model's chat template is put around it")
-    parser.add_argument("--model", default=str(EMBEDDED), help="folder or hub id (default: the tiny embedded model)")
+    parser.add_argument(
+        "--model",
+        default=str(DEFAULT_MODEL),
+        help="folder or hub id (default: the default model, of SmolLM2-135M-Instruct)",
+    )
     parser.add_argument("--heads", help="folder or hub id of heads (default: those in the model's folder)")
     parser.add_argument("--mode", type=_mode, help=f"{', '.join(Mode)} (default: what the model can)")
     parser.add_argument("--show", choices=("text", "tree"), default="text", help="live text, or the paragraph tree")

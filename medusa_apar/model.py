@@ -153,7 +153,6 @@ class MedusaAparModel(PushToHubMixin):
         Raises:
             OSError: if a file is missing, truncated or corrupt.
             ValueError: as the constructor, and if an adapter does not fit its base.
-            ImportError: if a package that reads adapters or GGUF files is not installed.
         """
         source = str(pretrained_model_name_or_path)
         if not kwargs.get("gguf_file"):

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from medusa_apar import EMBEDDED, ParagraphTree, Thread
+from medusa_apar import ParagraphTree, Thread
 from medusa_apar.cli import COMMANDS, main
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import Request
 from medusa_apar.tree.drawing import draw
 
 from .conftest import CHILD, EOS, FORK
+from .fixtures import TINY
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,9 +39,9 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "caf\udce9"], r"the argument b'caf\xe9' is not UTF-8; give it in UTF-8"),
         (["generate", "hello", "--model", ""], "the argument '' is empty; give a value, or leave it out"),
         (["heads", "export", "x", "--format", "vllm", "--output="], "the argument '--output=' is empty"),
-        (["generate", "hello", "--model", str(EMBEDDED / "heads")], "heads holds draft heads and no model"),
-        (["generate", "hello", "--model", str(EMBEDDED / "config.json")], "config.json is a file; give the folder of"),
-        (["generate", "hello", "--heads", str(EMBEDDED)], "is no config of Medusa heads"),
+        (["generate", "hello", "--model", str(TINY / "heads")], "heads holds draft heads and no model"),
+        (["generate", "hello", "--model", str(TINY / "config.json")], "config.json is a file; give the folder of"),
+        (["generate", "hello", "--model", str(TINY), "--heads", str(TINY)], "is no config of Medusa heads"),
         (["serve", "--port", "70000"], "argument --port: 70000 is above 65535"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
         (["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--out", "/nowhere"], "/nowhere/questions.jsonl"),
@@ -105,13 +106,25 @@ def test_a_tree_is_drawn_with_each_child_under_the_text_that_forked_it() -> None
 
 @pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar"])
 def test_generate_answers_in_every_mode(mode: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["generate", "What are the main causes of stress?", "--mode", mode, "--max-new-tokens", "40"])
+    main(["generate", "What causes stress?", "--model", str(TINY), "--mode", mode, "--max-new-tokens", "40"])
     shown = capsys.readouterr().out
     assert "40 tokens in" in shown
 
 
 def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["generate", "How can I sleep better?", "--show", "tree", "--compare", "--max-new-tokens", "30"])
+    main(
+        [
+            "generate",
+            "How can I sleep better?",
+            "--model",
+            str(TINY),
+            "--show",
+            "tree",
+            "--compare",
+            "--max-new-tokens",
+            "30",
+        ]
+    )
     shown = capsys.readouterr().out
     assert "root thread" in shown
     for mode in ("generate", "ar", "medusa", "apar", "medusa-apar"):

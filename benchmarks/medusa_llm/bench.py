@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from medusa_apar import EMBEDDED
 from medusa_apar.argument_types import positive
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.questions import load_questions
@@ -176,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--worker-python", type=Path, required=True, help="interpreter that has medusa-llm")
-    parser.add_argument("--model", help="folder or hub id of a Llama with Medusa heads; by default the bundled model")
+    parser.add_argument("--model", required=True, help="folder or hub id of a Llama with Medusa heads")
     parser.add_argument("--heads", help="folder or hub id of its Medusa heads; by default those that come with it")
     parser.add_argument("--questions", default="lists", help="a file in FastChat's format, or a set's name")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
@@ -200,8 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         questions = load_questions(arguments.questions)[: arguments.limit]
-        bundled = str(EMBEDDED / "medusa") if arguments.model is None else None
-        original, tokenizer = load_model(arguments.model, "float32", arguments.heads or bundled)
+        original, tokenizer = load_model(arguments.model, "float32", arguments.heads)
         backbone, heads = export(original.to("cpu"), arguments.out / "export")
         model = MedusaAparModel(AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32), original.heads)
         worker = Worker(arguments.worker_python, heads, model.config.eos_token_id)

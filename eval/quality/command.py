@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", required=True, help=f"what was answered: a file, or one of {names}")
     parser.add_argument(
-        "--model", help="whose backbone reads the answers: folder or hub id; by default the bundled one"
+        "--model", help="whose backbone reads the answers: folder or hub id (default: the default model)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")

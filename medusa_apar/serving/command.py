@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import uvicorn
 
-from medusa_apar import EMBEDDED
+from medusa_apar import DEFAULT_MODEL
 from medusa_apar.adapter import is_adapter
 from medusa_apar.argument_types import not_negative, port, positive, seconds
 from medusa_apar.model import MedusaAparModel
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="medusa-apar serve", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", default=str(EMBEDDED), help="folder or hub id")
+    parser.add_argument("--model", default=str(DEFAULT_MODEL), help="folder or hub id (default: the default model)")
     parser.add_argument("--served-model-name", help="name under which clients ask for it; by default that of --model")
     parser.add_argument(
         "--engine",
@@ -135,7 +135,9 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the server until it is told to stop."""
     arguments = _parser().parse_args(argv)
-    name = arguments.served_model_name or ("embedded" if arguments.model == str(EMBEDDED) else arguments.model)
+    name = arguments.served_model_name or (
+        DEFAULT_MODEL.name if arguments.model == str(DEFAULT_MODEL) else arguments.model
+    )
     model = ServedModel.from_pretrained(arguments.model, name, arguments.max_model_len)
     limits = ServerLimits(arguments.max_running, arguments.max_waiting, arguments.max_threads, arguments.max_body_bytes)
     api_key = arguments.api_key or os.environ.get(API_KEY) or None

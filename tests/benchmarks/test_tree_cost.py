@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tree_cost import main, write_structured
-from medusa_apar import EMBEDDED
 from medusa_apar.eval.backbone import measure_backbone
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.structure import RULES
+
+from ..fixtures import TINY
 
 LISTED = "There are three:\n\n1. Work: too much of it.\n2. Money: too little of it.\n3. Family: it takes both."
 
@@ -26,7 +27,7 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     data, out = conversations(tmp_path / "data.jsonl", LISTED, "Hi."), tmp_path / "out"
     main(
         [
-            "--model", str(EMBEDDED), "--data", str(data), "--eval_data", str(data), "--max_length", "256",
+            "--model", str(TINY), "--data", str(data), "--eval_data", str(data), "--max_length", "256",
             "--out", str(out), "--max_steps", "20", "--per_device_train_batch_size", "1",
             "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3", "--use_cpu", "True",
         ]
@@ -58,11 +59,11 @@ def test_conversations_without_trees_are_refused(
     listed, plain = (str(conversations(tmp_path / f"{text[:2]}.jsonl", text)) for text in (LISTED, "Hi."))
     files = {"--data": listed, "--eval_data": listed} | {option: plain}
     with pytest.raises(SystemExit):
-        main(["--model", str(EMBEDDED), *(part for each in files.items() for part in each), "--out", str(tmp_path)])
+        main(["--model", str(TINY), *(part for each in files.items() for part in each), "--out", str(tmp_path)])
     assert f"{option} {plain}: has no response that makes a tree" in capsys.readouterr().err
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["--model", str(EMBEDDED), "--data", "nowhere.jsonl", "--eval_data", "nowhere.jsonl"])
+        main(["--model", str(TINY), "--data", "nowhere.jsonl", "--eval_data", "nowhere.jsonl"])
     assert "--data nowhere.jsonl: no such file" in capsys.readouterr().err

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_model import CONTEXT, ScriptedModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.eval.cli import main as eval_main
 from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
+
+from .scripted_model import CONTEXT, ScriptedModel
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}{{ '<|' + message['role'] + '|>' + message['content'] }}{%- endfor -%}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from scripted_model import record
 
 from medusa_apar.eval.acceptance import acceptance_markdown, summarize_acceptance
 from medusa_apar.eval.timeline import ThreadLine
 from medusa_apar.eval.turns import TurnRecord
+
+from .scripted_model import record
 
 ROOT = ThreadLine(None, 1, "", ((0, 1), (1, 2), (2, 1), (3, 4)))
 CHILD = ThreadLine(0, 2, "", ((2, 1), (3, 2)))

@@ -9,18 +9,23 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from medusa_apar import EMBEDDED, MedusaAparModel
+from medusa_apar import MedusaAparModel
 from medusa_apar.eval.cli import main
 from medusa_apar.eval.heads import measure_heads
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.eval.replay.hits import PUBLISHED
 
+from ..fixtures import TINY
 
-def test_the_embedded_heads_are_as_accurate_as_the_published_ones_in_their_domain(
+
+def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "figures.json"
-    assert main(["heads", "--limit", "4", "--nodes", "16", "--dtype", "float32", "--out", str(out)]) == 0
+    assert (
+        main(["heads", "--model", str(TINY), "--limit", "4", "--nodes", "16", "--dtype", "float32", "--out", str(out)])
+        == 0
+    )
     figures = json.loads(out.read_text())
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
         assert row[0] >= top_1
@@ -39,7 +44,18 @@ def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step
 ) -> None:
     """On all list questions; Medusa heads, whose task is that of the published ones, need the larger tree."""
     out = tmp_path / "figures.json"
-    given = ["--heads", str(EMBEDDED / kind), "--nodes", nodes, "--dtype", "float32", "--out", str(out)]
+    given = [
+        "--model",
+        str(TINY),
+        "--heads",
+        str(TINY / kind),
+        "--nodes",
+        nodes,
+        "--dtype",
+        "float32",
+        "--out",
+        str(out),
+    ]
     assert main(["heads", *given]) == 0
     figures = json.loads(out.read_text())
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
@@ -49,19 +65,19 @@ def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step
 
 
 @pytest.fixture(scope="module")
-def embedded() -> MedusaAparModel:
-    return MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+def tiny() -> MedusaAparModel:
+    return MedusaAparModel.from_pretrained(TINY, dtype=torch.float32)
 
 
-def test_nodes_that_hold_no_guess_give_one_token_a_step(embedded: MedusaAparModel) -> None:
+def test_nodes_that_hold_no_guess_give_one_token_a_step(tiny: MedusaAparModel) -> None:
     chats = [[{"role": "user", "content": question.turns[0]}] for question in load_questions("lists")[:1]]
-    figures = measure_heads(embedded, AutoTokenizer.from_pretrained(EMBEDDED), chats, 48, [1])
+    figures = measure_heads(tiny, AutoTokenizer.from_pretrained(TINY), chats, 48, [1])
     assert figures.trees == {1: 1.0}
 
 
-def test_a_model_without_heads_is_refused(embedded: MedusaAparModel) -> None:
+def test_a_model_without_heads_is_refused(tiny: MedusaAparModel) -> None:
     with pytest.raises(ValueError, match="the model has no heads; name some with --heads DIR"):
-        measure_heads(MedusaAparModel(embedded.backbone), AutoTokenizer.from_pretrained(EMBEDDED), [], 8, [1])
+        measure_heads(MedusaAparModel(tiny.backbone), AutoTokenizer.from_pretrained(TINY), [], 8, [1])
 
 
 def test_wrong_questions_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted_model import ALL_MODES, ScriptedModel
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
 from medusa_apar.eval.decoding import Limits, decode
 from medusa_apar.eval.peers import Peer, PeerOptions, answer_lengths, load_assistant
+
+from .scripted_model import ALL_MODES, ScriptedModel
 
 LIMITS = Limits(max_new_tokens=24)
 QUESTION = '{"question_id": 1, "category": "math", "turns": ["One?"]}'

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.eval import speed
 from medusa_apar.eval.decoding import BASELINE, Limits, decode
 from medusa_apar.eval.fork_errors import ForkError
+
+from .scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 
 QUESTIONS = (
     '{"question_id": 1, "category": "math", "turns": ["One?", "Two?"]}',
@@ -179,7 +180,7 @@ def test_writes_summary_plot_and_answers(command: Command, tmp_path: Path, capsy
     answers = [json.loads(line) for line in (out / "answers" / "apar.jsonl").read_text().splitlines()]
     assert [answer["question_id"] for answer in answers] == [1, 2]
     assert answers[0].keys() == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
-    assert answers[0]["model_id"] == "embedded-apar"
+    assert answers[0]["model_id"] == "default-apar"
     recorded = [turn["answer"] for turn in turns(tmp_path) if (turn["question_id"], turn["mode"]) == (1, "apar")]
     assert answers[0]["choices"] == [{"index": 0, "turns": recorded}]
     assert recorded[0].startswith("apar ")

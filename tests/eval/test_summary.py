@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from scripted_model import record
 
 from medusa_apar.eval.answers_table import write_answers_table
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.plot import plot_speed_up
 from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
 from medusa_apar.eval.tables import COLUMNS, WRITTEN, markdown, terminal_table
+
+from .scripted_model import record
 
 FIGURES = {"answer_tokens": 40, "steps": 40, "peak_slots": 50, "ar_slots": 50}
 RECORDS = [

@@ -7,11 +7,12 @@ from io import StringIO
 
 import pytest
 from rich.console import Console
-from scripted_model import record
 
 from medusa_apar.eval.summary import Spread
 from medusa_apar.eval.thread_summary import COLUMNS, ThreadsRow, summarize_threads, threads_markdown, threads_table
 from medusa_apar.eval.turns import TurnRecord
+
+from .scripted_model import record
 
 RECORDS = [
     record(1, "generate", seconds=4, answer_tokens=40),

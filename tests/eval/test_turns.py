@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scripted_model import record
 
 from medusa_apar.eval.turns import TurnStore
+
+from .scripted_model import record
 
 SETTINGS = {"model": "m", "modes": ("ar", "apar"), "max_new_tokens": 8}
 ONE = record(1, "ar", answer="Grüße\n\u2028", answer_tokens=3, steps=2, mean_slots=1.5)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import write_medusa_llm
 
-ARGUMENTS = ["--backbone", str(EMBEDDED), "--limit", "2", "--max-new-tokens", "64"]
+from ..fixtures import TINY
+
+ARGUMENTS = ["--backbone", str(TINY), "--limit", "2", "--max-new-tokens", "64"]
 
 
 def verify(path: Path, *more: str) -> int:
@@ -27,25 +28,25 @@ def verify(path: Path, *more: str) -> int:
 
 
 @pytest.mark.parametrize("kind", ["heads", "medusa"])
-def test_the_embedded_heads_serve_as_they_were_trained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verify(EMBEDDED / kind) == 0
+def test_the_tiny_heads_serve_as_they_were_trained(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verify(TINY / kind) == 0
     assert "in training 1." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("checkpoint_format", ["vllm", "medusa-llm"])
 def test_exported_heads_do_too(checkpoint_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if checkpoint_format == "vllm":
-        main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
     else:  # which `heads export` refuses to write, for medusa-llm does not heed all blocks of a file; we do
-        write_medusa_llm(load_heads(EMBEDDED / "medusa"), tmp_path, str(EMBEDDED))
+        write_medusa_llm(load_heads(TINY / "medusa"), tmp_path, str(TINY))
     assert verify(tmp_path) == 2, "there is no figure to compare with"
     assert "give heads that do with --against DIR" in capsys.readouterr().err
-    assert verify(tmp_path, "--against", str(EMBEDDED / "medusa")) == 0
+    assert verify(tmp_path, "--against", str(TINY / "medusa")) == 0
 
 
 def test_heads_that_were_spoilt_on_the_way_fall_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "heads"
-    shutil.copytree(EMBEDDED / "medusa", folder)
+    shutil.copytree(TINY / "medusa", folder)
     weights = load_file(folder / "model.safetensors")
     for name in weights:
         if "projection" in name:
@@ -57,7 +58,7 @@ def test_heads_that_were_spoilt_on_the_way_fall_short(tmp_path: Path, capsys: py
 
 def test_heads_without_a_figure_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "heads"
-    shutil.copytree(EMBEDDED / "heads", folder)
+    shutil.copytree(TINY / "heads", folder)
     config = json.loads((folder / "config.json").read_text())
     del config["acceptance"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -69,7 +70,7 @@ def test_conversations_of_which_none_can_be_used_are_no_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts.jsonl").write_text('{"text": "a"}\n')
-    assert verify(EMBEDDED / "heads", "--data", str(tmp_path / "texts.jsonl")) == 2
+    assert verify(TINY / "heads", "--data", str(tmp_path / "texts.jsonl")) == 2
     assert "no usable question (left out: 1 x none of `prompt`" in capsys.readouterr().err
 
 
@@ -77,25 +78,25 @@ def test_questions_that_the_chat_template_refuses_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, asked = tmp_path / "model", tmp_path / "asked.jsonl"
-    shutil.copytree(EMBEDDED, folder)
+    shutil.copytree(TINY, folder)
     refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     template = folder / "chat_template.jinja"
     template.write_text(refusal + template.read_text())
     system = [{"role": "system", "content": "Be brief."}]
     chat = [{"role": "user", "content": "How can I sleep better?"}, {"role": "assistant", "content": "Go to bed."}]
     asked.write_text("\n".join(json.dumps({"messages": some}) for some in (system + chat, chat)))
-    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) == 0
+    assert verify(TINY / "heads", "--data", str(asked), "--backbone", str(folder)) == 0
     assert "tokens per step with the best guesses alone" in capsys.readouterr().out
     assert "1 x the chat template refuses it: no system role" in caplog.text
 
     asked.write_text(json.dumps({"messages": system + chat}))
-    assert verify(EMBEDDED / "heads", "--data", str(asked), "--backbone", str(folder)) == 2
+    assert verify(TINY / "heads", "--data", str(asked), "--backbone", str(folder)) == 2
     assert "no usable question (left out: 1 x the chat template refuses it" in capsys.readouterr().err
 
 
 def test_no_guess_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "heads"
-    shutil.copytree(EMBEDDED / "medusa", folder)
+    shutil.copytree(TINY / "medusa", folder)
     weights = load_file(folder / "model.safetensors")
     save_file({name: torch.zeros_like(each) for name, each in weights.items()}, folder / "model.safetensors")
     assert verify(folder, "--least", "0.01") == 1

@@ -9,12 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.vllm import save_vllm
 from medusa_apar.model import MedusaAparModel
+
+from ..fixtures import TINY
 
 pytestmark = pytest.mark.vllm
 
@@ -29,7 +30,7 @@ def served(folder: Path, levels: int, monkeypatch: pytest.MonkeyPatch) -> tuple[
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=str(EMBEDDED), dtype="float32", max_model_len=512, max_num_seqs=1, enforce_eager=True,
+        model=str(TINY), dtype="float32", max_model_len=512, max_num_seqs=1, enforce_eager=True,
         disable_log_stats=False,
         speculative_config={"method": "medusa", "model": str(folder), "num_speculative_tokens": levels},
     )  # fmt: skip
@@ -44,8 +45,8 @@ def served(folder: Path, levels: int, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 
 def ours(heads: Path | None, levels: int) -> tuple[list[int], float]:
-    model = MedusaAparModel.from_pretrained(EMBEDDED, heads=heads, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    model = MedusaAparModel.from_pretrained(TINY, heads=heads, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
     prompt: Any = tokenizer.apply_chat_template(
         PROMPT, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
@@ -58,10 +59,10 @@ def ours(heads: Path | None, levels: int) -> tuple[list[int], float]:
 
 
 def test_vllm_accepts_as_many_guesses_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+    main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
     levels = load_heads(tmp_path).config.num_heads
     answer, accepted = served(tmp_path, levels, monkeypatch)
-    expected, due = ours(EMBEDDED / "medusa", levels)
+    expected, due = ours(TINY / "medusa", levels)
     assert answer == expected
     assert accepted == pytest.approx(due, rel=0.1, abs=0.05), "vLLM counts a guessed EOS, we do not"
     assert accepted > 0.2
@@ -71,7 +72,7 @@ def test_vllm_gives_the_same_logits_also_with_a_shared_projection(tmp_path: Path
     """Its own module, without its engine."""
     from vllm.model_executor.models.medusa import ResidualBlock
 
-    model = MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+    model = MedusaAparModel.from_pretrained(TINY, dtype=torch.float32)
     heads = MedusaHeads.for_backbone(model.backbone, num_heads=2, num_layers=2, shared_projection=True)
     for parameter in heads.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

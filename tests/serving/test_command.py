@@ -16,7 +16,6 @@ import torch
 from openai import OpenAI
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, GenerationConfig
 
-from medusa_apar import EMBEDDED
 from medusa_apar.cli import main
 from medusa_apar.serving import command
 from medusa_apar.serving.fleet import Fleet
@@ -24,13 +23,16 @@ from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import Sampling
 from medusa_apar.serving.served_model import ServedModel
 
+from ..fixtures import TINY
 from .server_process import serving
 
 
 @pytest.fixture(scope="module")
 def process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The server with the embedded model, and its address."""
-    with serving("--dtype", "float32", MEDUSA_APAR_API_KEY="secret") as started:
+    """The server with the tiny model, and its address."""
+    with serving(
+        "--model", str(TINY), "--served-model-name", "tiny", "--dtype", "float32", MEDUSA_APAR_API_KEY="secret"
+    ) as started:
         yield started
 
 
@@ -39,12 +41,12 @@ def test_it_answers_in_threads_and_ends_what_it_has_begun_before_it_stops(
 ) -> None:
     server, address = process
     client = OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0)
-    assert client.models.list().data[0].id == "embedded"
+    assert client.models.list().data[0].id == "tiny"
     question = [{"role": "user", "content": "What are the main causes of stress?"}]
     texts: list[str | None] = []
 
     def ask() -> None:
-        answer = client.chat.completions.create(model="embedded", messages=question, max_tokens=300)  # type: ignore[arg-type]
+        answer = client.chat.completions.create(model="tiny", messages=question, max_tokens=300)  # type: ignore[arg-type]
         texts.append(answer.choices[0].message.content)
 
     ask()
@@ -75,8 +77,8 @@ def test_wrong_arguments(arguments: list[str], error: str, capsys: pytest.Captur
 
 
 def saved(folder: Path, generation: GenerationConfig, **config: object) -> Path:
-    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(folder)
-    loaded = AutoConfig.from_pretrained(EMBEDDED)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    loaded = AutoConfig.from_pretrained(TINY)
     loaded.update(config)
     loaded.save_pretrained(folder)
     generation.save_pretrained(folder)
@@ -119,13 +121,13 @@ def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplo
 def test_a_model_of_text_and_images_is_served_as_the_text_model_that_it_holds(tmp_path: Path) -> None:
     text = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 128}
     Gemma3Config(text_config=text, eos_token_id=1).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(EMBEDDED).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(tmp_path)
     assert ServedModel.from_pretrained(tmp_path).context_length == 128
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, 2048), (512, 512), (10_000, 2048)])
 def test_an_engine_may_take_less_than_the_model(given: int | None, expected: int) -> None:
-    assert ServedModel.from_pretrained(EMBEDDED, max_length=given).context_length == expected
+    assert ServedModel.from_pretrained(TINY, max_length=given).context_length == expected
 
 
 def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,10 +138,10 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(sys.modules, "medusa_apar.serving.vllm_engine", engine)
     arguments = command._parser().parse_args(
-        ["--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16", "--block-size", "64",
+        ["--model", str(TINY), "--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16", "--block-size", "64",
          "--distributed-executor-backend", "ray", "--speculative-heads", "heads", "--speculative-tokens", "3"]
     )  # fmt: skip
-    command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))
+    command.answerer_of(arguments, ServedModel.from_pretrained(TINY))
     assert given == {
         "dtype": torch.float32, "max_model_len": None, "block_size": 64, "tensor_parallel_size": 16,
         "distributed_executor_backend": "ray", "speculative_config": ("heads", 3),
@@ -149,7 +151,7 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_fleets_key_reaches_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDUSA_APAR_URL_API_KEY", "secret")
     arguments = command._parser().parse_args(["--engine", "http", "--url", "http://one/v1"])
-    answerer = command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))
+    answerer = command.answerer_of(arguments, ServedModel.from_pretrained(TINY))
     assert isinstance(answerer, Orchestrator)
     assert isinstance(answerer.engine, Fleet)
     assert answerer.engine.replicas[0].client.api_key == "secret"
@@ -159,7 +161,7 @@ def test_an_adapter_is_served_as_what_it_makes_of_its_base(tmp_path: Path) -> No
     folder = saved(tmp_path, GenerationConfig(eos_token_id=1))
     (folder / "config.json").rename(folder / "backbone_config.json")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
-    served, plain = ServedModel.from_pretrained(folder), ServedModel.from_pretrained(EMBEDDED)
+    served, plain = ServedModel.from_pretrained(folder), ServedModel.from_pretrained(TINY)
     assert (served.control, served.vocab_size, served.max_depth) == (plain.control, plain.vocab_size, plain.max_depth)
 
 
@@ -175,4 +177,4 @@ def test_vllm_takes_no_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/base"}')
     arguments = command._parser().parse_args(["--engine", "vllm", "--model", str(tmp_path)])
     with pytest.raises(ValueError, match=r"--engine vllm: --model .* is an adapter; give the merged model"):
-        command.answerer_of(arguments, ServedModel.from_pretrained(EMBEDDED))
+        command.answerer_of(arguments, ServedModel.from_pretrained(TINY))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from openai import OpenAI
 
-from medusa_apar import EMBEDDED, MedusaAparModel
+from medusa_apar import MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.eval.cli import main as measure
 from medusa_apar.eval.questions import load_questions
@@ -28,6 +28,7 @@ from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Snapshot
 
+from ..fixtures import TINY
 from ..oracle import TIE
 from .server_process import serving
 from .vllm_server import NAME, VllmServer
@@ -39,12 +40,12 @@ LIMIT = 200
 
 @pytest.fixture(scope="module")
 def served() -> ServedModel:
-    return ServedModel.from_pretrained(EMBEDDED, NAME)
+    return ServedModel.from_pretrained(TINY, NAME)
 
 
 @pytest.fixture(scope="module")
 def model() -> MedusaAparModel:
-    return MedusaAparModel.from_pretrained(EMBEDDED, dtype=torch.float32)
+    return MedusaAparModel.from_pretrained(TINY, dtype=torch.float32)
 
 
 def requests(served: ServedModel, count: int) -> list[AnswerRequest]:
@@ -87,13 +88,11 @@ def test_answers_of_vllm_in_this_process_are_those_of_generate(
     asked = requests(served, 8)
     options = {}
     if with_heads:
-        main(["heads", "export", str(EMBEDDED / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
         options["speculative_config"] = speculative_config(str(tmp_path), 4)
 
     async def run() -> list[Snapshot]:
-        engine = VllmEngine(
-            str(EMBEDDED), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True, **options
-        )
+        engine = VllmEngine(str(TINY), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True, **options)
         orchestrator = Orchestrator(engine, served)
 
         async def last(request: AnswerRequest) -> Snapshot:
@@ -216,7 +215,7 @@ def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, mon
     from medusa_apar.serving.vllm_engine import VllmEngine
 
     async def run() -> None:
-        engine = VllmEngine(str(EMBEDDED), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True)
+        engine = VllmEngine(str(TINY), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True)
         orchestrator = Orchestrator(engine, served)
         try:
             answer = orchestrator.answer(requests(served, 1)[0])

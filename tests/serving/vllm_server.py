@@ -12,17 +12,16 @@ from pathlib import Path
 
 import httpx2
 
-from medusa_apar import EMBEDDED
-
+from ..fixtures import TINY
 from .server_process import free_port
 
-NAME = "embedded"
+NAME = "tiny"
 _START_SECONDS = 240
 
 
 @dataclass
 class VllmServer:
-    """A server on this machine, started with the embedded model.
+    """A server on this machine, started with the tiny model.
 
     Attributes:
         url: of its interface, with `/v1`.
@@ -40,7 +39,7 @@ class VllmServer:
         port = free_port()
         log = folder / f"{name}.log"
         command = [
-            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(EMBEDDED),
+            sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TINY),
             "--served-model-name", NAME, "--dtype", "float32", "--enforce-eager", "--block-size", "32",
             "--max-model-len", "512", "--host", "127.0.0.1", "--port", str(port),
             "--max-num-seqs", "32", *options,

@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
 from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
+from ..fixtures.tiny_recipe import CHAT_TEMPLATE
 from .hub import Hub
 
 

@@ -8,19 +8,20 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from medusa_apar import EMBEDDED
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train.held_out import measure
 from medusa_apar.train.rows.tree_data import TreeCollator, decoded_row
+
+from ..fixtures import TINY
 
 
 @pytest.mark.parametrize("kind", ["heads", "medusa"])
 @pytest.mark.parametrize("apar", [True, False])
 def test_acceptance_along_an_answer_is_what_the_decoder_accepts(kind: str, apar: bool) -> None:
-    model = MedusaAparModel.from_pretrained(EMBEDDED, heads=EMBEDDED / kind, dtype=torch.float32)
+    model = MedusaAparModel.from_pretrained(TINY, heads=TINY / kind, dtype=torch.float32)
     assert model.heads is not None
     levels = model.heads.config.num_heads
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
     chat = [{"role": "user", "content": "What are the main causes of stress?"}]
     prompt: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     output: Any = model.generate(

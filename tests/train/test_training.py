@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks import tree_cost
-from medusa_apar import EMBEDDED
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
@@ -38,6 +37,7 @@ from medusa_apar.train.rows.tree_data import (
 )
 from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
+from ..fixtures import TINY
 from .hub import PUSHING, Hub
 
 Save = Callable[..., Path]
@@ -208,9 +208,9 @@ class TestLora:
             torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-4, rtol=1e-4)
 
     def test_tied_embeddings_stay_tied(self, rows_file: Path, tmp_path: Path) -> None:
-        backbone.main(arguments(EMBEDDED, rows_file, tmp_path, "--lora_rank", "4"))
+        backbone.main(arguments(TINY, rows_file, tmp_path, "--lora_rank", "4"))
         merged, base = (
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path, EMBEDDED)
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in (tmp_path, TINY)
         )
         assert base.config.tie_word_embeddings
         assert merged.config.tie_word_embeddings

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from judge_server import KEY, PROMPTS, Judge, serving
+
+from .judge_server import KEY, PROMPTS, Judge, serving
 
 WriteAnswers = Callable[..., Path]
 

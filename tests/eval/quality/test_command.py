@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_server import Asked, Judge, Reply
-from scripted_model import ScriptedModel
 
-from medusa_apar import EMBEDDED
 from medusa_apar.eval.cli import main
 from medusa_apar.eval.quality import command as quality
 from medusa_apar.eval.quality.endpoint import Endpoint
 from medusa_apar.eval.quality.measures import Measurement
+
+from ...fixtures import TINY
+from ..scripted_model import ScriptedModel
+from .judge_server import Asked, Judge, Reply
 
 QUESTIONS = (
     '{"question_id": 1, "category": "stem", "turns": ["Q1", "Q2"]}',
@@ -304,7 +305,7 @@ def test_asks_for_the_package_of_the_judge(
     assert "needs the package openai; install it with pip install -e '.[judge]' in a checkout" in refusal(judged)
 
 
-def test_the_embedded_model_finds_its_own_answers_likely(
+def test_the_tiny_model_finds_its_own_answers_likely(
     write_answers: WriteAnswers, question_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     questions = question_file(
@@ -312,7 +313,7 @@ def test_the_embedded_model_finds_its_own_answers_likely(
     )
     folder = write_answers("ar", {1: ("There are several causes of stress.",)}).parent
     write_answers("shuffled", {1: ("stress of causes several are There.",)})
-    arguments = ["--model", str(EMBEDDED), "--dtype", "float32", "--out", str(tmp_path / "out")]
+    arguments = ["--model", str(TINY), "--dtype", "float32", "--out", str(tmp_path / "out")]
     assert main(["quality", "--answers", str(folder), "--questions", str(questions), *arguments]) == 0
     likely, unlikely, *_ = [row["nats_per_token"] for row in summary(tmp_path)["measures"]]
     assert 0 < likely < 3 < unlikely

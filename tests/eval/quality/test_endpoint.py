@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from judge_server import KEY, Judge, Reply
 
 from medusa_apar.eval.quality.endpoint import Endpoint
 from medusa_apar.eval.quality.inquiries import Inquiry
@@ -15,6 +14,8 @@ from medusa_apar.eval.quality.judge_options import InquiryRefusedError, JudgeErr
 from medusa_apar.eval.quality.judgements import JudgementStore
 from medusa_apar.eval.quality.judging import judge as judge_all
 from medusa_apar.eval.quality.pace import Pace, StoppedError
+
+from .judge_server import KEY, Judge, Reply
 
 INQUIRIES = [Inquiry(number, 1, "single-v1", "system", f"user {number}") for number in range(1, 7)]
 

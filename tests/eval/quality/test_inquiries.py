@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from judge_server import PROMPTS
 
 from medusa_apar.eval import questions as published
 from medusa_apar.eval.quality.inquiries import Inquirer, Inquiry
 from medusa_apar.eval.quality.judge_prompts import JudgeMode, load_judge_prompts
 from medusa_apar.eval.quality.references import load_references
 from medusa_apar.eval.questions import DATA_VARIABLE, Question
+
+from .judge_server import PROMPTS
 
 QUESTIONS = [Question(1, "stem", ("Q1", "Q2")), Question(2, "math", ("Q3", "Q4")), Question(3, "coding", ("Q5",))]
 ANSWERS = {1: ("a1", "a2"), 2: ("a3", "a4"), 3: ("a5",)}

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripted_model import CONTEXT, ScriptedModel
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.eval.quality.likelihood import nats_of
@@ -16,6 +15,8 @@ from medusa_apar.eval.quality.measure_summary import MeasureRow, summarize
 from medusa_apar.eval.quality.measures import AnsweredTurn, Measured, MeasuredStore, Measurement, answered_turns
 from medusa_apar.eval.questions import Question
 from medusa_apar.tree.control_tokens import FORK
+
+from ..scripted_model import CONTEXT, ScriptedModel
 
 QUESTIONS = [Question(1, "math", ("One?", "Two?")), Question(2, "stem", ("Three?",))]
 ANSWERS = {"ar": {1: ("a", "b"), 2: ("c",)}, "apar": {1: ("a", "d"), 2: ("",)}}

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from recorded_answers import recorded
+
+from .recorded_answers import recorded
 
 
 @pytest.fixture

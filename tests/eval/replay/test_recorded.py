@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recorded_answers import LISTED, PROSE, recorded
 
 from medusa_apar.eval.questions import read_questions
 from medusa_apar.eval.replay.recorded import read_recorded
+
+from .recorded_answers import LISTED, PROSE, recorded
 
 
 def test_every_answered_turn_comes_with_its_conversation(questions_file: Path, answers_file: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from recorded_answers import LISTED, PROSE
-
 from medusa_apar.eval.replay.recorded import RecordedTurn
 from medusa_apar.eval.replay.script import CONTROL, EOS, FIRST, Script, script_of
+
+from .recorded_answers import LISTED, PROSE
 
 PROMPT = 5
 

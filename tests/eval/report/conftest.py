@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_model import record
 
 from medusa_apar.eval.batch_run import BatchRecord
 from medusa_apar.eval.records import Record
@@ -17,6 +16,8 @@ from medusa_apar.eval.scaling.points import Point
 from medusa_apar.eval.scaling.scaling_run import ScalingRecord
 from medusa_apar.eval.serving.load_run import LoadRecord
 from medusa_apar.eval.timeline import ThreadLine
+
+from ..scripted_model import record
 
 MODES = ["ar", "apar", "medusa-apar"]
 THREADS = (
@@ -26,7 +27,7 @@ THREADS = (
 
 
 def settings(**given: Any) -> dict[str, Any]:
-    return {"model": "embedded", "questions": "lists", "dtype": "bfloat16", "compiled": False, "modes": MODES, **given}
+    return {"model": "default", "questions": "lists", "dtype": "bfloat16", "compiled": False, "modes": MODES, **given}
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def quality_folder(tmp_path: Path) -> Path:
     }  # fmt: skip
     score = {"category": "overall", "mode": "apar", "turn": None, "score": 6.5}
     summary = {
-        "settings": {"answers": "runs/speed/answers", "questions": "lists", "model": "embedded"},
+        "settings": {"answers": "runs/speed/answers", "questions": "lists", "model": "default"},
         "measures": [row, {**row, "category": "math"}], "scores": [score], "pairs": [],
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))

@@ -156,7 +156,7 @@ def test_the_same_as_markdown(speed_folder: Path, tmp_path: Path) -> None:
     report(tmp_path / "report", str(speed_folder))
     text = (tmp_path / "report" / "report.md").read_text()
     assert re.search(r"^\*\*3\.2\dx\*\* .* \(`medusa-apar`, median over 4 questions", text, re.M), "the headline"
-    assert "## embedded on lists, bfloat16" in text
+    assert "## default on lists, bfloat16" in text
     assert "| overall" in text
     assert "### Acceptance" in text
 
@@ -170,7 +170,7 @@ def test_sweeps_are_drawn_and_their_figures_stand_below(
     assert tags.open == []
     assert tags.fetched == []
     batches, scaling, serving = page.split('<section class="sweep">')[1:]
-    assert "<h2>Batches: embedded on lists, bfloat16</h2>" in batches
+    assert "<h2>Batches: default on lists, bfloat16</h2>" in batches
     assert "<td>apar</td><td>250</td><td>1,500</td>" in batches
     assert "<td>apar</td><td>2.5</td><td>1.5</td>" in batches
     assert '<p class="simulation">Calibrated simulation</p>' in scaling
@@ -178,7 +178,7 @@ def test_sweeps_are_drawn_and_their_figures_stand_below(
     assert "<td>ar, 512 blocks</td><td>600</td>" in serving
     assert "<td>apar, 40 blocks</td><td>777</td>" in serving
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "## Serving: embedded on vLLM, lists" in text
+    assert "## Serving: default on vLLM, lists" in text
     assert re.search(r"\| +32 +\| apar +\|", text)
 
 

@@ -6,12 +6,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
 from medusa_apar.train.rows.bad_rows import BadRowError
 from medusa_apar.train.rows.piece_tokens import piece_tokenizer
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.tree_data import TreeDataset
 from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
+
+from ...fixtures.tiny_recipe import CHAT_TEMPLATE
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 SPECIAL = ["<unk>", "<s>", "</s>", FORK, CHILD, "<|user|>", "<|assistant|>"]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.train.command import InputError
-from medusa_apar.train.recipes.embedded import CHAT_TEMPLATE
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
@@ -30,6 +29,7 @@ from medusa_apar.train.structure import extract
 from medusa_apar.tree.control_tokens import ControlTokens
 from medusa_apar.tree.paragraph_tree import ParagraphNode
 
+from ...fixtures.tiny_recipe import CHAT_TEMPLATE
 from ..conftest import byte_tokenizer, tiny_llama
 
 TOKENIZER = byte_tokenizer(control_tokens=True)

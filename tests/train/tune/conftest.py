@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from medusa_apar import EMBEDDED
+from ...fixtures import TINY
 
 _WORDS = (
     ("Which", "Whose"),
@@ -36,7 +36,7 @@ def asking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the model, without control tokens in its answers."""
     torch.manual_seed(0)
     random = Random(0)
-    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None,
