@@ -1,7 +1,7 @@
 """Step time on a GPU by nodes, threads and extent, at the shapes of 7B and 13B Llamas with random weights in bfloat16.
 
 A step reads every weight once, so it cannot be faster than the weights' bytes over the memory's bandwidth, which is
-measured on the spot by a large copy. The figures are of the engine's own forward pass, `Backbone.forward` through a
+measured on the spot by a large copy. The figures are of the engine's own forward pass, `ModelRunner.forward` through a
 `SlotPool`: its mask, the cache's writes by slot, and the chosen tokens on the host. Random weights serve, because the
 time does not depend on their values.
 """
@@ -28,15 +28,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from medusa_apar.argument_types import positive
-from medusa_apar.engine.compilation import CompiledStep
 from medusa_apar.eval.provenance import device_name
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.eval.summary import Spread
 from medusa_apar.eval.tables import as_markdown
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import EXTENT_BUCKET
-from medusa_apar.runner.backbone import Backbone
-from medusa_apar.runner.packed_linears import PackedProducts
+from medusa_apar.runner.compilation import Compiler
+from medusa_apar.runner.model_runner import ModelRunner
 
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 THREADS = (1, 4, 16)
@@ -61,7 +60,7 @@ class StepTime:
         threads: threads among which they are spread evenly, a chain of guesses for each.
         extent: slots that attention runs over.
         milliseconds: until the chosen tokens are on the host.
-        launch_milliseconds: until `Backbone.forward` has returned, median; the device may still be at work.
+        launch_milliseconds: until `ModelRunner.forward` has returned, median; the device may still be at work.
         kv_bytes: keys and values that attention reads beside the weights.
     """
 
@@ -128,25 +127,23 @@ def chains(nodes: int, threads: int) -> tuple[list[int], list[int], NDArray[np.b
 
 @torch.inference_mode()
 def measure(
-    backbone: Backbone,
+    runner: ModelRunner,
     nodes: int,
     threads: int,
     extent: int,
     repeats: int,
-    way: CompiledStep | PackedProducts,
 ) -> StepTime:
     """Time one kind of step.
 
     Args:
-        backbone: whose forward passes.
+        runner: whose forward passes.
         nodes: candidate nodes.
         threads: threads among which they are spread; at most as many as nodes.
         extent: slots that attention runs over, a multiple of the pool's bucket and more than nodes.
         repeats: timed steps, behind a few that warm up.
-        way: how they are run.
     """
-    device = backbone.model.device
-    (pool,) = backbone.new_pools(1, extent - 1)
+    device = runner.model.device
+    (pool,) = runner.new_pools(1, extent - 1)
     context = extent - 1 - nodes
     rows = [pool.open_row()]
     pool.show(rows[0], pool.acquire(context))
@@ -154,21 +151,20 @@ def measure(
     thread, depth, above = chains(nodes, threads)
     positions = context + np.array(depth)
     launches, totals = [], []
-    with backbone.active(), way.active():
-        zero, zeros = np.zeros(1, dtype=np.int64), np.zeros(nodes, dtype=np.int64)
-        first = Placement.acquire([pool], zero, np.array(rows[:1]), np.array([context]), np.eye(1) > 0)
-        backbone.prefill(first, zero, kept=zero)
-        first.give_back(np.ones(1, dtype=np.bool_))
-        for _ in range(_WARM_UPS + repeats):
-            _synchronize(device)
-            start = perf_counter()
-            placement = Placement.acquire([pool], zeros, np.array(rows)[thread], positions, above)
-            logits, _ = backbone.forward(placement, zeros)
-            launched = perf_counter()
-            logits.max(dim=-1).indices.tolist()
-            totals.append(1e3 * (perf_counter() - start))
-            launches.append(1e3 * (launched - start))
-            placement.give_back(np.ones(nodes, dtype=np.bool_))
+    zero, zeros = np.zeros(1, dtype=np.int64), np.zeros(nodes, dtype=np.int64)
+    first = Placement.acquire([pool], zero, np.array(rows[:1]), np.array([context]), np.eye(1) > 0)
+    runner.prefill(first, zero, kept=zero)
+    first.give_back(np.ones(1, dtype=np.bool_))
+    for _ in range(_WARM_UPS + repeats):
+        _synchronize(device)
+        start = perf_counter()
+        placement = Placement.acquire([pool], zeros, np.array(rows)[thread], positions, above)
+        logits, _ = runner.forward(placement, zeros)
+        launched = perf_counter()
+        logits.max(dim=-1).indices.tolist()
+        totals.append(1e3 * (perf_counter() - start))
+        launches.append(1e3 * (launched - start))
+        placement.give_back(np.ones(nodes, dtype=np.bool_))
     milliseconds = Spread.of(totals[_WARM_UPS:])
     assert milliseconds is not None
     assert placement.extent == extent
@@ -178,7 +174,7 @@ def measure(
         extent=extent,
         milliseconds=milliseconds,
         launch_milliseconds=float(np.median(launches[_WARM_UPS:])),
-        kv_bytes=_kv_bytes(backbone.model, extent),
+        kv_bytes=_kv_bytes(runner.model, extent),
     )
 
 
@@ -280,8 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     device = torch.device(arguments.device)
-    backbone = Backbone(random_model(arguments.shape, device))
-    bound = Bound(weight_bytes=weight_bytes(backbone.model), bytes_per_second=bandwidth(device))
+    model = random_model(arguments.shape, device)
+    runner = ModelRunner(model, Compiler([model], "inductor", {}) if arguments.compile else None)
+    bound = Bound(weight_bytes=weight_bytes(runner.model), bytes_per_second=bandwidth(device))
     kinds = [
         (nodes, threads, extent)
         for extent in arguments.extents
@@ -289,12 +286,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for threads in arguments.threads
         if threads <= nodes
     ]
-    way = CompiledStep(backbone, None, "inductor", {}) if arguments.compile else PackedProducts([backbone.model])
-    steps = [measure(backbone, *kind, arguments.repeats, way) for kind in tqdm(kinds, unit="kind")]
+    steps = [measure(runner, *kind, arguments.repeats) for kind in tqdm(kinds, unit="kind")]
     settings = {
         "shape": arguments.shape,
         "device": device_name(device),
-        "dtype": str(backbone.model.dtype).removeprefix("torch."),
+        "dtype": str(runner.model.dtype).removeprefix("torch."),
         "compiled": arguments.compile,
         "torch": torch.__version__,
         **asdict(bound),

@@ -28,7 +28,7 @@ from .engine.engine import Engine
 from .engine.pools import PoolPlan
 from .engine.state import Request
 from .output import DecodingStats, MedusaAparOutput
-from .runner.backbone import Backbone
+from .runner.model_runner import ModelRunner
 from .sampling.randomness import root_key
 from .sampling.sampler import Sampler
 from .sampling.verification import Acceptance, TypicalAcceptance, accept_exactly
@@ -113,7 +113,7 @@ class Generation:
     """One call of `generate`, as transformers hands it over.
 
     Attributes:
-        backbone: the model.
+        runner: of the backbone.
         drafter: guesses of its Medusa heads; None where it has none.
         control: the control tokens.
         config: the prepared generation config.
@@ -122,7 +122,7 @@ class Generation:
         options: this decoder's own arguments.
     """
 
-    backbone: Backbone
+    runner: ModelRunner
     drafter: Drafter | None
     control: ControlTokens | None
     config: GenerationConfig
@@ -162,7 +162,7 @@ class Generation:
             logger.warning(
                 "This is a friendly reminder - the current text generation call has reached the model's predefined "
                 "maximum length (%d), where the answer ends. Shorten the prompt, or lower `max_new_tokens`.",
-                self.backbone.context_length,
+                self.runner.context_length,
             )
         sequences = _sequences(input_ids, trees, self._padding(ends))
         if not self.config.return_dict_in_generate:
@@ -201,14 +201,14 @@ class Generation:
         prompts: list[list[int]] = [
             row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)
         ]
-        vocab_size = self.backbone.vocab_size
+        vocab_size = self.runner.vocab_size
         for number, prompt in enumerate(prompts):
             if not prompt:
                 raise ValueError(f"the prompt in row {number} of input_ids is empty; give it at least one token")
-            if len(prompt) >= self.backbone.context_length:
+            if len(prompt) >= self.runner.context_length:
                 raise ValueError(
                     f"the prompt in row {number} of input_ids has {len(prompt)} tokens, but the backbone's context "
-                    f"holds {self.backbone.context_length}; shorten it"
+                    f"holds {self.runner.context_length}; shorten it"
                 )
             if not 0 <= min(prompt) <= max(prompt) < vocab_size:
                 raise ValueError(
@@ -270,11 +270,11 @@ class Generation:
         """An engine with room for the longest path of any row, and its step."""
         draft_length = 0 if self.drafter is None else self.drafter.heads.config.num_heads
         longest = 0
-        plan = PoolPlan.of(self.backbone, self.options.max_slots)
+        plan = PoolPlan.of(self.runner, self.options.max_slots)
         for number, request in enumerate(requests):
             # A path holds the prompt, visible tokens up to the limit, a [Fork] between any two of them, and a draft.
             path = request.tree.threads[0].prompt_length + 2 * request.limit + self.options.max_depth + draft_length + 1
-            needed = min(path, self.backbone.context_length) + 1
+            needed = min(path, self.runner.context_length) + 1
             if plan.slots < needed:
                 source = " (what the device can hold)" if self.options.max_slots is None else ""
                 raise ValueError(
@@ -284,12 +284,12 @@ class Generation:
             longest = max(longest, needed)
         lengths = [(len(request.context), request.limit) for request in requests]
         return Engine(
-            self.backbone,
+            self.runner,
             drafter,
             self.control,
             budget=self._budget(drafter),
             pools=plan.pools(len(requests), longest, lengths),
-            context_length=self.backbone.context_length,
+            context_length=self.runner.context_length,
         )
 
     def _budget(self, drafter: Drafter | None) -> NodeBudget:
@@ -297,7 +297,7 @@ class Generation:
             return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
         if drafter is not None and self.options.nodes_per_step is not None:
             return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
-        return measured_budget(self.backbone, drafter)
+        return measured_budget(self.runner, drafter)
 
     def _padding(self, ends: frozenset[int]) -> int:
         padding = self.config.pad_token_id

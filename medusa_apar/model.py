@@ -30,14 +30,15 @@ from transformers.utils.hub import PushToHubMixin
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, AdapterFiles, given, is_adapter
 from .checkpoint import find_control_tokens, load_backbone, local_source
 from .drafting.drafter import Drafter, new_drafter
-from .engine.compilation import CompiledStep
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
 from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
 from .output import MedusaAparOutput
-from .runner.backbone import Backbone
-from .runner.packed_linears import PackedProducts
+from .runner.compilation import Compiler
+from .runner.model_runner import ModelRunner
+from .runner.supported import check_supported
+from .runner.twin import state_of
 from .tree.control_tokens import ControlTokens, thread_depth
 
 logger = logging.get_logger(__name__)
@@ -61,6 +62,11 @@ class MedusaAparModel(PushToHubMixin):
         heads: Medusa heads that were trained on it; None decodes without.
         fork_token_id, child_token_id: the control tokens, where the backbone's config does not record them.
 
+    Attributes:
+        backbone: the plain causal LM; decoding leaves it as it is.
+        heads: the draft heads; None where there are none.
+        control: the control tokens; None where the backbone has none.
+
     Raises:
         ValueError: if the backbone is not supported, the heads are of another size, or a control token is none of the
             backbone's vocabulary.
@@ -82,31 +88,21 @@ class MedusaAparModel(PushToHubMixin):
             heads.check_fits(backbone)
             heads.eval()  # type: ignore[no-untyped-call]
         backbone.eval()
-        self._backbone = Backbone(backbone)
+        check_supported(backbone)
+        self.backbone = backbone
+        self.heads = heads
         self.control = (
             ControlTokens.of_config(backbone.config)
             if fork_token_id is None or child_token_id is None
             else ControlTokens(fork_token_id, child_token_id)
         )
         if self.control is not None:
-            self.control.check_fits(self._backbone.vocab_size)
-        ends = backbone.get_input_embeddings(), backbone.get_output_embeddings()
-        self._drafter = None if heads is None else new_drafter(heads, *ends)
+            self.control.check_fits(backbone.config.vocab_size)
         self._adapter: AdapterFiles | None = None
         self._lock = RLock()
-        self._products: PackedProducts | CompiledStep = PackedProducts(
-            [backbone] if heads is None else [backbone, heads]
-        )
-
-    @property
-    def backbone(self) -> PreTrainedModel:
-        """The plain causal LM."""
-        return self._backbone.model
-
-    @property
-    def heads(self) -> DraftHeads | None:
-        """The Medusa heads; None where there are none."""
-        return None if self._drafter is None else self._drafter.heads
+        self._compiling: tuple[str | Callable[..., Any], dict[str, Any]] | None = None
+        self._prepared: tuple[ModelRunner, Drafter | None]
+        self._prepared_for: tuple[object, ...] = ()
 
     @property
     def config(self) -> PretrainedConfig:
@@ -239,16 +235,18 @@ class MedusaAparModel(PushToHubMixin):
 
     def to(self, *args: Any, **kwargs: Any) -> MedusaAparModel:
         """Move or convert backbone and heads, as `torch.nn.Module.to` does."""
-        backbone: nn.Module = self.backbone
-        backbone.to(*args, **kwargs)
-        if self._drafter is not None:
-            self._drafter.to(*args, **kwargs)
+        for module in self._modules:
+            module.to(*args, **kwargs)
         return self
+
+    @property
+    def _modules(self) -> list[nn.Module]:
+        return [self.backbone] if self.heads is None else [self.backbone, self.heads]
 
     @property
     def compiled(self) -> bool:
         """Whether steps run compiled."""
-        return isinstance(self._products, CompiledStep)
+        return self._compiling is not None
 
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", options: dict[str, Any] | None = None) -> None:
         """Run steps through `torch.compile` from now on; on a GPU also as CUDA graphs.
@@ -260,7 +258,8 @@ class MedusaAparModel(PushToHubMixin):
             backend: of `torch.compile`.
             options: for the backend.
         """
-        self._products = CompiledStep(self._backbone, self._drafter, backend, options or {})
+        self._compiling = backend, options or {}
+        self._prepared_for = ()
 
     def generate(
         self,
@@ -363,23 +362,31 @@ class MedusaAparModel(PushToHubMixin):
                 posterior_alpha=posterior_alpha,
                 seed=seed,
             )
-            generation = Generation(
-                self._backbone,
-                self._drafter,
-                self.control,
-                generation_config,
-                logits_processor,
-                stopping_criteria,
-                options,
-            )
-            with self.decoding():
+            with self.decoding() as (runner, drafter):
+                generation = Generation(
+                    runner, drafter, self.control, generation_config, logits_processor, stopping_criteria, options
+                )
                 return generation.run(input_ids, attention_mask, stream)
 
     @contextmanager
-    def decoding(self) -> Iterator[tuple[Backbone, Drafter | None]]:
-        """While open, an `Engine` can run on the backbone and the drafter that come back; other Python threads wait."""
-        with self._lock, self._backbone.active(), self._products.active():
-            yield self._backbone, self._drafter
+    def decoding(self) -> Iterator[tuple[ModelRunner, Drafter | None]]:
+        """While open, an `Engine` can run on what comes back; other Python threads wait.
+
+        Raises:
+            ValueError: if the attention implementation was switched to one that takes no mask.
+        """
+        with self._lock:
+            yield self._prepare()
+
+    def _prepare(self) -> tuple[ModelRunner, Drafter | None]:
+        """The model runner and the drafter for the weights as they are now."""
+        state = self.config._attn_implementation, *state_of(self._modules)
+        if state != self._prepared_for:
+            compiler = None if self._compiling is None else Compiler(self._modules, *self._compiling)
+            runner = ModelRunner(self.backbone, compiler)
+            self._prepared = runner, None if self.heads is None else new_drafter(self.heads, runner, compiler)
+            self._prepared_for = state
+        return self._prepared
 
     def _stop_strings(
         self, given: GenerationConfig | None, kwargs: dict[str, Any]

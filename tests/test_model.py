@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTra
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
 from medusa_apar.heads.medusa_llm import save_medusa_llm
 from medusa_apar.kv_cache.placement import Ints, Placement
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from .conftest import CHILD, CONFIGS, EOS, FORK, forking_backbone, random_heads
@@ -163,13 +163,13 @@ def test_prompts_are_prefilled_together_in_chunks(
     each = [model.generate(torch.tensor([prompt]), max_new_tokens=20) for prompt in prompts]
     monkeypatch.setattr("medusa_apar.engine.prefill.CHUNK", chunk)
     sizes = []
-    prefill = Backbone.prefill
+    prefill = ModelRunner.prefill
 
-    def spy(self: Backbone, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
+    def spy(self: ModelRunner, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
         sizes.append(len(placement))
         return prefill(self, placement, token_ids, kept)
 
-    monkeypatch.setattr(Backbone, "prefill", spy)
+    monkeypatch.setattr(ModelRunner, "prefill", spy)
     together = model.generate(ids, attention_mask=mask, max_new_tokens=20)
     assert isinstance(together, Tensor)
     assert sizes == [*[chunk] * (40 // chunk), *([40 % chunk] if 40 % chunk else [])]

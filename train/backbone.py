@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from medusa_apar.adapter import is_adapter, save_adapted_config
 from medusa_apar.checkpoint import load_backbone as load_pretrained
-from medusa_apar.runner.backbone import context_length
+from medusa_apar.runner.model_runner import context_length
 from medusa_apar.runner.supported import check_architecture, check_attention
 from medusa_apar.tree.control_tokens import ControlTokens
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.runner.compilation import Compiler
+from medusa_apar.runner.model_runner import ModelRunner
+from medusa_apar.runner.packed_linears import pack_linears
+from medusa_apar.runner.twin import twin
 
 TreeShape = tuple[tuple[tuple[int, int], ...], ...]
 """A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank after it."""
@@ -30,6 +34,8 @@ class Beam:
 
 DraftShape = Beam | TreeShape
 """What is drafted after a pending token."""
+Search = Callable[[Tensor, Tensor, DraftShape], tuple[Tensor, Tensor, Tensor]]
+"""As `Drafter.propose`."""
 
 
 class Drafter(ABC):
@@ -40,24 +46,23 @@ class Drafter(ABC):
     Args:
         heads: the heads.
         width: paths of each length that are looked at; fewer where the vocabulary is smaller.
+        compiler: of the search; None runs it as it is.
 
     Attributes:
         beams: the likeliest paths that a step may ask for, the widest and deepest first: of all heads or of the first
             half of them, as many as are looked at or the likeliest alone.
     """
 
-    def __init__(self, heads: DraftHeads, width: int) -> None:
+    def __init__(self, heads: DraftHeads, width: int, compiler: Compiler | None) -> None:
         self.heads = heads
         self.width = min(width, heads.guessable)
         levels = heads.config.num_heads
         every = (Beam(deep, wide) for deep in (levels, max(1, levels // 2)) for wide in (self.width, 1))
         self.beams = tuple(dict.fromkeys(every))
         self._sharpness = self._inverse_temperatures()
-
-    def to(self, *args: Any, **kwargs: Any) -> None:
-        """Move or convert the heads, as `torch.nn.Module.to` does."""
-        self.heads.to(*args, **kwargs)
-        self._sharpness = self._inverse_temperatures()
+        self._search: Search = (
+            self._search_beam if compiler is None else WarmedUpSearch(compiler.compiled(self._search_beam), self.beams)
+        )
 
     def propose(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
         """Draft trees after some pending tokens.
@@ -75,6 +80,9 @@ class Drafter(ABC):
             place in the level above; the log-probability of the path, float32, -inf where there is no token. `width` is
             that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads.
         """
+        return self._search(hidden_states, pending, shape)
+
+    def _search_beam(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
         scores = torch.zeros_like(token_ids, dtype=torch.float32)
         levels = []
@@ -146,8 +154,8 @@ class ParallelDrafter(Drafter):
 
     heads: MedusaHeads
 
-    def __init__(self, heads: MedusaHeads, lm_head: nn.Module) -> None:
-        super().__init__(heads, self.WIDTH)
+    def __init__(self, heads: MedusaHeads, lm_head: nn.Module, compiler: Compiler | None) -> None:
+        super().__init__(heads, self.WIDTH, compiler)
         self.lm_head = lm_head
 
     def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,8 +179,10 @@ class SequentialDrafter(Drafter):
 
     heads: SequentialHeads
 
-    def __init__(self, heads: SequentialHeads, embeddings: nn.Module, lm_head: nn.Module) -> None:
-        super().__init__(heads, self.WIDTH)
+    def __init__(
+        self, heads: SequentialHeads, embeddings: nn.Module, lm_head: nn.Module, compiler: Compiler | None
+    ) -> None:
+        super().__init__(heads, self.WIDTH, compiler)
         self.embeddings = embeddings
         self.lm_head = lm_head
 
@@ -184,12 +194,48 @@ class SequentialDrafter(Drafter):
         return state.gather(1, parent[..., None].expand(-1, -1, state.shape[-1]))
 
 
-def new_drafter(heads: DraftHeads, embeddings: nn.Module, lm_head: nn.Module) -> Drafter:
-    """The drafter for a set of heads."""
-    if isinstance(heads, SequentialHeads):
-        return SequentialDrafter(heads, embeddings, lm_head)
-    assert isinstance(heads, MedusaHeads)
-    return ParallelDrafter(heads, lm_head)
+def new_drafter(heads: DraftHeads, runner: ModelRunner, compiler: Compiler | None = None) -> Drafter:
+    """The drafter for a set of heads, which stay as they are.
+
+    Args:
+        heads: the heads.
+        runner: of their backbone.
+        compiler: of the search; None runs it with packed weights.
+    """
+    own, embeddings = twin(heads), runner.model.get_input_embeddings()
+    if compiler is None:
+        pack_linears(own)
+    if isinstance(own, SequentialHeads):
+        return SequentialDrafter(own, embeddings, runner.lm_head, compiler)
+    assert isinstance(own, MedusaHeads)
+    return ParallelDrafter(own, runner.lm_head, compiler)
+
+
+class WarmedUpSearch:
+    """A compiled search, of which nothing is compiled in the middle of an answer.
+
+    Each beam that a budget may ask for is a graph of its own; the first call compiles them all.
+
+    Args:
+        search: the compiled search of a drafter.
+        beams: that it may be asked for.
+    """
+
+    def __init__(self, search: Search, beams: tuple[Beam, ...]) -> None:
+        self._search = search
+        self._beams = beams
+        self._warmed_up = False
+
+    def __call__(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+        twice = hidden_states[[0, 0]], pending[[0, 0]]  # a single row would be a graph of its own
+        if not self._warmed_up:
+            self._warmed_up = True
+            for beam in self._beams:
+                self._search(*twice, beam)
+        if len(pending) > 1:
+            return self._search(hidden_states, pending, shape)
+        token_ids, parents, scores = self._search(*twice, shape)
+        return token_ids[:1], parents[:1], scores[:1]
 
 
 def _padded(level: Tensor, width: int, value: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medusa_apar.kv_cache.placement import Placement
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 
 from .budget import CostCurve, FixedBudget, MeasuredBudget, NodeBudget, StepCost
 from .cost_cache import cached_cost
@@ -25,24 +25,24 @@ FAR, FAR_NODES = 640, 32
 MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
 
 
-def measured_budget(backbone: Backbone, drafter: Drafter | None) -> NodeBudget:
+def measured_budget(runner: ModelRunner, drafter: Drafter | None) -> NodeBudget:
     """The budget that gives the most tokens in a second on this machine."""
-    return FixedBudget() if drafter is None else MeasuredBudget(step_cost(backbone, drafter))
+    return FixedBudget() if drafter is None else MeasuredBudget(step_cost(runner, drafter))
 
 
-def step_cost(backbone: Backbone, drafter: Drafter) -> StepCost:
+def step_cost(runner: ModelRunner, drafter: Drafter) -> StepCost:
     """The cost of steps; measured at the first call for a model, dtype and machine, then read from the cache."""
-    return cached_cost(_subject(backbone, drafter), lambda: measure(backbone, drafter))
+    return cached_cost(_subject(runner, drafter), lambda: measure(runner, drafter))
 
 
-def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
+def measure(runner: ModelRunner, drafter: Drafter) -> StepCost:
     """Time the backbone's forward pass by its nodes, and the heads by their rows."""
-    context = min(CONTEXT, backbone.context_length // 2)
-    (pool,) = backbone.new_pools(1, 1023)
+    context = min(CONTEXT, runner.context_length // 2)
+    (pool,) = runner.new_pools(1, 1023)
     row = pool.open_row()
     depths, zeros = np.arange(context), np.zeros(context, dtype=np.int64)
     prompt = Placement.acquire([pool], zeros, np.full(context, row), depths, np.tri(context, dtype=np.bool_))
-    backbone.prefill(prompt, zeros, depths[-1:])
+    runner.prefill(prompt, zeros, depths[-1:])
     pool.show(row, prompt.slots)
     hidden: Tensor | None = None
 
@@ -52,7 +52,7 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
         placement = Placement.acquire(
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
-        logits, hidden = backbone.forward(placement, zeros)
+        logits, hidden = runner.forward(placement, zeros)
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
@@ -80,8 +80,8 @@ def measure(backbone: Backbone, drafter: Drafter) -> StepCost:
     )
 
 
-def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
-    model = backbone.model
+def _subject(runner: ModelRunner, drafter: Drafter) -> dict[str, Any]:
+    model = runner.model
     config = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
     device = model.device
     return {
@@ -91,7 +91,7 @@ def _subject(backbone: Backbone, drafter: Drafter) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
-        "step": type(backbone.step).__name__,
+        "step": type(runner.forward_pass).__name__,
         "versions": _versions(),
     }
 

@@ -15,7 +15,7 @@ from medusa_apar.drafting.draft_tree import DraftTree, Flags, StepNodes, ThreadD
 from medusa_apar.drafting.drafter import Drafter
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.runner.transfer import to_device, to_host
 from medusa_apar.sampling.sampler import sample
 from medusa_apar.sampling.verification import NodeTensors, verify
@@ -33,7 +33,7 @@ class Engine:
     """Decodes requests together. The caller owns the loop: `add` requests, `step` while `busy`.
 
     Args:
-        backbone: the model.
+        runner: of the backbone.
         drafter: proposes draft trees; None decodes without.
         control: the control tokens; None where the backbone has none.
         budget: how many nodes a step carries.
@@ -43,7 +43,7 @@ class Engine:
 
     def __init__(
         self,
-        backbone: Backbone,
+        runner: ModelRunner,
         drafter: Drafter | None,
         control: ControlTokens | None,
         *,
@@ -56,8 +56,8 @@ class Engine:
         self._context_length = context_length
         self._budget = budget
         self._scheduler = Scheduler(pools, self.metrics)
-        self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", backbone.prefill))
-        self._forward = self.metrics.timed("backbone_seconds", backbone.forward)
+        self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", runner.prefill))
+        self._forward = self.metrics.timed("backbone_seconds", runner.forward)
         self._propose = None if drafter is None else self.metrics.timed("head_seconds", drafter.propose)
         self._commit = Commit(control, context_length, self.metrics)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from medusa_apar.kv_cache.capacity import slots_that_fit
 from medusa_apar.kv_cache.slot_pool import EXTENT_BUCKET, SlotPool
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 
 _COMMON_ANSWER = 512
 """Tokens for which a pool has room from the beginning; it grows where an answer is longer."""
@@ -18,17 +18,17 @@ class PoolPlan:
     """What there is room for.
 
     Attributes:
-        backbone: the model whose keys and values are kept.
+        runner: of the model whose keys and values are kept.
         slots: of all pools together.
     """
 
-    backbone: Backbone
+    runner: ModelRunner
     slots: int
 
     @staticmethod
-    def of(backbone: Backbone, max_slots: int | None = None) -> PoolPlan:
+    def of(runner: ModelRunner, max_slots: int | None = None) -> PoolPlan:
         """So many slots; by default what the device can hold."""
-        return PoolPlan(backbone, slots_that_fit(backbone.model) if max_slots is None else max_slots)
+        return PoolPlan(runner, slots_that_fit(runner.model) if max_slots is None else max_slots)
 
     def pools(self, requests: int, longest: int, lengths: Sequence[tuple[int, int]] = ()) -> list[SlotPool]:
         """A pool for each request where all together can hold their longest paths, else one that they share.
@@ -38,10 +38,10 @@ class PoolPlan:
             longest: slots of the longest path of any.
             lengths: of those that are known, tokens of the prompt and limit of the answer.
         """
-        separate = self.backbone.separates_pools and self.slots >= longest * requests
+        separate = self.runner.separates_pools and self.slots >= longest * requests
         count = requests if separate else 1
         capacity = max(_first_capacity(lengths[first::count]) for first in range(count))
-        return self.backbone.new_pools(count, capacity, self.slots // count)
+        return self.runner.new_pools(count, capacity, self.slots // count)
 
 
 def _first_capacity(lengths: Sequence[tuple[int, int]]) -> int:

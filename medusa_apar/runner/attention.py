@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,13 +62,7 @@ def slot_attention(
 AttentionInterface.register(NAME, slot_attention)
 
 
-@contextmanager
-def attending_slots(config: PretrainedConfig) -> Iterator[None]:
-    """While open, models of this config that were loaded with sdpa use `slot_attention`."""
-    loaded = config._attn_implementation
-    if loaded == "sdpa":
+def attend_to_slots(config: PretrainedConfig) -> None:
+    """Let modules of this config use `slot_attention`, if it was loaded with sdpa."""
+    if config._attn_implementation == "sdpa":
         config._attn_implementation = NAME
-    try:
-        yield
-    finally:
-        config._attn_implementation = loaded

@@ -27,7 +27,7 @@ from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.pools import PoolPlan
 from medusa_apar.engine.state import Request
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
 from medusa_apar.tree.paragraph_tree import ParagraphTree
@@ -141,8 +141,8 @@ class NativeAnswerer:
                     break
             self._last_step = time.monotonic()
             try:
-                with torch.inference_mode(), self._model.decoding() as (backbone, drafter):
-                    self._decode(self._engine(backbone, drafter))
+                with torch.inference_mode(), self._model.decoding() as (runner, drafter):
+                    self._decode(self._engine(runner, drafter))
             except Exception as error:  # the engine is made anew for later answers
                 self._fail(EngineError(f"decoding failed with {type(error).__name__}: {error}"))
         for job in self._waiting:
@@ -200,14 +200,14 @@ class NativeAnswerer:
         for job in jobs:
             job.deliver(error)
 
-    def _engine(self, backbone: Backbone, drafter: Drafter | None) -> Engine:
+    def _engine(self, runner: ModelRunner, drafter: Drafter | None) -> Engine:
         """An engine for what is asked for now, and until nothing runs."""
         return Engine(
-            backbone,
+            runner,
             drafter,
             self._served.control,
-            budget=measured_budget(backbone, drafter),
-            pools=PoolPlan(backbone, self._slots).pools(self._max_batch, self._longest),
+            budget=measured_budget(runner, drafter),
+            pools=PoolPlan(runner, self._slots).pools(self._max_batch, self._longest),
             context_length=self._served.context_length,
         )
 
@@ -248,8 +248,8 @@ class NativeAnswerer:
 
     def _slots_for_an_answer(self) -> int:
         """Slots that the device can hold: at least those of the longest path."""
-        with self._model.decoding() as (backbone, _):
-            slots = PoolPlan.of(backbone).slots
+        with self._model.decoding() as (runner, _):
+            slots = PoolPlan.of(runner).slots
         if slots < self._longest:
             raise ValueError(
                 f"the device has memory for {slots} KV slots, and one answer may need {self._longest}; "

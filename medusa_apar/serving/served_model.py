@@ -12,7 +12,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from medusa_apar.adapter import ADAPTED_CONFIG, adapted_config, is_adapter
 from medusa_apar.checkpoint import load_tokenizer, local_source
-from medusa_apar.runner.backbone import context_length
+from medusa_apar.runner.model_runner import context_length
 from medusa_apar.tree.control_tokens import ControlTokens, thread_depth
 
 from .requests import Sampling

@@ -15,8 +15,7 @@ from benchmarks.gpu_step import Bound, bandwidth, chains, main, measure, weight_
 from medusa_apar.eval.provenance import processor
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.kv_cache.placement import Placement
-from medusa_apar.runner.backbone import Backbone
-from medusa_apar.runner.packed_linears import PackedProducts
+from medusa_apar.runner.model_runner import ModelRunner
 
 CPU = torch.device("cpu")
 TINY = ("--device", "cpu", "--shape", "tiny", "--repeats", "2")
@@ -63,15 +62,15 @@ def test_the_bound_is_bytes_over_bandwidth() -> None:
 
 def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Placement] = []
-    forward = Backbone.forward
+    forward = ModelRunner.forward
 
-    def spy(self: Backbone, placement: Placement, token_ids: Any) -> Any:
+    def spy(self: ModelRunner, placement: Placement, token_ids: Any) -> Any:
         calls.append(placement)
         return forward(self, placement, token_ids)
 
-    monkeypatch.setattr(Backbone, "forward", spy)
-    tiny = Backbone(random_model("tiny", CPU))
-    step = measure(tiny, nodes=4, threads=2, extent=128, repeats=2, way=PackedProducts([tiny.model]))
+    monkeypatch.setattr(ModelRunner, "forward", spy)
+    tiny = ModelRunner(random_model("tiny", CPU))
+    step = measure(tiny, nodes=4, threads=2, extent=128, repeats=2)
     assert len(calls) == 5
     for call in calls:
         assert call.slots.tolist() == [124, 125, 126, 127]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from medusa_apar.drafting.drafter import Beam, Drafter, new_drafter
 from medusa_apar.drafting.fixed_tree import FixedTree
 from medusa_apar.heads import DraftHeads, SequentialHeads
+from medusa_apar.runner.model_runner import ModelRunner
 
 from ..conftest import (
     VOCABULARY,
@@ -41,7 +42,7 @@ def heads(request: pytest.FixtureRequest) -> DraftHeads:
 
 
 def drafter_of(heads: DraftHeads, backbone: PreTrainedModel) -> Drafter:
-    return new_drafter(heads, backbone.get_input_embeddings(), backbone.get_output_embeddings())
+    return new_drafter(heads, ModelRunner(backbone))
 
 
 def log_probs_along(heads: DraftHeads, backbone: PreTrainedModel, hidden: Tensor, path: Path) -> Tensor:

@@ -155,14 +155,10 @@ def test_a_step_is_one_forward_pass_under_one_mask() -> None:
     model = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch()
     calls: list[torch.Size] = []
-    forward = backbone.forward
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(kwargs["attention_mask"].shape)
-        return forward(*args, **kwargs)
-
-    with patch.object(backbone, "forward", counted):
-        output = decode(model, ids, mask, nodes_per_step=16)
+    backbone.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(kwargs["attention_mask"].shape), with_kwargs=True
+    )
+    output = decode(model, ids, mask, nodes_per_step=16)
     assert output.stats is not None
     prefill, *steps = calls
     assert len(steps) == output.stats.steps
@@ -189,11 +185,13 @@ def test_an_adaptive_budget_is_lossless_too() -> None:
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch()
+    with model.decoding() as (_, drafter):
+        assert drafter is not None
     flat, steep = CostCurve.through((1, 64), (1.0, 1.0)), CostCurve.through((1, 64), (1.0, 64.0))
     outputs = []
     for curve in (flat, steep):
         free = CostCurve.through((1, 64), (0.0, 0.0))
-        cost = StepCost(curve, dict.fromkeys(model._drafter.beams, free))
+        cost = StepCost(curve, dict.fromkeys(drafter.beams, free))
         with patch("medusa_apar.drafting.step_cost.step_cost", lambda *_, cost=cost: cost):
             outputs.append(decode(model, ids, mask))
     assert torch.equal(outputs[0].sequences, outputs[1].sequences)
@@ -224,11 +222,12 @@ def test_draft_trees_of_any_depth_and_width_give_the_same_answer(make_heads: Cal
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, make_heads(backbone))
     _, ids, mask = batch()
-    assert model._drafter is not None
-    whimsical = Whimsical(model._drafter.beams)
+    with model.decoding() as (_, drafter):
+        assert drafter is not None
+    whimsical = Whimsical(drafter.beams)
     with patch("medusa_apar.generation.Generation._budget", lambda *_: whimsical):
         changing = decode(model, ids, mask)
-    assert whimsical.asked == {*model._drafter.beams, None}
+    assert whimsical.asked == {*drafter.beams, None}
     assert torch.equal(changing.sequences, decode(model, ids, mask, medusa=False).sequences)
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
-from medusa_apar.runner.attention import NAME, attending_slots, slot_attention
+from medusa_apar.runner.attention import slot_attention
+from medusa_apar.runner.model_runner import ModelRunner
 
 from ..conftest import CONTROL, EOS, forking_backbone, random_heads
 from ..engine.test_lossless import MAX_DEPTH, batch, decode
@@ -75,18 +75,14 @@ def test_pools_without_nodes_are_left_out_where_they_are_the_most(pools: int, us
     assert torch.allclose(output, attended_alone(query, key, value, mask, of_node.tolist()))
 
 
-def test_nodes_of_a_batch_do_not_score_the_slots_of_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_of_a_batch_do_not_score_the_slots_of_other_rows() -> None:
     """One call and one `[1, 1, nodes, extent]` mask, no wider than the longest row alone needs."""
     backbone = forking_backbone(seed=3)
     model = MedusaAparModel(backbone, random_heads(backbone))
     shapes: list[tuple[int, ...]] = []
-    forward = backbone.forward
-
-    def watch(**inputs: Tensor) -> object:
-        shapes.append(tuple(inputs["attention_mask"].shape))
-        return forward(**inputs)
-
-    monkeypatch.setattr(backbone, "forward", watch)
+    backbone.register_forward_pre_hook(
+        lambda _, args, inputs: shapes.append(tuple(inputs["attention_mask"].shape)), with_kwargs=True
+    )
     _, ids, mask = batch(3, lengths=(70, 70, 70))
     decode(model, ids, mask, apar=False, nodes_per_step=12)
     assert {shape[:2] for shape in shapes} == {(1, 1)}
@@ -101,33 +97,16 @@ def test_rows_share_a_pool_where_there_is_little_room() -> None:
     separate = decode(model, ids, mask)
     with pytest.MonkeyPatch.context() as patch:
         counts: list[int] = []
-        new_pools = type(model._backbone).new_pools
+        new_pools = ModelRunner.new_pools
 
-        def counted(self: object, pools: int, *rest: int) -> list[SlotPool]:
+        def counted(self: ModelRunner, pools: int, *rest: int) -> list[SlotPool]:
             counts.append(pools)
-            return new_pools(model._backbone, pools, *rest)
+            return new_pools(self, pools, *rest)
 
-        patch.setattr(type(model._backbone), "new_pools", counted)
+        patch.setattr(ModelRunner, "new_pools", counted)
         shared = decode(model, ids, mask, max_slots=200)
     assert counts[-1] == 1
     assert torch.equal(separate.sequences, shared.sequences)
-
-
-def interrupted(config: PretrainedConfig) -> None:
-    """A forward pass that does not come to its end."""
-    with attending_slots(config):
-        assert config._attn_implementation == NAME
-        raise KeyboardInterrupt
-
-
-def test_the_models_own_attention_is_left_as_it_was() -> None:
-    config = forking_backbone().config
-    with pytest.raises(KeyboardInterrupt):
-        interrupted(config)
-    assert config._attn_implementation == "sdpa"
-    eager = forking_backbone(attention="eager").config
-    with attending_slots(eager):
-        assert eager._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])

@@ -22,7 +22,7 @@ from transformers import (
 
 from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.kv_cache.placement import Placement
-from medusa_apar.runner.backbone import Backbone
+from medusa_apar.runner.model_runner import ModelRunner
 
 from ..conftest import CONTROL, EOS, FORK, SHAPE, VOCABULARY, random_heads
 from ..engine.test_lossless import batch, decode
@@ -109,12 +109,12 @@ def test_every_supported_backbone_is_decoded_losslessly(name: str, attention: st
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_chunks_in_scattered_slots_give_the_plain_logits(name: str, attention: str) -> None:
     model = backbone(name, attention)
-    wrapped = Backbone(model)
+    wrapped = ModelRunner(model)
     tokens = torch.randint(4, VOCABULARY, (1, 30), generator=torch.Generator().manual_seed(0))
     (pool,) = wrapped.new_pools(1, capacity=20)
     row = pool.open_row()
     logits: list[Tensor] = []
-    with torch.inference_mode(), wrapped.active():
+    with torch.inference_mode():
         for start in range(0, 30, 10):
             gap = pool.acquire(3)
             positions, alone = np.arange(start, start + 10), np.zeros(10, dtype=np.int64)

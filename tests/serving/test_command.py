@@ -138,8 +138,9 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(sys.modules, "medusa_apar.serving.vllm_engine", engine)
     arguments = command._parser().parse_args(
-        ["--model", str(TINY), "--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16", "--block-size", "64",
-         "--distributed-executor-backend", "ray", "--speculative-heads", "heads", "--speculative-tokens", "3"]
+        ["--model", str(TINY), "--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16",
+         "--block-size", "64", "--distributed-executor-backend", "ray",
+         "--speculative-heads", "heads", "--speculative-tokens", "3"]
     )  # fmt: skip
     command.answerer_of(arguments, ServedModel.from_pretrained(TINY))
     assert given == {

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from medusa_apar import MedusaAparModel
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import Request
+from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.native import NativeAnswerer
 from medusa_apar.serving.requests import AnswerRequest, Sampling
@@ -161,7 +162,7 @@ def test_a_failure_ends_the_answers_of_its_batch_and_no_others(
     native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(model.backbone, "forward", lambda *_, **__: 1 / 0)
+        broken.setattr(ModelRunner, "forward", lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
             answers(native, requests()[0])
     assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])
@@ -212,8 +213,8 @@ def test_decoding_that_stalls_ends_answers_with_an_error(
     native, held = NativeAnswerer(model, served, max_batch=2, timeout=0.3), Event()
     answers(native, requests()[0])
     with monkeypatch.context() as slow:
-        forward = model.backbone.forward
-        slow.setattr(model.backbone, "forward", lambda *given, **named: held.wait(20) and forward(*given, **named))
+        step = Engine.step
+        slow.setattr(Engine, "step", lambda engine: held.wait(20) and step(engine))
         with pytest.raises(EngineError, match=r"nothing was decoded for 0\.3 s; restart the server"):
             answers(native, requests()[0])
         held.set()

@@ -1,9 +1,7 @@
-"""The causal LM as the decoder sees it: nodes and one mask in, logits and head inputs out."""
+"""The model runner: nodes and one mask in, logits and head inputs out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from sys import maxsize
 
@@ -16,37 +14,41 @@ from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
-from .attention import attending_slots
+from .attention import attend_to_slots
+from .compilation import Compiler
 from .forward_pass import ForwardPass, PassInputs
 from .masks import attention_masks
-from .supported import check_attention, check_supported
+from .packed_linears import pack_linears
+from .supported import check_supported
 from .transfer import to_device
+from .twin import twin
 
 
-class Backbone:
-    """A plain `PreTrainedModel`, called with flat nodes under one mask.
+class ModelRunner:
+    """Runs a plain `PreTrainedModel` on flat nodes under one mask. The model itself stays as it is.
 
     Args:
         model: a supported causal LM.
+        compiler: of its steps; None runs them with packed weights.
 
     Attributes:
-        step: how a step's forward pass is run.
+        forward_pass: how a step is run.
+        lm_head: the output projection.
 
     Raises:
-        ValueError: if the model is not supported.
+        ValueError: if the model is not supported, or its attention takes no mask.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, compiler: Compiler | None = None) -> None:
         check_supported(model)
         self.model = model
-        self.step = ForwardPass(self.run)
-        self._head_inputs: Tensor | None = None
-
-    @property
-    def lm_head(self) -> nn.Module:
-        """The output projection."""
-        head: nn.Module = self.model.get_output_embeddings()
-        return head
+        self._twin = twin(model)
+        attend_to_slots(self._twin.config)
+        if compiler is None:
+            pack_linears(self._twin)
+        self.lm_head: nn.Module = self._twin.get_output_embeddings()
+        self._head_inputs = HeadInputs(self.lm_head)
+        self.forward_pass = ForwardPass(self.run) if compiler is None else compiler.forward_pass(self.run)
 
     @property
     def vocab_size(self) -> int:
@@ -63,32 +65,13 @@ class Backbone:
         """Empty KV pools for this model, of so many slots each; `max_slots` holds for each."""
         capacity = capacity if max_slots is None else min(capacity, max_slots)
         most = maxsize if max_slots is None else max_slots
-        cache = self.step.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
+        cache = self.forward_pass.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
         return [SlotPool(cache, index, max_slots) for index in range(pools)]
 
     @property
     def separates_pools(self) -> bool:
         """Whether nodes of several pools can be in one forward pass."""
         return bool(self.model.config._attn_implementation == "sdpa")
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        """While open, `forward` can be called: what enters `lm_head` is kept.
-
-        Raises:
-            ValueError: if the attention implementation was switched to one that takes no mask.
-        """
-        check_attention(self.model)
-
-        def keep(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._head_inputs = inputs[0][0]
-
-        handle = self.lm_head.register_forward_pre_hook(keep)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self._head_inputs = None
 
     def prefill(self, placement: Placement, token_ids: Ints, kept: Ints) -> tuple[Tensor, Tensor]:
         """Run the model once over stretches of prompts.
@@ -102,8 +85,7 @@ class Backbone:
             Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
         """
         inputs = self._inputs(placement, token_ids)
-        with attending_slots(self.model.config):
-            return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
+        return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
 
     def forward(self, placement: Placement, token_ids: Ints) -> tuple[Tensor, Tensor]:
         """Run the model once over the nodes of a step.
@@ -115,11 +97,10 @@ class Backbone:
         Returns:
             Logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; valid until the next call.
         """
-        fitting = self.step.fit(placement)
+        fitting = self.forward_pass.fit(placement)
         padding = len(fitting) - len(placement)
         inputs = self._inputs(fitting, np.pad(token_ids, (0, padding)) if padding else token_ids)
-        with attending_slots(self.model.config):
-            logits, head_inputs = self.step(inputs, placement.cache)
+        logits, head_inputs = self.forward_pass(inputs, placement.cache)
         return logits[: len(placement)], head_inputs[: len(placement)]
 
     def _inputs(self, placement: Placement, token_ids: Ints) -> PassInputs:
@@ -142,7 +123,7 @@ class Backbone:
             for name in ("pool_nodes", "node_places", "attended_pools")
             if (tensor := getattr(inputs, name)) is not None
         }
-        output = self.model(
+        output = self._twin(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
             attention_mask=inputs.masks,
@@ -151,8 +132,26 @@ class Backbone:
             logits_to_keep=logits_to_keep,
             **by_pool,
         )
-        assert self._head_inputs is not None, "forward runs inside `active`"
-        return output.logits[0], self._head_inputs
+        return output.logits[0], self._head_inputs.kept[0]
+
+
+class HeadInputs:
+    """Keeps what enters the output projection of a twin, hooks included: `[1, nodes, hidden_size]`.
+
+    Args:
+        projection: the module.
+    """
+
+    kept: Tensor
+
+    def __init__(self, projection: nn.Module) -> None:
+        self._project = projection.forward
+        projection.forward = self._keep
+
+    def _keep(self, hidden_states: Tensor) -> Tensor:
+        self.kept = hidden_states
+        logits: Tensor = self._project(hidden_states)
+        return logits
 
 
 def context_length(config: PretrainedConfig) -> int:

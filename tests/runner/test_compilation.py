@@ -14,10 +14,11 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_bucket, node_bucket
 from medusa_apar.runner.forward_pass import PassInputs
+from medusa_apar.runner.model_runner import ModelRunner
 
 from ..conftest import CONFIGS, VOCABULARY, forking_backbone, random_draft_vocabulary_heads, random_heads
-from ..runner.test_backbones import backbone as backbone_of_family
-from .test_lossless import batch, decode
+from ..engine.test_lossless import batch, decode
+from .test_backbones import backbone as backbone_of_family
 
 SAMPLED: dict[str, Any] = {"do_sample": True, "seed": 4, "temperature": 0.8}
 
@@ -64,8 +65,7 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
 
 def test_a_full_pool_is_no_case_of_its_own() -> None:
     """Inductor compiles anew where all of a tensor is attended over."""
-    wrapped = model()._backbone
-    with torch.inference_mode(), wrapped.active():
+    with torch.inference_mode(), model().decoding() as (wrapped, _):
         (pool,) = wrapped.new_pools(1, 127)
         full = placed(pool, pool.open_row(), start=0, nodes=127)
         assert full.extent == 128
@@ -123,10 +123,9 @@ def test_another_attention_is_compiled_anew() -> None:
 def test_inductor_gives_the_plain_logits(dtype: torch.dtype) -> None:
     """Weights packed and joined, sizes dynamic."""
     compiled = MedusaAparModel(forking_backbone(dtype=dtype))
-    plain = compiled._backbone.step
+    plain = ModelRunner(compiled.backbone)
     compiled.compile()
-    wrapped = compiled._backbone
-    with torch.inference_mode(), wrapped.active(), compiled._products.active():
+    with torch.inference_mode(), compiled.decoding() as (wrapped, _):
         (pool,) = wrapped.new_pools(1, 255)
         row = pool.open_row()
         prompt = placed(pool, row, start=0, nodes=70)
@@ -135,9 +134,7 @@ def test_inductor_gives_the_plain_logits(dtype: torch.dtype) -> None:
         for nodes in (16, 1, 3, 40):
             placement = placed(pool, row, start=70, nodes=nodes)
             ours = wrapped.forward(placement, tokens(nodes))
-            way, wrapped.step = wrapped.step, plain
-            theirs = wrapped.forward(placement, tokens(nodes))
-            wrapped.step = way
+            theirs = plain.forward(placement, tokens(nodes))
             for our, their in zip(ours, theirs, strict=True):
                 scale = float(their.abs().max())
                 assert torch.allclose(our, their, atol=scale * 8 * torch.finfo(dtype).eps)
@@ -182,8 +179,8 @@ class Recording:
 def replaying(wrapped: MedusaAparModel) -> tuple[GraphedPass, Recording]:
     """Have a model replay its steps."""
     recording = Recording()
-    graphed = GraphedPass(wrapped._backbone.run, recording)
-    wrapped._backbone.step = graphed
+    with wrapped.decoding() as (runner, _):
+        graphed = runner.forward_pass = GraphedPass(runner.run, recording)
     return graphed, recording
 
 
@@ -258,8 +255,8 @@ def test_buckets_hold_what_they_are_asked_for() -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mistral, sliding"])
 def test_padding_nodes_see_only_themselves_and_nobody_sees_them(name: str) -> None:
-    wrapped = MedusaAparModel(backbone_of_family(name, "sdpa"))._backbone
-    with torch.inference_mode(), wrapped.active():
+    wrapped = ModelRunner(backbone_of_family(name, "sdpa"))
+    with torch.inference_mode():
         (pool,) = wrapped.new_pools(1, 63)
         row = pool.open_row()
         placement = placed(pool, row, start=0, nodes=5)
