@@ -57,7 +57,7 @@ class StepTime:
 
     Attributes:
         nodes: candidate nodes in it.
-        threads: threads among which they are spread evenly, a chain of guesses for each.
+        threads: threads among which they are spread evenly, a chain of draft tokens for each.
         extent: slots that attention runs over.
         milliseconds: until the chosen tokens are on the host.
         launch_milliseconds: until `ModelRunner.forward` has returned, median; the device may still be at work.
@@ -113,7 +113,7 @@ def bandwidth(device: torch.device, repeats: int = 10) -> float:
 
 
 def chains(nodes: int, threads: int) -> tuple[list[int], list[int], NDArray[np.bool_]]:
-    """Spread nodes among threads, a chain of guesses for each.
+    """Spread nodes among threads, a chain of draft tokens for each.
 
     Returns:
         `[nodes]` thread of each node; `[nodes]` its depth in its thread's chain; `[nodes, nodes]`: (i, j) is true where

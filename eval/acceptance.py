@@ -1,4 +1,4 @@
-"""From records of turns to how far guesses reach: by head, and by the depth of the thread."""
+"""From records of turns to how far draft tokens reach: by head, and by the depth of the thread."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ HEADS = 5
 ALL_DEPTHS = "all"
 LEGEND = (
     "threads: mean over the steps of an answer, mean over answers; 1 to 5: in which share of a thread's steps so many "
-    "guesses or more were accepted, its first step among them, in which a child has no guesses yet; depth: of the "
-    "thread, the root's is 1"
+    "draft tokens or more were accepted, its first step among them, in which a child has no draft tokens yet; depth: "
+    "of the thread, the root's is 1"
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceptanceRow:
-    """How far the guesses of one mode reach.
+    """How far the draft tokens of one mode reach.
 
     Attributes:
         mode: the mode.
         depth: of the threads that this is about; `ALL_DEPTHS` for all of them.
         threads: that choose tokens in a step, mean over the steps of an answer, mean over answers; None for one depth.
         thread_steps: steps of single threads that the shares are about.
-        accepted: `[HEADS]`, entry k: the share of them in which more than k guesses were accepted.
+        accepted: `[HEADS]`, entry k: the share of them in which more than k draft tokens were accepted.
     """
 
     mode: str

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "scaling: the modes as threads, rows, answers and backbones grow, a calibrated simulation; "
         "serving: threads as requests of vLLM under load; "
         "backbone: how well a model forks on held-out conversations; "
-        "heads: what they guess on held-out questions, and what Medusa alone is worth",
+        "heads: what they draft on held-out questions, and what Medusa alone is worth",
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""`medusa-apar eval heads`: what heads guess on answers to held-out questions, and what that is worth without threads.
+"""`medusa-apar eval heads`: what heads draft on answers to held-out questions, and what that is worth without threads.
 
 The backbone answers each question greedily, in threads, as it serves. Heads are asked at every place of these answers,
-behind the right tokens before their guess. Then the questions are answered without threads, with trees of several
+behind the right tokens before their draft token. Then the questions are answered without threads, with trees of several
 sizes: Medusa alone.
 """
 
@@ -36,8 +36,8 @@ class HeadFigures:
     """What heads are worth on a set of questions.
 
     Attributes:
-        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its guess.
-        chain: tokens per step of a thread with the best guess of each head alone.
+        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its draft token.
+        chain: tokens per step of a thread with the best draft token of each head alone.
         trees: tokens per step without threads, by the nodes of a step.
     """
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> int:
     output = Console(highlight=False)
     output.print(f"{len(questions)} questions: {arguments.questions}", style="bold")
     output.print(accuracy_table(figures))
-    output.print(f"best guesses alone: {figures.chain:.2f} tokens per step and thread", soft_wrap=True)
+    output.print(f"best draft tokens alone: {figures.chain:.2f} tokens per step and thread", soft_wrap=True)
     for size, tokens in figures.trees.items():
         output.print(f"Medusa alone, {size} nodes: {tokens:.2f} tokens per step", soft_wrap=True)
     return 0

@@ -29,7 +29,7 @@ class PeerOptions:
     """What the peers take beside the limits.
 
     Attributes:
-        prompt_lookup_tokens: tokens that prompt lookup guesses at once.
+        prompt_lookup_tokens: tokens that prompt lookup drafts at once.
         assistant: the draft model of assisted decoding; None where there is none.
     """
 
@@ -48,7 +48,7 @@ def is_peer(mode: str) -> bool:
 
 
 def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
-    """Load a draft model in the dtype and onto the device of the model that it is to guess for.
+    """Load a draft model in the dtype and onto the device of the model that it is to draft for.
 
     Raises:
         ValueError: if its vocabulary is another.

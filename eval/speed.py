@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample", action="store_true", help="sample as the model's generation config says, not greedily"
     )
-    parser.add_argument("--prompt-lookup-tokens", type=positive, help="guesses of prompt lookup, by default 10")
+    parser.add_argument("--prompt-lookup-tokens", type=positive, help="draft tokens of prompt lookup, by default 10")
     return parser
 
 
@@ -149,8 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
     rows = summarize(store.records.values(), run.modes)
     threads = summarize_threads(store.records.values(), run.modes)
-    guessing = [mode for mode in run.modes if not is_peer(mode) and variant_of(mode).mode.medusa]
-    acceptance = summarize_acceptance(store.records.values(), guessing)
+    drafting = [mode for mode in run.modes if not is_peer(mode) and variant_of(mode).mode.medusa]
+    acceptance = summarize_acceptance(store.records.values(), drafting)
     write_report(run, store, rows, threads, acceptance)
     output = Console()
     output.print(terminal_table(rows))

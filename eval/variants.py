@@ -10,9 +10,9 @@ from medusa_apar.modes import Mode
 from .fork_errors import ForkError
 
 FIXED_TREE = "fixed-tree"
-"""Mode `medusa-apar` with medusa-llm's way of laying guesses, to show what the shared budget is worth."""
+"""Mode `medusa-apar` with medusa-llm's way of laying draft tokens, to show what the shared budget is worth."""
 WIDTHS = (3, 2, 1, 1)
-"""Guesses of each head under every node of the level above: 21 candidates behind every pending token."""
+"""Draft tokens of each head under every node of the level above: 21 candidates behind every pending token."""
 WRONG_FORKS = {f"{error}-forks": error for error in ForkError}
 """Mode `medusa-apar` of a backbone that forks wrongly now and then, to show what that does to answers."""
 

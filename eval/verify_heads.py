@@ -1,7 +1,8 @@
-"""`medusa-apar heads verify`: do heads guess as well when they serve as they did in training?
+"""`medusa-apar heads verify`: do heads draft as well when they serve as they did in training?
 
 A file may load and still be read wrongly: shifted by a position, fed before the final norm, beside another backbone. So
-the heads decode with their best guesses alone, and what is accepted is held against the figure that training stored.
+the heads decode with their best draft tokens alone, and what is accepted is held against the figure that training
+stored.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
-        "--least", type=finite, default=0.5, help="share of the guesses accepted in training (default: %(default)s)"
+        "--least",
+        type=finite,
+        default=0.5,
+        help="share of the draft tokens accepted in training (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     backbone = str(Path(arguments.path).resolve().parent) if arguments.backbone is None else arguments.backbone
@@ -62,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
     )
     enough = served - 1 >= arguments.least * (trained - 1)
     Console(highlight=False).print(
-        f"{served:.2f} tokens per step with the best guesses alone; in training {trained:.2f}: "
+        f"{served:.2f} tokens per step with the best draft tokens alone; in training {trained:.2f}: "
         + ("as they should be" if enough else "they fall short; is it the backbone that they were trained on?"),
         soft_wrap=True,
     )
@@ -116,4 +120,4 @@ def greedy_answers(
 def tokens_per_step(outputs: Iterable[MedusaAparOutput]) -> float:
     """Tokens that a step brings in answers that were decoded one thread at a time."""
     stats = [output.stats for output in outputs if output.stats is not None]
-    return 1 + sum(each.accepted_guesses for each in stats) / max(1, sum(each.steps for each in stats))
+    return 1 + sum(each.accepted_draft_tokens for each in stats) / max(1, sum(each.steps for each in stats))

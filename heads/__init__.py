@@ -1,4 +1,4 @@
-"""Heads that guess tokens ahead: the modules, their configs, and the checkpoint formats that they are kept in."""
+"""Heads that draft tokens ahead: the modules, their configs, and the checkpoint formats that they are kept in."""
 
 from .config import HeadsConfig, MedusaHeadsConfig, SequentialHeadsConfig
 from .draft_heads import DraftHeads

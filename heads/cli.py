@@ -134,7 +134,7 @@ def _quality(heads: DraftHeads) -> Table:
     if not ranks:
         table.caption = "accuracy not recorded"
     elif config.tokens_per_step is not None:
-        table.caption = f"{config.tokens_per_step:.2f} tokens per step with the best guesses alone"
+        table.caption = f"{config.tokens_per_step:.2f} tokens per step with the best draft tokens alone"
     for head, temperature in enumerate(config.calibration_temperature):
         accuracy = config.accuracy[head] if head < len(config.accuracy) else []
         cells = [f"{value:.3f}" for value in accuracy] or [""] * ranks

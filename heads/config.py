@@ -11,14 +11,14 @@ class HeadsConfig(PretrainedConfig):
     """What every set of heads has.
 
     Args:
-        num_heads: how many tokens are guessed; head k (from 1) guesses the one k + 1 positions ahead.
+        num_heads: how many tokens are drafted; head k (from 1) drafts the one k + 1 positions ahead.
         hidden_size: width of the backbone's last hidden state.
         vocab_size: tokens of the backbone.
         calibration_temperature: per head, what its logits are divided by before they count as
             probabilities; fitted on held-out data. Empty: ones.
         accuracy: per head, held-out top-1 to top-5 accuracy; empty before training.
-        acceptance: per head, the share of steps along held-out text in which the best guesses of it and of all heads
-            before were right; empty before training.
+        acceptance: per head, the share of steps along held-out text in which the best draft tokens of it and of all
+            heads before were right; empty before training.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class HeadsConfig(PretrainedConfig):
 
     @property
     def tokens_per_step(self) -> float | None:
-        """Along held-out text, with the heads' best guesses alone; None before training."""
+        """Along held-out text, with the heads' best draft tokens alone; None before training."""
         return 1 + sum(self.acceptance) if self.acceptance else None
 
     @property
@@ -86,7 +86,7 @@ class SequentialHeadsConfig(HeadsConfig):
 
     Args:
         intermediate_size: width between the head's two matrices; by default four times `hidden_size`.
-        draft_vocab_size: rows of the heads' own projection: tokens that may be guessed, and one row for all others.
+        draft_vocab_size: rows of the heads' own projection: tokens that may be drafted, and one row for all others.
             None: any token may be, and the backbone's `lm_head` projects.
         embedding_scale: what the backbone's embeddings are multiplied by, so that their entries are about 1: backbones
             scale them in ways of their own.

@@ -1,4 +1,4 @@
-"""What every set of heads does: guess along a path behind a backbone's hidden state."""
+"""What every set of heads does: draft along a path behind a backbone's hidden state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DraftHeads(PreTrainedModel):
     """A set of heads over a backbone's last hidden state.
 
     Attributes:
-        draft_token_ids: `[tokens]` int64, the tokens that may be guessed, in the order of the logits, where one more
+        draft_token_ids: `[tokens]` int64, the tokens that may be drafted, in the order of the logits, where one more
             logit stands for all other tokens; None where every token has a logit.
     """
 
@@ -44,8 +44,8 @@ class DraftHeads(PreTrainedModel):
         Args:
             hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device.
             lm_head: the backbone's output projection.
-            embeddings: the backbone's input embeddings, for heads that see the guesses before their own.
-            path: `[..., num_heads]` int64, the tokens behind each place, for the same; head k guesses behind the first
+            embeddings: the backbone's input embeddings, for heads that see the draft tokens before their own.
+            path: `[..., num_heads]` int64, the tokens behind each place, for the same; head k drafts after the first
                 k of them.
 
         Returns:
@@ -61,7 +61,7 @@ class DraftHeads(PreTrainedModel):
         places[tokens] = torch.arange(len(tokens), device=tokens.device)
         return places[token_ids]
 
-    def as_guessed(self, probabilities: Tensor) -> Tensor:
+    def as_drafted(self, probabilities: Tensor) -> Tensor:
         """Probabilities of all tokens, `[..., vocab_size]`, as those of what the logits stand for, `[..., logits]`."""
         if self.draft_token_ids is None:
             return probabilities
@@ -70,8 +70,8 @@ class DraftHeads(PreTrainedModel):
         return torch.cat([known, others], dim=-1)
 
     @property
-    def guessable(self) -> int:
-        """Tokens that may be guessed."""
+    def draftable(self) -> int:
+        """Tokens that may be drafted."""
         return self.config.vocab_size if self.draft_token_ids is None else len(self.draft_token_ids)
 
     def check_fits(self, backbone: PreTrainedModel) -> None:

@@ -69,7 +69,7 @@ class MedusaHead(nn.Module):
 
 
 class MedusaHeads(DraftHeads):
-    """A set of Medusa heads, each of which guesses from the hidden state alone."""
+    """A set of Medusa heads, each of which drafts from the hidden state alone."""
 
     config_class = MedusaHeadsConfig
     config: MedusaHeadsConfig

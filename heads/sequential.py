@@ -1,10 +1,10 @@
-"""The sequential heads module: every guess is made in view of the guesses before it.
+"""The sequential heads module: every draft token is chosen in view of those before it.
 
-Source: Hydra (Ankner et al. 2024, arXiv 2402.05109), section 3, for heads that see the embeddings of earlier guesses;
-recurrent drafting (Zhang et al. 2024, arXiv 2403.09919), section 3, for one head that is applied again and again. It
-moves a state on by a token, and the backbone's own `lm_head` projects the state to the vocabulary; or a small matrix of
-the heads' own projects it to a draft vocabulary of the commonest tokens: FR-Spec (Zhao et al. 2025, arXiv 2502.14856),
-section 3.
+Source: Hydra (Ankner et al. 2024, arXiv 2402.05109), section 3, for heads that see the embeddings of earlier draft
+tokens; recurrent drafting (Zhang et al. 2024, arXiv 2403.09919), section 3, for one head that is applied again and
+again. It moves a state on by a token, and the backbone's own `lm_head` projects the state to the vocabulary; or a
+small matrix of the heads' own projects it to a draft vocabulary of the commonest tokens: FR-Spec (Zhao et al. 2025,
+arXiv 2502.14856), section 3.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class SequentialHeads(DraftHeads):
         intermediate_size: int | None = None,
         draft_token_ids: Tensor | None = None,
     ) -> SequentialHeads:
-        """Untrained heads for a backbone, which guess what its `lm_head` does.
+        """Untrained heads for a backbone, which draft what its `lm_head` does.
 
         Args:
             backbone: the model.
-            num_heads: tokens that are guessed ahead.
+            num_heads: tokens that are drafted ahead.
             intermediate_size: of `SequentialHeadsConfig`.
-            draft_token_ids: `[tokens]` int64, of a draft vocabulary; None guesses among all tokens.
+            draft_token_ids: `[tokens]` int64, of a draft vocabulary; None drafts among all tokens.
         """
         sizes = backbone.config.get_text_config()
         config = SequentialHeadsConfig(
@@ -129,7 +129,7 @@ class SequentialHeads(DraftHeads):
         path: Tensor | None = None,
     ) -> Tensor:
         if embeddings is None or path is None:
-            raise ValueError("sequential heads guess behind known tokens; pass embeddings and path")
+            raise ValueError("sequential heads draft behind known tokens; pass embeddings and path")
         logits, state = [], hidden_states
         for token_ids in path.unbind(dim=-1):
             state = self.advance(state, token_ids, embeddings)

@@ -71,7 +71,7 @@ def read_vllm(values: dict[str, Any], folder: Path) -> tuple[MedusaHeadsConfig, 
         The heads' config, the file of the weights, and the weights, of which a shared projection is none.
 
     Raises:
-        ValueError: a field is wrong, or the heads guess among a part of the vocabulary.
+        ValueError: a field is wrong, or the heads draft among a part of the vocabulary.
         OSError: the file is missing or broken.
     """
     path = folder / CONFIG
@@ -80,7 +80,7 @@ def read_vllm(values: dict[str, Any], folder: Path) -> tuple[MedusaHeadsConfig, 
     truncated = values.get("truncated_vocab_size")
     if truncated not in (None, sizes["vocab_size"]):
         raise ValueError(
-            f"{path} has truncated_vocab_size={truncated}: these heads guess among a part of the vocabulary, which "
+            f"{path} has truncated_vocab_size={truncated}: these heads draft among a part of the vocabulary, which "
             "is not supported; export them with their whole vocabulary"
         )
     shared = bool(values.get(_SHARED, False))

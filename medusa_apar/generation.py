@@ -64,7 +64,7 @@ class DecodingOptions:
     """What `generate` of `MedusaAparModel` takes beside transformers' arguments.
 
     Attributes:
-        medusa: let the heads guess; by default where there are heads.
+        medusa: let the heads draft; by default where there are heads.
         apar: let the model fork; by default where the control tokens are known.
         max_threads: threads of one row in a step; more of them wait. Does not change the answer.
         max_depth: threads of this depth do not fork; the root thread has depth 1. By default `thread_depth`
@@ -101,7 +101,9 @@ class DecodingOptions:
             raise ValueError(f"acceptance={self.acceptance!r} is unknown; choose 'exact' or 'typical'")
         for name in ("posterior_threshold", "posterior_alpha"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} is below 0, which would accept any guess; raise it")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is below 0, which would accept any draft token; raise it"
+                )
         if self.nodes_per_step is not None and self.medusa_choices is not None:
             raise ValueError(
                 f"nodes_per_step={self.nodes_per_step} and medusa_choices exclude each other; pass one of them"
@@ -114,7 +116,7 @@ class Generation:
 
     Attributes:
         runner: of the backbone.
-        drafter: guesses of its Medusa heads; None where it has none.
+        drafter: draft tokens of its Medusa heads; None where it has none.
         control: the control tokens.
         config: the prepared generation config.
         processors: the prepared logits processors.
@@ -180,7 +182,7 @@ class Generation:
                 )
 
     def _modes(self) -> tuple[bool, bool]:
-        """Whether to guess, and whether to fork."""
+        """Whether to draft, and whether to fork."""
         medusa, apar = self.options.medusa, self.options.apar
         if medusa and self.drafter is None:
             raise ValueError("medusa=True, but the model has no heads; pass heads=..., or medusa=False")
@@ -294,7 +296,7 @@ class Generation:
 
     def _budget(self, drafter: Drafter | None) -> NodeBudget:
         if drafter is not None and self.options.medusa_choices is not None:
-            return FixedTree(self.options.medusa_choices, drafter.heads.guessable)
+            return FixedTree(self.options.medusa_choices, drafter.heads.draftable)
         if drafter is not None and self.options.nodes_per_step is not None:
             return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
         return measured_budget(self.runner, drafter)

@@ -19,7 +19,7 @@ class Mode(StrEnum):
 
     @property
     def medusa(self) -> bool:
-        """Whether Medusa heads guess."""
+        """Whether Medusa heads draft."""
         return self in (Mode.MEDUSA, Mode.MEDUSA_APAR)
 
     @property

@@ -19,7 +19,7 @@ class DecodingStats:
         discarded_tokens: tokens that were decoded and fell behind a cut (a limit, a stopping criterion).
         forks: threads opened beside the root threads.
         forward_nodes: nodes over all steps; `forward_nodes / steps` is the mean width of a forward pass.
-        accepted_guesses: Medusa guesses that the backbone confirmed.
+        accepted_draft_tokens: Draft tokens that the backbone confirmed.
         forks_inside_steps: forks behind which the parent's path went on in the same step.
         eager_children: children whose `[Child]` was computed in the step of their `[Fork]`.
         preemptions: times that a waiting thread's slots were taken for another.
@@ -39,7 +39,7 @@ class DecodingStats:
     discarded_tokens: int = 0
     forks: int = 0
     forward_nodes: int = 0
-    accepted_guesses: int = 0
+    accepted_draft_tokens: int = 0
     forks_inside_steps: int = 0
     eager_children: int = 0
     preemptions: int = 0

@@ -62,7 +62,7 @@ def forking_backbone(
 
 
 def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> MedusaHeads:
-    """Heads that guess at random, but often the same as the backbone."""
+    """Heads that draft at random, but often the same as the backbone."""
     torch.manual_seed(seed)
     heads = MedusaHeads.for_backbone(backbone, num_heads=num_heads)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -
 def random_sequential_heads(
     backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3, draft_token_ids: Tensor | None = None
 ) -> SequentialHeads:
-    """Sequential heads that guess at random, but often the same as the backbone."""
+    """Sequential heads that draft at random, but often the same as the backbone."""
     torch.manual_seed(seed)
     heads = SequentialHeads.for_backbone(backbone, num_heads=num_heads, draft_token_ids=draft_token_ids)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def random_sequential_heads(
 
 
 def random_draft_vocabulary_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> SequentialHeads:
-    """The same, which guess among the control tokens, EOS and every other token."""
+    """The same, which draft among the control tokens, EOS and every other token."""
     every_other = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)}))
     return random_sequential_heads(backbone, seed, num_heads, draft_token_ids=every_other)
 

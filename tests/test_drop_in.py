@@ -294,7 +294,7 @@ def test_it_is_transformers_own_hook(model: MedusaAparModel) -> None:
     hooked = generate(ids, custom_generate=model.decoding_method, nodes_per_step=9, max_threads=2, **arguments)
     assert torch.equal(hooked, generate(ids, **arguments))
     output = generate(ids, custom_generate=model.decoding_method, return_dict_in_generate=True, **arguments)
-    assert output.stats.forward_nodes > output.stats.steps, "the heads should have guessed"
+    assert output.stats.forward_nodes > output.stats.steps, "the heads should have drafted"
 
 
 def test_the_hook_of_another_backbone_is_refused(model: MedusaAparModel) -> None:

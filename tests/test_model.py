@@ -248,7 +248,7 @@ def test_heads_may_lie_elsewhere(tmp_path: Path) -> None:
         ({"nodes_per_step": 4, "medusa_choices": [[0]]}, "nodes_per_step=4 and medusa_choices exclude each other"),
         ({"medusa_choices": [[0, 1]]}, r"medusa_choices has \[0, 1\] without its parent \[0\]"),
         ({"medusa_choices": [[64]]}, r"medusa_choices has \[64\], but these heads draft tokens of ranks 0 to 63"),
-        ({"posterior_alpha": -1.0}, "posterior_alpha=-1.0 is below 0, which would accept any guess; raise it"),
+        ({"posterior_alpha": -1.0}, "posterior_alpha=-1.0 is below 0, which would accept any draft token; raise it"),
         ({"output_scores": True}, "output_scores=True is not supported"),
         ({"cache_implementation": "static"}, "cache_implementation='static' is not supported"),
         ({"guidance_scale": 2.0}, "guidance_scale is not supported"),

@@ -50,8 +50,9 @@ class HeadsDataArguments(DataArguments):
     labels: str = field(
         default="data",
         metadata={
-            "choices": ["data", "self"],
-            "help": "data: the responses; self: the backbone's own answers to the prompts, and its own distribution",
+            "choices": ["data", "self", "both"],
+            "help": "data: the responses; self: the backbone's own answers to the prompts, and its own distribution; "
+            "both: its distribution along the responses and its own answers",
         },
     )
 
@@ -102,7 +103,8 @@ class HeadsDataArguments(DataArguments):
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
             raise InputError(f"--max_length {self.max_length} leaves none of {len(answers)} answers; give more")
-        return PackedRows(pack(fitting, self.max_length))
+        given = self.rows(files, tokenizer) if self.labels == "both" else []
+        return PackedRows(pack([*fitting, *(given[at] for at in range(len(given)))], self.max_length))
 
 
 @dataclass
@@ -113,10 +115,10 @@ class HeadsArguments:
         default="medusa",
         metadata={
             "choices": ["medusa", "sequential"],
-            "help": "medusa: each head sees the hidden state alone; sequential: also the guesses before its own",
+            "help": "medusa: each head sees the hidden state alone; sequential: also the draft tokens before its own",
         },
     )
-    num_heads: int = field(default=5, metadata={"help": "tokens that are guessed ahead"})
+    num_heads: int = field(default=5, metadata={"help": "tokens that are drafted ahead"})
     num_layers: int = field(default=1, metadata={"help": "residual blocks in a Medusa head; medusa-llm takes one"})
     shared_projection: bool = field(
         default=False,
@@ -131,16 +133,16 @@ class HeadsArguments:
     draft_vocab_size: int | None = field(
         default=None,
         metadata={
-            "help": "sequential heads guess among the commonest tokens, so many less one, which stands for all others "
+            "help": "sequential heads draft among the commonest tokens, so many less one, which stands for all others "
             "(default: among all)"
         },
     )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
 
     def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
-        """Heads of this kind and shape for a backbone and what is to be guessed."""
+        """Heads of this kind and shape for a backbone and what is to be drafted."""
         if self.num_heads < 1:
-            raise InputError(f"--num_heads {self.num_heads} guesses nothing; give a whole number from 1")
+            raise InputError(f"--num_heads {self.num_heads} drafts nothing; give a whole number from 1")
         for name in ("num_heads", "num_layers"):
             if not 0 <= (count := getattr(self, name)) <= MOST:
                 raise InputError(f"--{name} {count} is not between 0 and {MOST}; give a number of that range")
@@ -202,7 +204,7 @@ class HeadsTrainingArguments(TreeTrainingArguments):
 
 
 def commonest_tokens(rows: Iterable[TreeRow], count: int) -> Tensor:
-    """The tokens that come most often where something is to be guessed, rising: `[count]`, or as many as there are."""
+    """The tokens that come most often where something is to be drafted, rising: `[count]`, or as many as there are."""
     counts = Counter(label for row in rows for label in next_token_labels(row) if label != IGNORE_INDEX)
     return torch.tensor(sorted(token for token, _ in counts.most_common(count)))
 
@@ -260,7 +262,7 @@ class HeadsTrainer(HeadsEvaluation):
         if self.distil:
             with torch.no_grad():
                 chosen = backbone_logits(self.backbone, hidden.flatten(0, 1)).float().softmax(dim=-1)
-                teacher = self.heads.as_guessed(chosen)
+                teacher = self.heads.as_drafted(chosen)
             losses = [
                 distilled_loss(head_logits, labels, teacher, sources)
                 for head_logits, labels, sources in zip(logits, places.labels, label_sources(inputs), strict=True)
@@ -286,7 +288,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         heads.float(),  # type: ignore[no-untyped-call]
         args,
         decay=shape.decay,
-        distil=data.labels == "self",
+        distil=data.labels != "data",
         data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
         train_dataset=rows,
         eval_dataset=held_out,

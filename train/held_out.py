@@ -1,4 +1,4 @@
-"""What trained heads guess on held-out text."""
+"""What trained heads draft on held-out text."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from transformers import PreTrainedModel
 from medusa_apar.heads import DraftHeads
 from medusa_apar.heads.config import HeadsConfig
 
-from .places import Places, guessed_places, head_inputs, labels_of
+from .places import Places, draft_places, head_inputs, labels_of
 from .rows.tree_data import IGNORE_INDEX, NO_SUCCESSOR
 
 logger = logging.getLogger(__name__)
 
 TOP = 5
-"""Accuracies are reported for the best 1 to `TOP` guesses, or of as many as there are."""
+"""Accuracies are reported for the best 1 to `TOP` draft tokens, or of as many as there are."""
 
 CALIBRATED = 256
 """Tokens of each batch on which the temperatures are fitted."""
@@ -32,7 +32,7 @@ class HeldOut:
     """Held-out figures of heads.
 
     Attributes:
-        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its guess.
+        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its draft token.
         temperatures: per head what calibrates its probabilities.
         acceptance: of `HeadsConfig`.
     """
@@ -43,7 +43,7 @@ class HeldOut:
 
     @property
     def figures(self) -> dict[str, float]:
-        """By name: the accuracies, and tokens per step with the best guesses alone."""
+        """By name: the accuracies, and tokens per step with the best draft tokens alone."""
         shares = {
             f"head{k}_top{n}": share
             for k, row in enumerate(self.accuracy, start=1)
@@ -58,7 +58,7 @@ class HeldOut:
         config.acceptance = [round(share, 4) for share in self.acceptance]
         for k, row in enumerate(config.accuracy, start=1):
             logger.info("head %d: top-1 to top-%d accuracy %s", k, len(row), row)
-        logger.info("%.2f tokens per step with the best guesses alone", config.tokens_per_step)
+        logger.info("%.2f tokens per step with the best draft tokens alone", config.tokens_per_step)
 
 
 @torch.inference_mode()
@@ -77,21 +77,21 @@ def measure(
         total: sums what is counted over all processes.
     """
     shape = (heads.config.num_heads,)
-    top = min(TOP, heads.guessable)
+    top = min(TOP, heads.draftable)
     hits, tokens = torch.zeros(*shape, top), torch.zeros(shape)
     temperatures = torch.linspace(0.5, 2.0, 61)
     losses = torch.zeros(*shape, len(temperatures))
-    steps = torch.zeros(1 + heads.config.num_heads, dtype=torch.float64)  # by how many guesses are right in a row
+    steps = torch.zeros(1 + heads.config.num_heads, dtype=torch.float64)  # by how many draft tokens are right in a row
     for batch in tqdm(batches, desc="held-out accuracy"):
         places = Places.of_batch(head_inputs(backbone, batch), batch)
         logits = places.logits(heads, backbone).float()
-        best = logits[..., : heads.guessable].argmax(dim=-1) == labels_of(heads, places)
+        best = logits[..., : heads.draftable].argmax(dim=-1) == labels_of(heads, places)
         right = torch.tensor([*_steps(batch, best.cumprod(dim=0).sum(dim=0))], dtype=torch.long)
         steps += torch.bincount(right, minlength=len(steps))
         for k, (head_logits, head_labels) in enumerate(zip(logits, labels_of(heads, places), strict=True)):
             known = head_labels != IGNORE_INDEX
             head_logits, head_labels = head_logits[known], head_labels[known]
-            hit = head_logits[:, : heads.guessable].topk(top).indices == head_labels[:, None]
+            hit = head_logits[:, : heads.draftable].topk(top).indices == head_labels[:, None]
             hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
             tokens[k] += len(head_labels)
             losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
@@ -105,13 +105,13 @@ def measure(
 
 
 def _steps(batch: dict[str, Any], right: Tensor) -> Iterator[int]:
-    """How many guesses are right in each step of a decoder that goes along the paths of a batch.
+    """How many draft tokens are right in each step of a decoder that goes along the paths of a batch.
 
     Args:
         batch: of `TreeCollator`.
-        right: `[places]` how many guesses in a row are right at each of its `Places`.
+        right: `[places]` how many draft tokens in a row are right at each of its `Places`.
     """
-    wanted = guessed_places(batch)
+    wanted = draft_places(batch)
     at_place = torch.full(wanted.shape, -1)
     at_place[wanted.cpu()] = right.cpu()
     for row, successors in zip(at_place.tolist(), batch["head_places"][:, 0].tolist(), strict=True):

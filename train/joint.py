@@ -1,4 +1,4 @@
-"""`medusa-apar train joint`: backbone and heads together, so that the backbone becomes easier to guess.
+"""`medusa-apar train joint`: backbone and heads together, so that the backbone becomes easier to draft for.
 
 Source: Medusa-2 (Cai et al. 2024, arXiv 2401.10774), section 2.2.2: the heads' loss counts a fifth beside the
 backbone's own and rises along a sine, the heads learn faster than the backbone, and both start from Medusa-1. Both

@@ -1,4 +1,4 @@
-"""A backbone's own answers as training rows: what heads have to guess when they serve.
+"""A backbone's own answers as training rows: what heads have to draft when they serve.
 
 Source: Medusa (Cai et al. 2024, arXiv 2401.10774), section 2.3.2, self-distillation. The answers are kept as the
 decoder's threads wrote them, token for token, and not as text.
@@ -29,7 +29,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"apar": True, "do_sample": True, "temperature": 0.7},
     {"apar": False},
 )
-"""How prompts are answered in turn: heads guess in threads and without, and see more than the likeliest answers."""
+"""How prompts are answered in turn: heads draft in threads and without, and see more than the likeliest answers."""
 
 
 def kept_answers(output_dir: str | Path, part: str) -> Path:

@@ -1,4 +1,4 @@
-"""Where a batch of tree-packed rows teaches heads to guess, and what."""
+"""Where a batch of tree-packed rows teaches heads to draft, and what."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
     return logits if cap is None else (logits / cap).tanh() * cap
 
 
-def guessed_places(batch: dict[str, Any]) -> Tensor:
-    """Where something is guessed in a batch, `[batch, length]`: behind a chosen token, and before another one."""
+def draft_places(batch: dict[str, Any]) -> Tensor:
+    """Where something is drafted in a batch, `[batch, length]`: behind a chosen token, and before another one."""
     known: Tensor = (batch["labels"] != IGNORE_INDEX) & (batch["head_labels"][:, 0] != IGNORE_INDEX)
     return known
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a batch teaches heads to guess.
+    """Where a batch teaches heads to draft.
 
     Attributes:
         hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
         path: `[places, heads]` the tokens behind each place.
-        labels: `[heads, places]` what each head is to guess, or `IGNORE_INDEX`.
+        labels: `[heads, places]` what each head is to draft, or `IGNORE_INDEX`.
     """
 
     hidden: Tensor
@@ -62,13 +62,13 @@ class Places:
 
     @staticmethod
     def of_batch(hidden: Tensor, batch: dict[str, Any]) -> Places:
-        """All places of a batch from which something is to be guessed.
+        """All places of a batch from which something is to be drafted.
 
         Args:
             hidden: `[batch, length, hidden_size]`, the `head_inputs`.
             batch: of `TreeCollator`.
         """
-        wanted = guessed_places(batch)
+        wanted = draft_places(batch)
         labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
         labels = labels[:, wanted]
         return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:])
@@ -89,7 +89,7 @@ def label_sources(batch: dict[str, Any]) -> Tensor:
     Returns:
         `[heads, places]` int64; behind the end of a path, where there is no label, anything.
     """
-    wanted = guessed_places(batch)
+    wanted = draft_places(batch)
     rows, length = wanted.shape
     start = torch.arange(0, rows * length, length, device=wanted.device)[:, None].expand_as(wanted)[wanted]
     sources: Tensor = start + batch["head_places"].transpose(0, 1)[:, wanted].clamp(min=0)

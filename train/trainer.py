@@ -152,7 +152,7 @@ class HeadsEvaluation(TreeTrainer):
         return metrics | figures
 
     def measured(self, eval_dataset: Any = None) -> HeldOut:
-        """What the heads guess on held-out rows, those of all processes together."""
+        """What the heads draft on held-out rows, those of all processes together."""
         backbone, heads = self.judged
         return measure(backbone, heads, self.get_eval_dataloader(eval_dataset), self.sum_of_processes)
 

@@ -188,5 +188,6 @@ def _check_choices(model: MedusaAparModel, choices: Sequence[Sequence[int]]) -> 
     for tree in choices:
         if tree[0] != 1 or not 2 <= len(tree) <= heads + 1:
             raise ValueError(
-                f"choices={','.join(map(str, tree))!r}: give 1, then the guesses of one to {heads} heads, as in 1,7,6"
+                f"choices={','.join(map(str, tree))!r}: give 1, then the draft tokens of one to {heads} heads, "
+                "as in 1,7,6"
             )

@@ -70,7 +70,7 @@ def answer(model: Any, input_ids: list[int], choices: list[int], max_new_tokens:
     Args:
         model: medusa-llm's model.
         input_ids: `[length]`.
-        choices: `medusa_choices`: 1, then the guesses per head; so many heads guess.
+        choices: `medusa_choices`: 1, then the draft tokens per head; so many heads draft.
         max_new_tokens: tokens of the answer.
         eos_token_id: ends the answer.
 

@@ -1,7 +1,7 @@
 """The one parameter of the simulation, fitted to a real run.
 
 medusa-llm recorded, for every answer, its tokens and steps. Without threads a step is arithmetic: how far the right
-tokens reach down the tree of guesses. So the correlation of the heads' errors is fitted on half of the questions
+tokens reach down the tree of draft tokens. So the correlation of the heads' errors is fitted on half of the questions
 without a model, and what it says of the other half is held against what was recorded there.
 """
 
@@ -20,7 +20,7 @@ from .hits import HitModel
 from .recorded import RecordedTurn
 
 TREE_NODES = 63
-"""Guesses in the tree with which the recorded run decoded."""
+"""Draft tokens in the tree with which the recorded run decoded."""
 
 Tree = frozenset[tuple[int, ...]]
 
@@ -50,7 +50,7 @@ class Calibration:
 
 
 def tree_of_run(hits: HitModel) -> Tree:
-    """The tree of guesses that a run with these accuracies decodes with."""
+    """The tree of draft tokens that a run with these accuracies decodes with."""
     return frozenset(tuned_tree(hits.accuracy, TREE_NODES))
 
 

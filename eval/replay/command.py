@@ -1,7 +1,7 @@
 """`medusa-apar eval replay`: recorded answers of real models drive the engine, a calibrated simulation.
 
 Extraction says where a recorded answer forks, and published accuracies of Medusa heads, with one fitted parameter,
-which guesses are right. The engine does all its work on a backbone of the given size with random weights.
+which draft tokens are right. The engine does all its work on a backbone of the given size with random weights.
 """
 
 from __future__ import annotations

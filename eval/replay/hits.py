@@ -1,4 +1,4 @@
-"""Which guesses of the heads are right: published accuracies, and how much the heads of a place err together."""
+"""Which draft tokens of the heads are right: published accuracies, and how much the heads of a place err together."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 RANKS = 10
-"""Guesses of a head that a decoder looks at."""
+"""Draft tokens of a head that a decoder looks at."""
 
 PUBLISHED = ((0.56, 0.78), (0.32, 0.56), (0.20, 0.42), (0.15, 0.34), (0.12, 0.30))
 """Top-1 and top-5 accuracy of the five Medusa heads of Vicuna-7B, as medusa-llm's authors published them."""
 
 
 def ranked(top_1: float, top_5: float) -> list[float]:
-    """How often the right token is among a head's best 1, 2, ... `RANKS` guesses.
+    """How often the right token is among a head's best 1, 2, ... `RANKS` draft tokens.
 
     Each rank hits by the same factor less often than the one before, so that both given accuracies come out.
     """

@@ -23,7 +23,7 @@ from .script import script_of
 from .scripted import ScriptedModel
 
 RECORDED_TREE = "medusa-63"
-"""Mode `medusa` with a fixed tree of as many guesses as the recorded run had, in place of the budget."""
+"""Mode `medusa` with a fixed tree of as many draft tokens as the recorded run had, in place of the budget."""
 
 _SPARE = 8
 """Tokens by which the limit lies above a script's, so that none is cut."""
@@ -38,7 +38,7 @@ class ReplayRun:
     Args:
         scripted: the model.
         turns: what it is to write.
-        hits: which of its guesses are right.
+        hits: which of its draft tokens are right.
         modes: names of modes, or `RECORDED_TREE`.
         limits: the threads of a step, and the depth of the extraction; answers are written whole.
         seed: of the hits.

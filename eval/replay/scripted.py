@@ -36,7 +36,7 @@ class Stage:
         self._positions = torch.empty(0, 0, dtype=torch.int64)
 
     def follow(self, script: Script, ranks: Tensor) -> None:
-        """Play a script from now on; `ranks` `[places, heads]` tell which guesses are right."""
+        """Play a script from now on; `ranks` `[places, heads]` tell which draft tokens are right."""
         nowhere = ranks.new_full((1, ranks.shape[1]), RANKS)
         self.script, self.ranks = script, torch.cat([ranks, nowhere])
 
@@ -111,7 +111,7 @@ class ScriptedProjection(nn.Module):
 
 
 class ScriptedHeads(MedusaHeads):
-    """Medusa heads that compute their logits, and then guess as often right as their `HitModel` says."""
+    """Medusa heads that compute their logits, and then draft as often right as their `HitModel` says."""
 
     stage: Stage
     hits: HitModel
@@ -124,14 +124,14 @@ class ScriptedHeads(MedusaHeads):
         tops = torch.tensor(self.hits.accuracy[head], dtype=torch.float64, device=logits.device)
         shares = tops.diff(prepend=tops.new_zeros(1))
         missed = ((1 - tops[-1]) / logits.shape[-1]).clamp(min=1e-9)
-        guessed = torch.arange(WRONG, WRONG + RANKS, device=logits.device).expand(*logits.shape[:-1], RANKS)
+        drafted = torch.arange(WRONG, WRONG + RANKS, device=logits.device).expand(*logits.shape[:-1], RANKS)
         places = places_in(hidden_states)
         target = script.ahead(places, head + 2)
         rank = torch.where(target == script.nowhere, RANKS, self.stage.ranks[places, head])
         right = torch.arange(RANKS, device=logits.device) == rank[..., None]
-        guessed = torch.where(right, script.tokens_at(target)[..., None], guessed)
-        known = shares.log().to(logits.dtype).expand_as(guessed)
-        return torch.full_like(logits, missed.log().item()).scatter(-1, guessed, known)
+        drafted = torch.where(right, script.tokens_at(target)[..., None], drafted)
+        known = shares.log().to(logits.dtype).expand_as(drafted)
+        return torch.full_like(logits, missed.log().item()).scatter(-1, drafted, known)
 
 
 def places_in(hidden: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ class ScriptedModel:
         self.model = MedusaAparModel(backbone, heads, **control)
 
     def follow(self, script: Script, ranks: Tensor) -> None:
-        """Write a script from now on; `ranks` `[places, heads]` tell which guesses are right.
+        """Write a script from now on; `ranks` `[places, heads]` tell which draft tokens are right.
 
         Raises:
             ValueError: if the script has more tokens than the vocabulary has ids.

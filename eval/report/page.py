@@ -42,7 +42,7 @@ class Section:
     Attributes:
         results: the measurement.
         threads: what threads cost and save, per mode.
-        acceptance: how far guesses reach, per mode and depth.
+        acceptance: how far draft tokens reach, per mode and depth.
         timeline, slots: pictures of one answer; None where no answer has threads.
         answer: that answer.
     """

@@ -1,4 +1,4 @@
-"""`medusa-apar eval scaling`: where the gain of threads and guesses ends.
+"""`medusa-apar eval scaling`: where the gain of threads and draft tokens ends.
 
 Answers of equal paragraphs, written by scripted models: a calibrated simulation. Threads, rows of a batch, tokens of an
 answer and the backbone grow one at a time from a base point.

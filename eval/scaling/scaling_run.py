@@ -85,7 +85,7 @@ class ScalingRun:
         points: what is measured.
         modes: names of modes.
         model_of: makes the scripted model of a backbone's name.
-        hits: which guesses are right.
+        hits: which draft tokens are right.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class Drafter(ABC):
 
     def __init__(self, heads: DraftHeads, width: int, compiler: Compiler | None) -> None:
         self.heads = heads
-        self.width = min(width, heads.guessable)
+        self.width = min(width, heads.draftable)
         levels = heads.config.num_heads
         every = (Beam(deep, wide) for deep in (levels, max(1, levels // 2)) for wide in (self.width, 1))
         self.beams = tuple(dict.fromkeys(every))
@@ -130,7 +130,7 @@ class Drafter(ABC):
 
     def _best(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The likeliest tokens after paths, and their log-probabilities: `[rows, paths, count]`."""
-        best = logits.log_softmax(dim=-1, dtype=torch.float32)[..., : self.heads.guessable].topk(count)
+        best = logits.log_softmax(dim=-1, dtype=torch.float32)[..., : self.heads.draftable].topk(count)
         tokens = self.heads.draft_token_ids
         # Rounding must not lift a path above the path that it goes on from.
         return best.indices if tokens is None else tokens[best.indices], best.values.clamp(max=0)

@@ -18,20 +18,20 @@ class FixedTree(FixedBudget):
 
     Args:
         choices: paths of ranks, as `medusa_choices`: `(0, 2)` is the third token of head 2 under the first of head 1.
-        guessable: tokens that a head can draft; every rank is below.
+        draftable: tokens that a head can draft; every rank is below.
 
     Raises:
         ValueError: for no path at all, one whose parent is missing, or one that these heads cannot draft.
     """
 
-    def __init__(self, choices: Sequence[Sequence[int]], guessable: int) -> None:
+    def __init__(self, choices: Sequence[Sequence[int]], draftable: int) -> None:
         paths = sorted({tuple(path) for path in choices}, key=lambda path: (len(path), path))
         for path in paths:
             if len(path) > 1 and path[:-1] not in paths:
                 raise ValueError(f"medusa_choices has {list(path)} without its parent {list(path[:-1])}; add it")
-            if not all(0 <= rank < guessable for rank in path):
+            if not all(0 <= rank < draftable for rank in path):
                 raise ValueError(
-                    f"medusa_choices has {list(path)}, but these heads draft tokens of ranks 0 to {guessable - 1}; "
+                    f"medusa_choices has {list(path)}, but these heads draft tokens of ranks 0 to {draftable - 1}; "
                     "leave it out"
                 )
         if not paths:

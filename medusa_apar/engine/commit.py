@@ -85,7 +85,7 @@ class Commit:
             thread.draft_tree = output.drafts[number]
             kept[path] = True
         placement.give_back(~kept)
-        self._stats.accepted_guesses += int(np.count_nonzero(kept & ~nodes.is_eager_child)) - len(threads)
+        self._stats.accepted_draft_tokens += int(np.count_nonzero(kept & ~nodes.is_eager_child)) - len(threads)
 
     def finish(self, request: Request) -> None:
         """Let go of threads that have ended or lie after the limit, and hand out what is readable."""

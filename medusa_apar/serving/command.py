@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what starts the workers of --engine vllm; ray for several machines; by default vLLM chooses",
     )  # fmt: skip
     parser.add_argument("--speculative-heads", help="folder of heads in vLLM's layout, for --engine vllm")
-    parser.add_argument("--speculative-tokens", type=positive, default=4, help="guesses of these heads in a step")
+    parser.add_argument("--speculative-tokens", type=positive, default=4, help="draft tokens of these heads in a step")
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000)

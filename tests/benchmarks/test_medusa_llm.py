@@ -173,8 +173,8 @@ def test_says_where_tokens_are_other(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--choices", "1,2,2,2,2"), "choices='1,2,2,2,2': give 1, then the guesses of one to 3 heads"),
-        (("--choices", "2,2"), "choices='2,2': give 1, then the guesses"),
+        (("--choices", "1,2,2,2,2"), "choices='1,2,2,2,2': give 1, then the draft tokens of one to 3 heads"),
+        (("--choices", "2,2"), "choices='2,2': give 1, then the draft tokens"),
         (("--max-new-tokens", "250"), "leaves no room for a prompt"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_single_path_says_nothing_of_the_tokens_beside_it() -> None:
 
 
 @pytest.mark.parametrize("likely", [0.0, 1e-300])
-def test_guesses_that_cannot_be_right_leave_numbers(likely: float) -> None:
+def test_draft_tokens_that_cannot_be_right_leave_numbers(likely: float) -> None:
     running = RunningAcceptance()
     running.update(tree((likely,), (likely,)), carried=0, accepted=0)
     running.update(tree((1.0,)), carried=1, accepted=1)

@@ -88,7 +88,7 @@ def test_where_nothing_is_known_all_is_guessed() -> None:
     assert budget((1, 64), (1.0, 64.0), heads=9.0).shape(1, None) == TREE
 
 
-def test_behind_many_threads_the_heads_guess_single_paths() -> None:
+def test_behind_many_threads_the_heads_draft_single_paths() -> None:
     """Where whole trees would take more of the step than they give."""
     forward = CostCurve.through((1, 64), (1.0, 1.0))
     trees, paths = CostCurve.through((1, 9), (0.1, 0.9)), CostCurve.through((1, 9), (0.1, 0.1))
@@ -102,7 +102,7 @@ def test_behind_many_threads_the_heads_guess_single_paths() -> None:
 
 
 def test_tokens_far_ahead_are_left_out_where_they_are_seldom_accepted() -> None:
-    """And all are guessed again now and then, ever more rarely while that is in vain."""
+    """And all are drafted again now and then, ever more rarely while that is in vain."""
     forward = CostCurve.through((1, 64), (1.0, 1.0))
     deep, short = CostCurve.through((1, 9), (0.4, 0.4)), CostCurve.through((1, 9), (0.2, 0.2))
     both = MeasuredBudget(StepCost(forward, {TREE: deep, SHORT: short}))
@@ -133,7 +133,7 @@ def test_time_on_the_host_is_learnt() -> None:
 
 
 def test_attention_over_many_slots_is_paid_by_every_node() -> None:
-    """And so speaks against guessing, be the slots a long context or padding for a pool with more nodes."""
+    """And so speaks against drafting, be the slots a long context or padding for a pool with more nodes."""
     flat = CostCurve.through((1, 64), (1.0, 1.0))
     long = MeasuredBudget(StepCost(flat, {TREE: FREE}, slots=320, per_pair=0.001))
     assert long.cut(1, np.array([0.4, 0.3, 0.2])) == 3

@@ -1,4 +1,4 @@
-"""Trees of guesses: the likeliest paths that heads see, against every path scored one by one."""
+"""Trees of draft tokens: the likeliest paths that heads see, against every path scored one by one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def log_probs_along(heads: DraftHeads, backbone: PreTrainedModel, hidden: Tensor
 
 
 def paths_of(token_ids: Tensor, parents: Tensor, log_probs: Tensor) -> list[dict[Path, float]]:
-    """Per level the guessed paths of one row, and their log-probabilities."""
+    """Per level the drafted paths of one row, and their log-probabilities."""
     levels: list[dict[Path, float]] = []
     above: list[Path] = [()]
     for level in range(len(token_ids)):
@@ -71,7 +71,7 @@ def paths_of(token_ids: Tensor, parents: Tensor, log_probs: Tensor) -> list[dict
 
 
 @torch.inference_mode()
-def test_guesses_are_the_likeliest_paths_behind_the_likeliest_paths(heads: DraftHeads) -> None:
+def test_draft_tokens_are_the_likeliest_paths_behind_the_likeliest_paths(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     drafter = drafter_of(heads, backbone)
@@ -148,7 +148,7 @@ def test_the_likeliest_paths_of_a_few_levels_are_those_of_the_first_levels(heads
 
 
 @torch.inference_mode()
-def test_a_beam_of_width_one_takes_the_best_guess_of_every_level(heads: DraftHeads) -> None:
+def test_a_beam_of_width_one_takes_the_best_draft_of_every_level(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     found = drafter_of(heads, backbone).propose(hidden, pending, Beam(3, 1))
@@ -162,8 +162,8 @@ def test_a_beam_of_width_one_takes_the_best_guess_of_every_level(heads: DraftHea
 
 
 @torch.inference_mode()
-def test_parallel_guesses_are_likelier_than_all_others() -> None:
-    """What a head guesses does not depend on the path, so the best of all products are found."""
+def test_parallel_draft_tokens_are_likelier_than_all_others() -> None:
+    """What a head drafts does not depend on the path, so the best of all products are found."""
     backbone = forking_backbone(dtype=torch.float32)
     heads, hidden = random_heads(backbone, num_heads=2), torch.randn(1, 32)
     drafter = drafter_of(heads, backbone)

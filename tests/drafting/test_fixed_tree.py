@@ -28,24 +28,24 @@ def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: C
 
 
 def test_a_fixed_tree_is_laid_out_level_by_level() -> None:
-    tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]], guessable=4)
+    tree = FixedTree([[0, 1], [2], [0], [2, 0], [0, 1, 3]], draftable=4)
     assert tree.shape(1, None) == (((0, 0), (0, 2)), ((0, 1), (1, 0)), ((0, 3),))
 
 
 def test_a_fixed_tree_needs_every_parent() -> None:
     with pytest.raises(ValueError, match=r"medusa_choices has \[1, 0\] without its parent \[1\]; add it"):
-        FixedTree([[0], [1, 0]], guessable=4)
+        FixedTree([[0], [1, 0]], draftable=4)
 
 
 @pytest.mark.parametrize("path", [[4], [-1], [0, 4]])
 def test_a_fixed_tree_has_only_what_heads_can_guess(path: list[int]) -> None:
     with pytest.raises(ValueError, match=rf"medusa_choices has \[{', '.join(map(str, path))}\].* ranks 0 to 3"):
-        FixedTree([[0], path], guessable=4)
+        FixedTree([[0], path], draftable=4)
 
 
 def test_a_fixed_tree_has_a_path() -> None:
     with pytest.raises(ValueError, match="medusa_choices is empty; list paths of ranks, or pass medusa=False"):
-        FixedTree([], guessable=4)
+        FixedTree([], draftable=4)
 
 
 def test_cartesian_tree_lists_paths_breadth_first() -> None:
@@ -55,7 +55,7 @@ def test_cartesian_tree_lists_paths_breadth_first() -> None:
 def test_a_tuned_tree_has_the_likeliest_paths_first() -> None:
     accuracy = [[0.6, 0.8, 0.88], [0.5, 0.6, 0.65]]
     assert tuned_tree(accuracy, 4) == [(0,), (0, 0), (1,), (1, 0)]
-    assert set(tuned_tree(accuracy, 100)) == set(cartesian_tree([3, 3])), "there are no more guesses"
+    assert set(tuned_tree(accuracy, 100)) == set(cartesian_tree([3, 3])), "there are no more draft tokens"
 
 
 @pytest.mark.parametrize("nodes", [1, 7, 30, 63])

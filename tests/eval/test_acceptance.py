@@ -1,4 +1,4 @@
-"""How far guesses reach, on timelines made by hand."""
+"""How far draft tokens reach, on timelines made by hand."""
 
 from __future__ import annotations
 

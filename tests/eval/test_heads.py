@@ -30,7 +30,7 @@ def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
         assert row[0] >= top_1
         assert row[4] >= top_5
-        assert row == sorted(row), "a longer list of guesses is right more often"
+        assert row == sorted(row), "a longer list of draft tokens is right more often"
     assert figures["trees"]["16"] > 2
     shown = capsys.readouterr().out
     assert "0.56, 0.78" in shown
@@ -69,7 +69,7 @@ def tiny() -> MedusaAparModel:
     return MedusaAparModel.from_pretrained(TINY, dtype=torch.float32)
 
 
-def test_nodes_that_hold_no_guess_give_one_token_a_step(tiny: MedusaAparModel) -> None:
+def test_nodes_that_hold_no_draft_give_one_token_a_step(tiny: MedusaAparModel) -> None:
     chats = [[{"role": "user", "content": question.turns[0]}] for question in load_questions("lists")[:1]]
     figures = measure_heads(tiny, AutoTokenizer.from_pretrained(TINY), chats, 48, [1])
     assert figures.trees == {1: 1.0}

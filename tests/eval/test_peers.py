@@ -39,16 +39,18 @@ def forced_to_repeat(model: ScriptedModel) -> None:
 
 
 @pytest.mark.parametrize("peer", [Peer.PROMPT_LOOKUP, Peer.ASSISTED])
-def test_guesses_cost_fewer_steps_and_change_nothing(model: ScriptedModel, prompt: torch.Tensor, peer: Peer) -> None:
+def test_draft_tokens_cost_fewer_steps_and_change_nothing(
+    model: ScriptedModel, prompt: torch.Tensor, peer: Peer
+) -> None:
     forced_to_repeat(model)
     options = PeerOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
     options.assistant.load_state_dict(model.backbone.state_dict())
     plain = decode(model, Peer.GENERATE, prompt, LIMITS)
-    guessed = decode(model, peer, prompt, LIMITS, peers=options)
-    assert guessed.token_ids == plain.token_ids
-    assert guessed.stats.answer_tokens == plain.stats.answer_tokens == 24
+    drafted = decode(model, peer, prompt, LIMITS, peers=options)
+    assert drafted.token_ids == plain.token_ids
+    assert drafted.stats.answer_tokens == plain.stats.answer_tokens == 24
     assert plain.stats.steps == 23
-    assert guessed.stats.steps < 23
+    assert drafted.stats.steps < 23
 
 
 @pytest.mark.parametrize("peer", list(Peer))

@@ -50,7 +50,7 @@ def test_heads_that_were_spoilt_on_the_way_fall_short(tmp_path: Path, capsys: py
     weights = load_file(folder / "model.safetensors")
     for name in weights:
         if "projection" in name:
-            weights[name] = weights[name].roll(1, dims=0)  # every guess is one token id off
+            weights[name] = weights[name].roll(1, dims=0)  # every draft is one token id off
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert verify(folder) == 1
     assert "they fall short" in capsys.readouterr().out
@@ -86,7 +86,7 @@ def test_questions_that_the_chat_template_refuses_are_counted(
     chat = [{"role": "user", "content": "How can I sleep better?"}, {"role": "assistant", "content": "Go to bed."}]
     asked.write_text("\n".join(json.dumps({"messages": some}) for some in (system + chat, chat)))
     assert verify(TINY / "heads", "--data", str(asked), "--backbone", str(folder)) == 0
-    assert "tokens per step with the best guesses alone" in capsys.readouterr().out
+    assert "tokens per step with the best draft tokens alone" in capsys.readouterr().out
     assert "1 x the chat template refuses it: no system role" in caplog.text
 
     asked.write_text(json.dumps({"messages": system + chat}))
@@ -94,7 +94,7 @@ def test_questions_that_the_chat_template_refuses_are_counted(
     assert "no usable question (left out: 1 x the chat template refuses it" in capsys.readouterr().err
 
 
-def test_no_guess_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
+def test_no_draft_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "heads"
     shutil.copytree(TINY / "medusa", folder)
     weights = load_file(folder / "model.safetensors")

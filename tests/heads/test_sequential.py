@@ -49,7 +49,7 @@ def test_every_head_moves_the_state_on_by_a_token(backbone, sequential, hidden_s
         torch.testing.assert_close(logits[level], state @ backbone.lm_head.weight.T)
 
 
-def test_a_head_sees_the_tokens_before_its_guess_and_no_later_ones(backbone, sequential, hidden_states, path):
+def test_a_head_sees_the_tokens_before_its_draft_and_no_later_ones(backbone, sequential, hidden_states, path):
     def logits(path: Tensor) -> Tensor:
         found: Tensor = sequential(hidden_states, backbone.lm_head, backbone.get_input_embeddings(), path)
         return found
@@ -85,13 +85,13 @@ def test_heads_in_half_precision_take_the_backbones_hidden_states(backbone, sequ
     torch.testing.assert_close(logits, expected, atol=0.2, rtol=0.1)
 
 
-def test_without_a_path_there_is_nothing_to_guess_behind(backbone, sequential, hidden_states):
-    with pytest.raises(ValueError, match="sequential heads guess behind known tokens; pass embeddings and path"):
+def test_without_a_path_there_is_nothing_to_draft_behind(backbone, sequential, hidden_states):
+    with pytest.raises(ValueError, match="sequential heads draft behind known tokens; pass embeddings and path"):
         sequential(hidden_states, backbone.lm_head)
 
 
 class TestDraftVocabulary:
-    """Heads that guess among some tokens, and know one logit for all others."""
+    """Heads that draft among some tokens, and know one logit for all others."""
 
     TOKENS = torch.tensor([2, 3, 11, 30])
 
@@ -104,18 +104,18 @@ class TestDraftVocabulary:
         expected = backbone.lm_head(hidden_states)[..., self.TOKENS].expand(3, -1, -1, -1)
         torch.testing.assert_close(logits[..., :-1], expected)
         assert not logits[..., -1].any()
-        assert heads.guessable == 4
+        assert heads.draftable == 4
 
     def test_the_last_logit_stands_for_all_other_tokens(self, heads):
         assert heads.places_of(torch.tensor([[3, 30], [0, 2]])).tolist() == [[1, 3], [4, 0]]
         probabilities = torch.zeros(VOCABULARY)
         probabilities[[2, 11, 12, 13]] = torch.tensor([0.5, 0.25, 0.125, 0.125])
-        assert heads.as_guessed(probabilities).tolist() == [0.5, 0, 0.25, 0, 0.25]
+        assert heads.as_drafted(probabilities).tolist() == [0.5, 0, 0.25, 0, 0.25]
 
-    def test_all_tokens_are_guessed_among_without_one(self, sequential):
-        assert sequential.guessable == VOCABULARY
+    def test_all_tokens_are_drafted_among_without_one(self, sequential):
+        assert sequential.draftable == VOCABULARY
         probabilities, tokens = torch.rand(VOCABULARY), torch.tensor([4, 0])
-        assert sequential.as_guessed(probabilities) is probabilities
+        assert sequential.as_drafted(probabilities) is probabilities
         assert sequential.places_of(tokens) is tokens
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

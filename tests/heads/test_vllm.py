@@ -76,7 +76,7 @@ def test_blocks_without_bias_have_none(backbone: LlamaForCausalLM, tmp_path: Pat
 @pytest.mark.parametrize(
     ("field", "value", "error"),
     [
-        ("truncated_vocab_size", 7, "truncated_vocab_size=7: these heads guess among a part of the vocabulary"),
+        ("truncated_vocab_size", 7, "truncated_vocab_size=7: these heads draft among a part of the vocabulary"),
         ("num_heads", 0, "num_heads=0, which must be a whole number from 1"),
         ("num_hidden_layers", 3, r"`blocks\.0\.layers\.2\.weight` is missing"),
     ],

@@ -24,7 +24,7 @@ TOKENS = 96
 
 
 def served(folder: Path, levels: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[int], float]:
-    """A greedy answer of vLLM with these heads, and its accepted guesses per step."""
+    """A greedy answer of vLLM with these heads, and its accepted draft tokens per step."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     from vllm import LLM, SamplingParams
@@ -55,16 +55,16 @@ def ours(heads: Path | None, levels: int) -> tuple[list[int], float]:
         medusa_choices=[[0] * length for length in range(1, levels + 1)],
     )  # fmt: skip
     answer = output.sequences[0, prompt["input_ids"].shape[1] :].tolist()
-    return answer, output.stats.accepted_guesses / output.stats.steps
+    return answer, output.stats.accepted_draft_tokens / output.stats.steps
 
 
-def test_vllm_accepts_as_many_guesses_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllm_accepts_as_many_draft_tokens_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
     levels = load_heads(tmp_path).config.num_heads
     answer, accepted = served(tmp_path, levels, monkeypatch)
     expected, due = ours(TINY / "medusa", levels)
     assert answer == expected
-    assert accepted == pytest.approx(due, rel=0.1, abs=0.05), "vLLM counts a guessed EOS, we do not"
+    assert accepted == pytest.approx(due, rel=0.1, abs=0.05), "vLLM counts a drafted EOS, we do not"
     assert accepted > 0.2
 
 

@@ -60,7 +60,7 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     decode(compiled, ids, mask, nodes_per_step=5)
     assert backend.graphs == 6, "one more for several pools"
     decode(compiled, ids[:2], mask[:2])
-    assert backend.graphs == 6, "none for heads that guess less than they can: they were rehearsed"
+    assert backend.graphs == 6, "none for heads that draft less than they can: they were warmed up"
 
 
 def test_a_full_pool_is_no_case_of_its_own() -> None:

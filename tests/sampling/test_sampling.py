@@ -85,8 +85,8 @@ def test_answers_follow_the_backbones_distribution(tiny: PreTrainedModel, sampli
             nodes_per_step=3 * batch_size, return_dict_in_generate=True, **sampling,
         )  # fmt: skip
         seen.update(tuple(answer) for answer in output.sequences[:, len(prompt) :].tolist())
-        accepted += output.stats.accepted_guesses
-    assert accepted > rows / 20, "guesses should take part"
+        accepted += output.stats.accepted_draft_tokens
+    assert accepted > rows / 20, "draft tokens should take part"
     expected = rows * exact_distribution(tiny, prompt, length, sampling).numpy()
     observed = np.array([seen[answer] for answer in product(range(9), repeat=length)])
     assert observed[expected == 0].sum() == 0, "an impossible answer was drawn"
@@ -193,7 +193,7 @@ def test_numbers_are_uniform_and_belong_to_their_places() -> None:
     assert np.abs(np.corrcoef(numbers.reshape(40, 500)) - np.eye(40)).max() < 0.2
 
 
-def test_typical_acceptance_takes_likely_guesses_though_the_backbone_would_choose_others() -> None:
+def test_typical_acceptance_takes_likely_draft_tokens_though_the_backbone_would_choose_others() -> None:
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch()

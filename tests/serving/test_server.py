@@ -185,7 +185,7 @@ def test_a_body_that_is_not_json_or_too_long(served: ServedModel, engine: Oracle
 def test_only_those_with_the_key_come_in(served: ServedModel, engine: OracleEngine) -> None:
     with running(create_app(Orchestrator(engine, served), served, api_key="secret")) as address:
         with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
-            client_of(address, "guess").models.list()
+            client_of(address, "draft").models.list()
         assert client_of(address, "secret").models.list().data[0].id == "tiny"
         assert httpx2.get(f"{address}/health").status_code == 200, "for whoever watches over the server"
 

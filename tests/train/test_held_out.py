@@ -33,7 +33,7 @@ def test_acceptance_along_an_answer_is_what_the_decoder_accepts(kind: str, apar:
     assert acceptance == sorted(acceptance, reverse=True)
     stats = output.stats
     assert (stats.forks > 0) == apar
-    # Threads start and end in steps with fewer guesses than the path has places for; their EOS is no accepted guess.
+    # Threads start and end in steps with fewer draft tokens than the path has places for; their EOS is none.
     ends = (stats.forks + 1) / stats.steps
-    assert sum(acceptance) == pytest.approx(stats.accepted_guesses / stats.steps, abs=ends + 1e-9)
+    assert sum(acceptance) == pytest.approx(stats.accepted_draft_tokens / stats.steps, abs=ends + 1e-9)
     assert sum(acceptance) > 3 * ends, "so that this tells something"

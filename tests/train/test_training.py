@@ -506,7 +506,7 @@ def sequential_heads(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory:
 
 
 class TestSequentialHeads:
-    """Heads that see the guesses before their own, trained on the backbone's own answers and distribution."""
+    """Heads that see the draft tokens before their own, trained on the backbone's own answers and distribution."""
 
     def test_the_loss_goes_down(self, folder: Path) -> None:
         values = losses(folder)
@@ -517,7 +517,7 @@ class TestSequentialHeads:
         assert isinstance(loaded, SequentialHeads)
         assert len(loaded.config.accuracy) == len(loaded.config.calibration_temperature) == 2
 
-    def test_they_guess_among_the_commonest_tokens_where_asked_to(
+    def test_they_draft_among_the_commonest_tokens_where_asked_to(
         self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
     ) -> None:
         for part in ("train", "eval"):
@@ -528,7 +528,7 @@ class TestSequentialHeads:
         values = losses(tmp_path)
         assert values[-1] < values[0]
         loaded = load_heads(tmp_path, AutoModelForCausalLM.from_pretrained(tiny_backbone_dir))
-        assert loaded.guessable == 7
+        assert loaded.draftable == 7
         assert len(loaded.config.accuracy) == 2
 
     def test_the_answers_are_kept_and_used_again(
@@ -541,8 +541,23 @@ class TestSequentialHeads:
         heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
         assert (tmp_path / "_own-train.jsonl").read_bytes() == (folder / "_own-train.jsonl").read_bytes()
 
+    def test_responses_and_own_answers_teach_together(
+        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tiny_tokenizer: PreTrainedTokenizerFast,
+        tmp_path: Path,
+    ) -> None:  # fmt: skip
+        shutil.copy(folder / "_own-train.jsonl", tmp_path)
+        backbone = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+        tokens = {}
+        for labels in ("data", "self", "both"):
+            given = heads.HeadsDataArguments(
+                model=str(tiny_backbone_dir), data=[str(rows_file)], max_length=128, labels=labels, max_new_tokens=40
+            )
+            rows: Any = given.all_rows(backbone, tiny_tokenizer, str(tmp_path))[0]
+            tokens[labels] = sum(len(rows[at]) for at in range(len(rows)))
+        assert tokens["both"] == tokens["data"] + tokens["self"]
 
-def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(
+
+def test_heads_draft_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(
     tiny_backbone_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     """On a greedy answer of the backbone itself, each label is the best token of its own distribution there."""
@@ -560,7 +575,7 @@ def test_heads_guess_behind_the_tokens_that_come_and_learn_what_the_backbone_cho
     assert agreeing > 0.9, "all but what the rules of control tokens forbid"
     for head in range(2):
         both = known[head + 1]
-        assert torch.equal(places.path[both, head + 1], places.labels[head, both]), "what was guessed is seen next"
+        assert torch.equal(places.path[both, head + 1], places.labels[head, both]), "what was drafted is seen next"
 
 
 def test_distilled_loss_of_certain_labels_is_the_mean_loss() -> None:
@@ -792,7 +807,7 @@ def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_fil
         (["--projection_rank", "0"], "--projection_rank 0 is too small; give a whole number from 1"),
         (["--projection_rank", "32"], "--projection_rank 32 saves nothing beside a hidden size of 32"),
         (["--draft_vocab_size", "8"], "--draft_vocab_size 8 is for --kind sequential; leave it out"),
-        (["--num_heads", "0"], "--num_heads 0 guesses nothing; give a whole number from 1"),
+        (["--num_heads", "0"], "--num_heads 0 drafts nothing; give a whole number from 1"),
     ],
 )
 def test_shapes_of_heads_that_do_not_fit(
@@ -900,7 +915,7 @@ def test_a_file_that_has_changed_is_another_training(
     assert "holds a training with contents=[" in capsys.readouterr().err
 
 
-def test_fewer_guesses_than_are_reported(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_fewer_draft_tokens_than_are_reported(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
     small = ["--kind", "sequential", "--draft_vocab_size", "4", "--eval_data", str(rows_file)]
     heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *small))
     assert [len(row) for row in SequentialHeads.from_pretrained(tmp_path).config.accuracy] == [3] * 5

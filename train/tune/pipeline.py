@@ -237,7 +237,7 @@ class Tuning:
         backbone, heads = self.work / "backbone", self.work / "heads"
         self._call(
             "train", "heads", "--model", str(backbone), "--output_dir", str(heads), "--kind", self.arguments.kind,
-            "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "self",
+            "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "both",
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
         )  # fmt: skip
         if is_main_process():

@@ -1,4 +1,4 @@
-"""The engine writes scripts: all of their tokens, in as many steps as the guesses allow."""
+"""The engine writes scripts: all of their tokens, in as many steps as the draft tokens allow."""
 
 from __future__ import annotations
 

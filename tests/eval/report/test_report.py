@@ -68,13 +68,13 @@ def test_the_timeline_has_a_row_per_thread_and_its_text(speed_folder: Path, tmp_
     assert "details of the first &amp; only fork" in page
 
 
-def test_what_threads_save_and_how_far_guesses_reach(speed_folder: Path, tmp_path: Path) -> None:
+def test_what_threads_save_and_how_far_draft_tokens_reach(speed_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder))
-    threads, acceptance = page.partition("What threads cost and save")[2].split("How far guesses reach")
+    threads, acceptance = page.partition("What threads cost and save")[2].split("How far draft tokens reach")
     assert "<td>medusa-apar</td>" in threads
     table, _, _ = acceptance.partition("</table>")
     assert "<td>medusa-apar</td>" in table
-    assert "<td>apar</td>" not in table, "it guesses nothing"
+    assert "<td>apar</td>" not in table, "it drafts nothing"
 
 
 def test_every_mode_has_its_curve_of_slots(speed_folder: Path, tmp_path: Path) -> None:
