@@ -69,9 +69,9 @@ test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be th
 	$(BIN)/pytest -m browser
 
 report: $(INSTALLED) $(BASE) ## a short evaluation of the default model, as a page: report/index.html
-	$(BIN)/medusa-apar eval speed --questions lists --peers --out runs/report/speed
-	$(BIN)/medusa-apar eval quality --answers runs/report/speed/answers --questions lists --out runs/report/quality
-	$(BIN)/medusa-apar eval report runs/report/speed runs/report/quality --out report
+	$(BIN)/medusa-apar eval speed --questions lists --peers --output_dir runs/report/speed
+	$(BIN)/medusa-apar eval quality --answers runs/report/speed/answers --questions lists --output_dir runs/report/quality
+	$(BIN)/medusa-apar eval report runs/report/speed runs/report/quality --output_dir report
 
 lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
@@ -88,13 +88,13 @@ serve: $(INSTALLED) $(BASE) ## serve the default model to OpenAI's clients, with
 	$(BIN)/medusa-apar serve
 
 speed: $(INSTALLED) $(BASE) ## measure the four modes on the 20 list-like prompts
-	$(BIN)/medusa-apar eval speed --questions lists --out runs/speed
+	$(BIN)/medusa-apar eval speed --questions lists --output_dir runs/speed
 
 speed-peers: $(INSTALLED) $(BASE) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
-	$(BIN)/medusa-apar eval speed --questions lists --peers $(if $(ASSISTANT),--assistant $(ASSISTANT)) --out runs/speed-peers
+	$(BIN)/medusa-apar eval speed --questions lists --peers $(if $(ASSISTANT),--assistant $(ASSISTANT)) --output_dir runs/speed-peers
 
 speed-batch: $(INSTALLED) $(BASE) ## measure the four modes on batches of 1 to 32 prompts
-	$(BIN)/medusa-apar eval batch --out runs/speed-batch
+	$(BIN)/medusa-apar eval batch --output_dir runs/speed-batch
 
 $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	$(PYTHON) -m venv $(MEDUSA_LLM_VENV)
@@ -102,7 +102,7 @@ $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	touch $@
 
 bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-llm on the same weights: same greedy tokens, both speeds
-	$(BIN)/python -m benchmarks.medusa_llm.bench --model $(TINY) --heads $(TINY)/medusa --worker-python $(MEDUSA_LLM_VENV)/bin/python --out runs/medusa-llm
+	$(BIN)/python -m benchmarks.medusa_llm.bench --model $(TINY) --heads $(TINY)/medusa --worker-python $(MEDUSA_LLM_VENV)/bin/python --output_dir runs/medusa-llm
 
 train-tiny: $(INSTALLED) ## train the tiny model of the tests anew in runs/tiny; goes on where it was interrupted
 	$(BIN)/python -m tests.fixtures.tiny_recipe --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/tiny --compile

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from medusa_apar.argument_types import positive
+from medusa_apar.argument_types import ArgumentParser, positive
 from medusa_apar.eval.provenance import device_name
 from medusa_apar.eval.shapes import SHAPES, random_model
 from medusa_apar.eval.summary import Spread
@@ -222,7 +222,7 @@ def describe_bound(bound: Bound) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks.gpu_step",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
         "--compile", action="store_true", help="compile the forward pass, and on a GPU replay it from CUDA graphs"
     )
     parser.add_argument("--repeats", type=positive, default=20, help="timed steps of a kind")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder of the results")
     return parser
 
 
@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         check(arguments)
-        arguments.out.mkdir(parents=True, exist_ok=True)
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     device = torch.device(arguments.device)
@@ -296,12 +296,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         **asdict(bound),
         "bound_milliseconds": bound.milliseconds,
     }
-    write_report(arguments.out, settings, steps, bound)
+    write_report(arguments.output_dir, settings, steps, bound)
     output = Console()
     output.print(table(steps, bound, box.SIMPLE_HEAD))
     output.print(describe_bound(bound))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}", markup=False)
+    output.print(f"results: {arguments.output_dir}", markup=False)
     return 0
 
 

@@ -9,7 +9,6 @@ many of them it ends where sentencex with our rules does. `--show` prints the it
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Iterator
 from random import Random
@@ -19,6 +18,7 @@ import sentencex
 import syntok.segmenter
 from sentence_splitter import SentenceSplitter
 
+from medusa_apar.argument_types import ArgumentParser
 from medusa_apar.train.rows.responses import BadRows, read_responses
 from medusa_apar.train.structure.markers import find_markers
 from medusa_apar.train.structure.normalization import NormalizedText
@@ -69,7 +69,7 @@ def splitters() -> dict[str, Callable[[str], int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare sentence splitters on list items.")
+    parser = ArgumentParser(description="Compare sentence splitters on list items.")
     parser.add_argument("file", help="responses, in any format that training reads")
     parser.add_argument("--show", action="store_true", help="print the items on which any splitter differs")
     arguments = parser.parse_args()

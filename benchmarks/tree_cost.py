@@ -1,6 +1,6 @@
 """What trees cost: a backbone that learnt from trees beside one that learnt from the same responses laid out flat.
 
-    python -m benchmarks.tree_cost --model DIR --data FILE --eval_data FILE --out runs/tree-cost --max_steps 300
+    python -m benchmarks.tree_cost --model DIR --data FILE --eval_data FILE --output_dir runs/tree-cost --max_steps 300
 
 A path of a tree does not see the details of the others. `tree_cost` of `medusa-apar eval backbone` reads trees and flat
 text with one backbone, and so tells what that one is used to; here each layout is read by the backbone that learnt it,
@@ -81,7 +81,7 @@ class TreeCostArguments(RowArguments):
 
     data: str = field(metadata={"help": "conversations; those without structure are left out"})
     eval_data: str = field(metadata={"help": "held-out conversations"})
-    out: str = field(default="runs/tree-cost", metadata={"help": "folder of the two backbones and the table"})
+    output_dir: str = field(default="runs/tree-cost", metadata={"help": "folder of the two backbones and the table"})
 
 
 def compare_layouts(arguments: TreeCostArguments, training: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def compare_layouts(arguments: TreeCostArguments, training: Sequence[str]) -> No
         raise InputError(
             f"--eval_data {arguments.eval_data}: has no response that makes a tree; give answers with lists"
         )
-    out = Path(arguments.out)
+    out = Path(arguments.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     structured = out / "structured.jsonl"
     bad_rows = BadRows()

@@ -35,7 +35,7 @@ class EvaluationArguments(RowArguments):
     """What to measure, and on what rows."""
 
     batch_size: int = field(default=8, metadata={"help": "rows in a forward pass"})
-    out: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
+    output: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
 
 
 def measure_backbone(files: Sequence[str], arguments: RowArguments, batch_size: int = 8) -> dict[str, float]:
@@ -74,15 +74,15 @@ def measure_backbone(files: Sequence[str], arguments: RowArguments, batch_size: 
 
 def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> None:
     """Measure a backbone on conversations and print the figures."""
-    if arguments.out is not None:
-        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+    if arguments.output is not None:
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     figures = measure_backbone(files, arguments, arguments.batch_size)
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")
     Console().print(table)
-    if arguments.out is not None:
-        Path(arguments.out).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if arguments.output is not None:
+        Path(arguments.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from medusa_apar.argument_types import positive, positives
+from medusa_apar.argument_types import ArgumentParser, positive, positives
 
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table
@@ -34,7 +34,7 @@ def write_report(run: BatchRun, store: BatchStore) -> list[BatchRow]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval batch", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_arguments(parser, questions="lists", limits=_LIMITS)
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.compile()
     run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))
     store = BatchStore(
-        arguments.out, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}
+        arguments.output_dir, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}
     )
     with store:
         try:
@@ -66,5 +66,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Console()
     output.print(terminal_table(write_report(run, store)))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}", markup=False)
+    output.print(f"results: {arguments.output_dir}", markup=False)
     return 0

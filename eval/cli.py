@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from medusa_apar.argument_types import ArgumentParser
+
 USER_ERROR = 2
 COMMANDS = ("backbone", "batch", "heads", "quality", "replay", "report", "scaling", "serving", "speed")
 """Each is a module; what one of them needs, the others may do without."""
@@ -13,7 +15,7 @@ COMMANDS = ("backbone", "batch", "heads", "quality", "replay", "report", "scalin
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand the arguments to the subcommand that they name; a user's error ends with one line and exit status 2."""
-    parser = argparse.ArgumentParser(prog="medusa-apar eval", description=__doc__)
+    parser = ArgumentParser(prog="medusa-apar eval", description=__doc__)
     parser.add_argument(
         "command",
         choices=COMMANDS,

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.argument_types import positive, positives
+from medusa_apar.argument_types import ArgumentParser, positive, positives
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.dtype import DTYPES
 
@@ -109,7 +109,7 @@ def accuracy_table(figures: HeadFigures) -> Table:
 
 def main(argv: Sequence[str]) -> int:
     """Run `medusa-apar eval heads` with these arguments."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval heads",
         description=__doc__.partition(": ")[2],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -122,16 +122,16 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
     parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--out", type=Path, help="a JSON file to write the figures to")
+    parser.add_argument("--output", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
-    if arguments.out is not None:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.output is not None:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
     questions = load_questions(arguments.questions)[: arguments.limit]
     model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
     chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]
     figures = measure_heads(model, tokenizer, chats, arguments.max_new_tokens, arguments.nodes)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
+    if arguments.output is not None:
+        arguments.output.write_text(json.dumps(asdict(figures), indent=2) + "\n", encoding="utf-8")
     output = Console(highlight=False)
     output.print(f"{len(questions)} questions: {arguments.questions}", style="bold")
     output.print(accuracy_table(figures))

@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
     parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import not_negative, positive, share
+from medusa_apar.argument_types import ArgumentParser, not_negative, positive, share
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
@@ -65,7 +65,7 @@ def write_report(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval speed", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add_arguments(parser, questions="everyday", limits=Limits())
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.compile()
     peers = _peer_options(arguments, model)
     run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
-    store = TurnStore(arguments.out, describe(model, arguments, questions, modes) | _describe_peers(run))
+    store = TurnStore(arguments.output_dir, describe(model, arguments, questions, modes) | _describe_peers(run))
     with store:
         try:
             run.run(store, warm_up=arguments.warmup)
@@ -164,5 +164,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     skipped = sum(record.skipped is not None for record in store.records.values())
     if skipped:
         output.print(f"{skipped} turns were skipped; {store.path} says why")
-    output.print(f"results: {arguments.out}", markup=False)
+    output.print(f"results: {arguments.output_dir}", markup=False)
     return 0

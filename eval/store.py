@@ -48,7 +48,7 @@ class RecordStore(Generic[KeyT, RecordT]):
     def _check_settings(self, path: Path) -> None:
         if not path.exists():
             if self.path.exists():
-                raise ValueError(f"{self.path} exists without {path.name}; choose another folder with --out")
+                raise ValueError(f"{self.path} exists without {path.name}; choose another folder with --output_dir")
             unfinished = path.with_suffix(".partial")
             unfinished.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
             os.replace(unfinished, path)
@@ -63,7 +63,7 @@ class RecordStore(Generic[KeyT, RecordT]):
         if changed:
             raise ValueError(
                 f"out={str(self.folder)!r} holds a run with other settings ({'; '.join(changed)}); "
-                "choose another folder with --out, or repeat the run with its own settings"
+                "choose another folder with --output_dir, or repeat the run with its own settings"
             )
 
     def _read(self, record_type: type[RecordT]) -> None:

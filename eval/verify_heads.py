@@ -7,7 +7,6 @@ stored.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from tqdm import tqdm
 
-from medusa_apar.argument_types import finite, positive
+from medusa_apar.argument_types import ArgumentParser, finite, positive
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import MedusaAparOutput
@@ -31,7 +30,7 @@ FAILED = 1
 
 def main(argv: Sequence[str]) -> int:
     """Run `medusa-apar heads verify` with these arguments; 1 where the heads fall short."""
-    parser = argparse.ArgumentParser(prog="medusa-apar heads verify", description=__doc__.partition(": ")[2])
+    parser = ArgumentParser(prog="medusa-apar heads verify", description=__doc__.partition(": ")[2])
     parser.add_argument("path", metavar="PATH", help="folder or hub id of the heads, in any format")
     parser.add_argument("--backbone", metavar="DIR", help="folder or hub id (default: the folder around PATH)")
     parser.add_argument(

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from medusa_apar.argument_types import ArgumentParser
+
 from .checkpoints import load_heads
 from .draft_heads import DraftHeads
 from .formats import CheckpointFormat, detect_format, holds_heads_alone
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     if arguments.command == "inspect":
         inspect(arguments.path)
     else:
-        export(arguments.path, arguments.output, CheckpointFormat(arguments.format), arguments.backbone)
+        export(arguments.path, arguments.output_dir, CheckpointFormat(arguments.format), arguments.backbone)
 
 
 def inspect(source: str) -> None:
@@ -87,9 +89,7 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="medusa-apar heads", description="Look into Medusa heads, convert and verify them."
-    )
+    parser = ArgumentParser(prog="medusa-apar heads", description="Look into Medusa heads, convert and verify them.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     inspecting = commands.add_parser("inspect", help="print what a checkpoint holds")
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument(
         "--format", required=True, choices=[CheckpointFormat.MEDUSA_LLM.value, CheckpointFormat.VLLM.value]
     )
-    exporting.add_argument("--output", required=True, metavar="DIR", help="folder to write")
+    exporting.add_argument("--output-dir", required=True, metavar="DIR", help="folder to write")
     exporting.add_argument(
         "--backbone", metavar="DIR", help="folder or hub id of the backbone (default: the folder around PATH)"
     )

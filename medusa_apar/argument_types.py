@@ -1,12 +1,28 @@
-"""Numbers of the command line, for argparse."""
+"""The command line: a parser that takes `--output_dir` for `--output-dir`, and numbers."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Sequence
 from math import isfinite
+from typing import Any
 
 LARGEST = 2**31 - 1
 """Larger whole numbers are typing errors: no count of tokens, threads or nodes comes near."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Takes names with underscores as well as with hyphens, as transformers' parser does."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        given = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._hyphenated(each) for each in given], namespace)
+
+    def _hyphenated(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        hyphenated = name.replace("_", "-")
+        return f"{hyphenated}{equals}{value}" if hyphenated in self._option_string_actions else argument
 
 
 def whole_number(text: str, least: int, most: int = LARGEST) -> int:

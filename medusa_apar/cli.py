@@ -21,7 +21,7 @@ from transformers import TextIteratorStreamer, TextStreamer
 from transformers.utils import logging as transformers_logging
 
 from . import DEFAULT_MODEL
-from .argument_types import finite, positive, seed
+from .argument_types import ArgumentParser, finite, positive, seed
 from .checkpoint import load_tokenizer
 from .model import MedusaAparModel
 from .modes import Mode
@@ -35,7 +35,7 @@ USER_ERROR = 2
 
 def generate(argv: Sequence[str]) -> None:
     """Answer a prompt."""
-    parser = argparse.ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
+    parser = ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
     parser.add_argument("prompt", help="what to answer; the model's chat template is put around it")
     parser.add_argument(
         "--model",
@@ -132,7 +132,7 @@ TRAINING = {
 
 def train(argv: Sequence[str]) -> None:
     """Write questions and answers, prepare data, train a backbone or heads."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar train",
         description="Let a model write questions and answers, prepare data, train a backbone to fork, heads to draft, "
         "or both together.",
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # of a terminal that cannot show every character
             stream.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar",
         description="Medusa heads and APAR paragraph threads under one attention mask per step.",
         epilog="; ".join(f"{name}: {(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()),

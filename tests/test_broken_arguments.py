@@ -102,7 +102,7 @@ Good = Callable[[Workshop], list[str]]
 
 def measuring(shop: Workshop) -> list[str]:
     limits = ["--max-new-tokens", "4", "--limit", "1", "--dtype", "float32", "--modes", "medusa-apar"]
-    return ["--model", str(shop.model), "--questions", str(shop.questions), "--out", shop.output(), *limits]
+    return ["--model", str(shop.model), "--questions", str(shop.questions), "--output_dir", shop.output(), *limits]
 
 
 def training(shop: Workshop) -> list[str]:
@@ -134,19 +134,19 @@ GOOD: dict[str, Good] = {
     ],
     "eval quality": lambda shop: [
         "--answers", str(shop.answers), "--questions", str(shop.questions), "--model", str(shop.model),
-        "--out", shop.output(), "--dtype", "float32",
+        "--output_dir", shop.output(), "--dtype", "float32",
     ],
     "eval replay": lambda shop: [
         "--answers", str(shop.answers / "ar.jsonl"), "--questions", str(shop.questions), "--backbone", "tiny",
-        "--modes", "ar", "--out", shop.output(), "--dtype", "float32",
+        "--modes", "ar", "--output_dir", shop.output(), "--dtype", "float32",
     ],
-    "eval report": lambda shop: [str(shop.speed), "--out", shop.output()],
+    "eval report": lambda shop: [str(shop.speed), "--output_dir", shop.output()],
     "eval scaling": lambda shop: [
         "--threads", "1,2", "--rows", "1", "--tokens", "16", "--backbones", "tiny", "--at-backbone", "tiny",
-        "--at-tokens", "16", "--modes", "ar", "--rounds", "1", "--out", shop.output(), "--dtype", "float32",
+        "--at-tokens", "16", "--modes", "ar", "--rounds", "1", "--output_dir", shop.output(), "--dtype", "float32",
     ],
     "eval serving": lambda shop: [
-        "--questions", str(shop.questions), "--model", str(shop.model), "--out", shop.output(),
+        "--questions", str(shop.questions), "--model", str(shop.model), "--output_dir", shop.output(),
     ],
     "eval speed": lambda shop: [*measuring(shop), "--warmup", "0"],
     "heads inspect": lambda shop: [str(shop.heads)],
@@ -201,7 +201,7 @@ def arguments_of(command: str) -> list[argparse.Action]:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     shop = Workshop(tmp_path_factory.mktemp("shop"))
     good = GOOD["eval speed"](shop)
-    good[good.index("--out") + 1] = str(shop.speed)
+    good[good.index("--output_dir") + 1] = str(shop.speed)
     main(["eval", "speed", *good])
     return shop
 

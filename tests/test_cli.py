@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medusa_apar import ParagraphTree, Thread
+from medusa_apar.argument_types import ArgumentParser
 from medusa_apar.cli import COMMANDS, main
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import Request
@@ -44,7 +45,10 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["generate", "hello", "--model", str(TINY), "--heads", str(TINY)], "is no config of Medusa heads"),
         (["serve", "--port", "70000"], "argument --port: 70000 is above 65535"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
-        (["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--out", "/nowhere"], "/nowhere/questions.jsonl"),
+        (
+            ["eval", "speed", "--questions", "/nowhere/questions.jsonl", "--output_dir", "/nowhere"],
+            "/nowhere/questions.jsonl",
+        ),
     ],
 )
 def test_a_users_error_is_one_line(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,6 +59,13 @@ def test_a_users_error_is_one_line(argv: list[str], message: str, capsys: pytest
     assert line.startswith("medusa-apar")
     assert ": error: " in line
     assert message in line
+
+
+def test_names_of_options_take_underscores_too() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--output-dir")
+    for argv in (["--output_dir", "a_b"], ["--output-dir", "a_b"], ["--output_dir=a_b"]):
+        assert parser.parse_args(argv).output_dir == "a_b"
 
 
 def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +88,7 @@ def test_an_interruption_prints_what_is_there(
 
     monkeypatch.setattr(Engine, "step", interrupt)
     with pytest.raises(SystemExit) as stop:
-        main(["generate", "What are the main causes of stress?", "--show", show])
+        main(["generate", "What causes stress?", "--model", str(TINY), "--show", show])
     shown = capsys.readouterr()
     assert stop.value.code == 130
     assert shown.out.strip(), "the partial answer stays on the screen"

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"heads": "heads", "train": "train", "eval": "eval"}
 """Packages of `medusa_apar` that lie at the top of the repository."""
 HEIGHT = {
-    **dict.fromkeys(("heads", "argument_types", "cache", "fingerprint", "modes"), 0),
+    **dict.fromkeys(("argument_types", "cache"), 0),
+    **dict.fromkeys(("heads", "fingerprint", "modes"), 1),
     **dict.fromkeys(("tree", "kv_cache"), 1),
     **dict.fromkeys(("runner", "output"), 2),
     **dict.fromkeys(("sampling", "drafting"), 3),

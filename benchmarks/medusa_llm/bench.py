@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM
 
-from medusa_apar.argument_types import positive
+from medusa_apar.argument_types import ArgumentParser, positive
 from medusa_apar.eval.decoding import BASELINE
 from medusa_apar.eval.questions import load_questions
 from medusa_apar.eval.setup import INTERRUPTED, describe, load_model
@@ -169,7 +169,7 @@ def table(rows: Sequence[SystemRow], style: box.Box) -> Table:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m benchmarks.medusa_llm.bench",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -184,7 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         "--choices", nargs="+", type=_choices, default=[_choices(text) for text in CHOICES], metavar="1,N,N",
         help="medusa-llm's draft tokens per head behind the root; every tree is one row",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     parser.set_defaults(modes=None, max_threads=1, max_depth=1)
     return parser
 
@@ -200,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         questions = load_questions(arguments.questions)[: arguments.limit]
         original, tokenizer = load_model(arguments.model, "float32", arguments.heads)
-        backbone, heads = export(original.to("cpu"), arguments.out / "export")
+        backbone, heads = export(original.to("cpu"), arguments.output_dir / "export")
         model = MedusaAparModel(AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32), original.heads)
         worker = Worker(arguments.worker_python, heads, model.config.eos_token_id)
     except (ValueError, OSError) as error:
@@ -210,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bench = Bench(model, worker, tokenizer, arguments.choices, arguments.max_new_tokens)
             prompts = {question.question_id: bench.prompts.first_turn(question)[0].tolist() for question in questions}
             settings = describe(model, arguments, questions, bench.systems) | {"medusa_llm_on": worker.versions}
-            store = SystemStore(arguments.out, settings)
+            store = SystemStore(arguments.output_dir, settings)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         with store:
@@ -225,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Console()
     output.print(table(rows, box.SIMPLE_HEAD))
     output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.out}", markup=False)
+    output.print(f"results: {arguments.output_dir}", markup=False)
     return int(any(row.other for row in rows))
 
 

@@ -69,7 +69,7 @@ def load_answers(folder: Path, questions: Sequence[Question], limit: int | None 
     if not paths:
         raise ValueError(
             f"answers={str(folder)!r} holds no .jsonl file; give the folder that `medusa-apar eval speed` wrote, "
-            "its --out with /answers behind"
+            "its --output_dir with /answers behind"
         )
     modes = sorted(paths, key=lambda mode: (_ORDER.index(mode) if mode in _ORDER else len(_ORDER), mode))
     found: dict[str, Answers] = {}

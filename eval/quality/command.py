@@ -17,7 +17,7 @@ import transformers
 from rich.console import Console
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import not_negative, positive, seconds
+from medusa_apar.argument_types import ArgumentParser, not_negative, positive, seconds
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES
@@ -43,7 +43,7 @@ _OF_A_JUDGE = ("judge_model", "judge_prompts", "references", "requests_per_minut
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval quality", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--answers", type=Path, required=True, help="folder with a file MODE.jsonl per mode")
@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model", help="whose backbone reads the answers: folder or hub id (default: the default model)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     judge = parser.add_argument_group("judge", "without --judge-url nothing is sent anywhere")
     judge.add_argument("--judge-url", help="of an OpenAI-compatible endpoint, such as http://localhost:8000/v1")
@@ -209,8 +211,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, tokenizer = load_model(arguments.model, arguments.dtype)
     measurement = Measurement(model, tokenizer)
     settings = _describe(model, arguments.model)
-    store = MeasuredStore(arguments.out, settings)
-    judgement_store = JudgementStore(arguments.out / "judge", judged.options) if judged else None
+    store = MeasuredStore(arguments.output_dir, settings)
+    judgement_store = JudgementStore(arguments.output_dir / "judge", judged.options) if judged else None
     turns = list(answered_turns(questions, answers))
     failures: list[str] = []
     judgements: Mapping[str, Judgement] = {}
@@ -227,10 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"interrupted; {kept} are kept, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
     described = settings | _describe_report(arguments, questions)
-    _show(_write_report(arguments.out, described, turns, store, judged, judgements))
+    _show(_write_report(arguments.output_dir, described, turns, store, judged, judgements))
     if judged is not None:
-        _report_unread(judged, judgements, arguments.out)
-    print(f"results: {arguments.out}")
+        _report_unread(judged, judgements, arguments.output_dir)
+    print(f"results: {arguments.output_dir}")
     for failure in failures[:_SHOWN_FAILURES]:
         print(f"{parser.prog}: error: {failure}", file=sys.stderr)
     if len(failures) > _SHOWN_FAILURES:

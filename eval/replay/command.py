@@ -19,7 +19,7 @@ import transformers
 from rich.console import Console
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import not_negative, positive
+from medusa_apar.argument_types import ArgumentParser, not_negative, positive
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
@@ -49,7 +49,7 @@ _MODES = (*Mode, RECORDED_TREE)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval replay", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--answers", type=Path, required=True, help="recorded answers, in FastChat's format")
@@ -69,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-depth", type=positive, default=3, help="depth at which forks end")
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument("--seed", type=not_negative, default=0, help="of the hits")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     return parser
 
 
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    store = TurnStore(arguments.out, settings)
+    store = TurnStore(arguments.output_dir, settings)
     limits = Limits(max_threads=arguments.max_threads, max_depth=arguments.max_depth)
     with store:
         try:

@@ -164,5 +164,5 @@ def _read_folder(folder: Path, results: Results) -> None:
     else:
         raise ValueError(
             f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
-            "wrote with --out"
+            "wrote with --output_dir"
         )

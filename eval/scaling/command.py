@@ -18,7 +18,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from medusa_apar.argument_types import positive, positives, share
+from medusa_apar.argument_types import ArgumentParser, positive, positives, share
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.train.provenance import commit
@@ -41,7 +41,7 @@ BASE = Point(backbone="llama-110m", threads=8, rows=1, tokens=256)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     sweep = parser.add_argument_group("what grows", "values separated by commas; a single one leaves the axis out")
@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
     parser.add_argument("--correlation", type=share, default=CORRELATION, help="of the heads' errors")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     return parser
 
 
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    store = ScalingStore(arguments.out, settings)
+    store = ScalingStore(arguments.output_dir, settings)
     with store:
         try:
             ScalingRun(points, modes, model_of, hits).run(store, arguments.rounds)

@@ -21,7 +21,7 @@ from rich.console import Console
 from transformers import AutoConfig
 
 from medusa_apar import DEFAULT_MODEL, fingerprint
-from medusa_apar.argument_types import finite, positive, positives
+from medusa_apar.argument_types import ArgumentParser, finite, positive, positives
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.orchestrator import Orchestrator
@@ -43,7 +43,7 @@ FAILED = 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar eval serving", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", help="folder or hub id (default: the default model)")
@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--modes", type=_modes, default=",".join(MODES), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; what is finished is kept")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
     return parser
 
 
@@ -137,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "commit": commit(),
         "vllm": vllm.__version__,
     }
-    store = LoadStore(arguments.out, settings)
+    store = LoadStore(arguments.output_dir, settings)
     with store:
         try:
             asyncio.run(_measure(run, store, model, source, arguments))

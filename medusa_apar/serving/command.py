@@ -12,7 +12,7 @@ import uvicorn
 
 from medusa_apar import DEFAULT_MODEL
 from medusa_apar.adapter import is_adapter
-from medusa_apar.argument_types import not_negative, port, positive, seconds
+from medusa_apar.argument_types import ArgumentParser, not_negative, port, positive, seconds
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 
@@ -30,7 +30,7 @@ _LIMITS = ServerLimits()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="medusa-apar serve", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", default=str(DEFAULT_MODEL), help="folder or hub id (default: the default model)")

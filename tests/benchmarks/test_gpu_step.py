@@ -84,7 +84,7 @@ def test_a_step_has_the_nodes_threads_and_extent_that_were_asked_for(monkeypatch
 
 
 def test_writes_every_kind_of_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("--nodes", "4,1", "--threads", "1,2", "--extents", "64,128", "--out", str(tmp_path / "out"))
+    arguments = ("--nodes", "4,1", "--threads", "1,2", "--extents", "64,128", "--output_dir", str(tmp_path / "out"))
     assert main([*TINY, *arguments]) == 0
     report = json.loads((tmp_path / "out" / "steps.json").read_text())
     kinds = [(step["extent"], step["nodes"], step["threads"]) for step in report["steps"]]
@@ -111,7 +111,7 @@ def test_says_what_is_wrong_with_an_argument(
     arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as error:
-        main([*arguments, "--out", str(tmp_path / "out")])
+        main([*arguments, "--output_dir", str(tmp_path / "out")])
     assert error.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
@@ -120,5 +120,5 @@ def test_says_what_is_wrong_with_an_argument(
 def test_asks_for_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path / "out")])
+        main(["--output_dir", str(tmp_path / "out")])
     assert "device='cuda', but this machine has no CUDA GPU" in " ".join(capsys.readouterr().err.split())

@@ -138,7 +138,16 @@ def command(
     monkeypatch.setattr(bench, "Worker", Generating)
     asked = tmp_path / "question.jsonl"
     asked.write_text("".join(f"{line}\n" for line in QUESTIONS))
-    given = ["--model", "llama", "--questions", str(asked), "--out", str(tmp_path / "out"), "--max-new-tokens", "8"]
+    given = [
+        "--model",
+        "llama",
+        "--questions",
+        str(asked),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--max-new-tokens",
+        "8",
+    ]
 
     def run(*arguments: str) -> int:
         return bench.main([*given, "--worker-python", "python", "--choices", "1,3,2", "1,2", *arguments])

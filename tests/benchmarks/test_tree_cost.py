@@ -28,7 +28,7 @@ def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, caps
     main(
         [
             "--model", str(TINY), "--data", str(data), "--eval_data", str(data), "--max_length", "256",
-            "--out", str(out), "--max_steps", "20", "--per_device_train_batch_size", "1",
+            "--output_dir", str(out), "--max_steps", "20", "--per_device_train_batch_size", "1",
             "--gradient_accumulation_steps", "1", "--learning_rate", "1e-3", "--use_cpu", "True",
         ]
     )  # fmt: skip
@@ -59,7 +59,7 @@ def test_conversations_without_trees_are_refused(
     listed, plain = (str(conversations(tmp_path / f"{text[:2]}.jsonl", text)) for text in (LISTED, "Hi."))
     files = {"--data": listed, "--eval_data": listed} | {option: plain}
     with pytest.raises(SystemExit):
-        main(["--model", str(TINY), *(part for each in files.items() for part in each), "--out", str(tmp_path)])
+        main(["--model", str(TINY), *(part for each in files.items() for part in each), "--output_dir", str(tmp_path)])
     assert f"{option} {plain}: has no response that makes a tree" in capsys.readouterr().err
 
 

@@ -95,7 +95,14 @@ def eval_command(
 
     def make(subcommand: str, module: ModuleType, model: object, questions: Sequence[str], *given: str) -> Command:
         monkeypatch.setattr(module, "load_model", lambda *_: (model, tokenizer))
-        common = [subcommand, "--questions", str(question_file(*questions)), "--out", str(tmp_path / "out"), *given]
+        common = [
+            subcommand,
+            "--questions",
+            str(question_file(*questions)),
+            "--output_dir",
+            str(tmp_path / "out"),
+            *given,
+        ]
         return lambda *arguments: eval_main([*common, *arguments])
 
     return make

@@ -29,7 +29,9 @@ def test_the_tiny_model_forks_where_lists_do(
     conversations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "figures.json"
-    assert main(["backbone", str(conversations), "--model", str(TINY), "--max_length", "512", "--out", str(out)]) == 0
+    assert (
+        main(["backbone", str(conversations), "--model", str(TINY), "--max_length", "512", "--output", str(out)]) == 0
+    )
     figures = json.loads(out.read_text())
     assert figures["later_fork_recall"] > 0
     assert figures["tree_cost"] == pytest.approx(figures["structured_text_loss"] / figures["flat_text_loss"] - 1)
@@ -46,7 +48,7 @@ def test_a_file_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> 
 def test_forks_in_answers_that_have_none_count_against_precision(conversations: Path, tmp_path: Path) -> None:
     """Every answer is unstructured for rules that find nothing, and the tiny model forks all the same."""
     out = tmp_path / "figures.json"
-    main(["backbone", str(conversations), "--model", str(TINY), "--rules", "headings", "--out", str(out)])
+    main(["backbone", str(conversations), "--model", str(TINY), "--rules", "headings", "--output", str(out)])
     figures = json.loads(out.read_text())
     assert figures["first_fork_precision"] == 0
     assert "first_fork_recall" not in figures

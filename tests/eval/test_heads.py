@@ -23,7 +23,9 @@ def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
 ) -> None:
     out = tmp_path / "figures.json"
     assert (
-        main(["heads", "--model", str(TINY), "--limit", "4", "--nodes", "16", "--dtype", "float32", "--out", str(out)])
+        main(
+            ["heads", "--model", str(TINY), "--limit", "4", "--nodes", "16", "--dtype", "float32", "--output", str(out)]
+        )
         == 0
     )
     figures = json.loads(out.read_text())
@@ -53,7 +55,7 @@ def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step
         nodes,
         "--dtype",
         "float32",
-        "--out",
+        "--output",
         str(out),
     ]
     assert main(["heads", *given]) == 0

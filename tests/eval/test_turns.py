@@ -55,7 +55,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
 def test_refuses_other_settings(tmp_path: Path) -> None:
     with TurnStore(tmp_path, SETTINGS) as store:
         store.add(ONE)
-    with pytest.raises(ValueError, match=r"\(max_new_tokens was 8, is 9\).*--out"):
+    with pytest.raises(ValueError, match=r"\(max_new_tokens was 8, is 9\).*--output_dir"):
         TurnStore(tmp_path, SETTINGS | {"max_new_tokens": 9})
     assert store.path.read_bytes() == ONE.to_json()
 

@@ -36,7 +36,7 @@ def test_the_tiny_heads_serve_as_they_were_trained(kind: str, capsys: pytest.Cap
 @pytest.mark.parametrize("checkpoint_format", ["vllm", "medusa-llm"])
 def test_exported_heads_do_too(checkpoint_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if checkpoint_format == "vllm":
-        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output_dir", str(tmp_path)])
     else:  # which `heads export` refuses to write, for medusa-llm does not heed all blocks of a file; we do
         write_medusa_llm(load_heads(TINY / "medusa"), tmp_path, str(TINY))
     assert verify(tmp_path) == 2, "there is no figure to compare with"

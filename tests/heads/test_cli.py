@@ -52,7 +52,9 @@ def test_inspect_reads_medusa_llms_format_and_says_that_accuracy_is_unknown(head
 
 def test_export_writes_medusa_llms_format(heads, own_checkpoint, tmp_path):
     output = tmp_path / "exported"
-    main(["export", str(own_checkpoint), "--format", "medusa-llm", "--output", str(output), "--backbone", "org/base"])
+    main(
+        ["export", str(own_checkpoint), "--format", "medusa-llm", "--output_dir", str(output), "--backbone", "org/base"]
+    )
     assert json.loads((output / "config.json").read_text()) == {
         "base_model_name_or_path": "org/base",
         "medusa_num_heads": 3,
@@ -71,7 +73,7 @@ def test_export_takes_shared_projections_from_the_backbone_named_or_around(
     backbone.save_pretrained(model)
     heads.save_pretrained(model / "heads")
     option = ["--backbone", str(model)] if named else []
-    main(["export", str(model / "heads"), "--format", "medusa-llm", "--output", str(output), *option])
+    main(["export", str(model / "heads"), "--format", "medusa-llm", "--output_dir", str(output), *option])
     assert Path(json.loads((output / "config.json").read_text())["base_model_name_or_path"]) == model
     expected = heads(hidden_states, backbone.lm_head)
     torch.testing.assert_close(load_heads(output)(hidden_states, torch.nn.Identity()), expected)
@@ -79,7 +81,7 @@ def test_export_takes_shared_projections_from_the_backbone_named_or_around(
 
 def test_export_needs_to_know_the_backbone(own_checkpoint, tmp_path):
     with pytest.raises(ValueError, match="give it with --backbone DIR"):
-        main(["export", str(own_checkpoint), "--format", "medusa-llm", "--output", str(tmp_path / "exported")])
+        main(["export", str(own_checkpoint), "--format", "medusa-llm", "--output_dir", str(tmp_path / "exported")])
     assert not (tmp_path / "exported").exists()
 
 
@@ -91,7 +93,8 @@ def test_a_missing_checkpoint_is_one_line_that_names_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["inspect"], ["export", "x", "--output", "y"], ["export", "x", "--format", "gguf", "--output", "y"]]
+    "argv",
+    [[], ["inspect"], ["export", "x", "--output_dir", "y"], ["export", "x", "--format", "gguf", "--output_dir", "y"]],
 )
 def test_wrong_arguments_end_with_usage(argv, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -101,11 +104,11 @@ def test_wrong_arguments_end_with_usage(argv, capsys):
 
 
 def test_vllms_format_needs_no_backbone(own_checkpoint, tmp_path):
-    main(["export", str(own_checkpoint), "--format", "vllm", "--output", str(tmp_path / "exported")])
+    main(["export", str(own_checkpoint), "--format", "vllm", "--output_dir", str(tmp_path / "exported")])
     assert load_heads(tmp_path / "exported").config.num_heads == load_heads(own_checkpoint).config.num_heads
 
 
 def test_an_export_keeps_how_the_heads_were_made(own_checkpoint, tmp_path):
     (own_checkpoint / "training.json").write_text("{}")
-    main(["export", str(own_checkpoint), "--format", "vllm", "--output", str(tmp_path / "exported")])
+    main(["export", str(own_checkpoint), "--format", "vllm", "--output_dir", str(tmp_path / "exported")])
     assert (tmp_path / "exported" / "training.json").read_text() == "{}"

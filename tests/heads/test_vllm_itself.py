@@ -59,7 +59,7 @@ def ours(heads: Path | None, levels: int) -> tuple[list[int], float]:
 
 
 def test_vllm_accepts_as_many_draft_tokens_as_we_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+    main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output_dir", str(tmp_path)])
     levels = load_heads(tmp_path).config.num_heads
     answer, accepted = served(tmp_path, levels, monkeypatch)
     expected, due = ours(TINY / "medusa", levels)

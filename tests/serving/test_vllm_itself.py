@@ -88,7 +88,7 @@ def test_answers_of_vllm_in_this_process_are_those_of_generate(
     asked = requests(served, 8)
     options = {}
     if with_heads:
-        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output", str(tmp_path)])
+        main(["heads", "export", str(TINY / "medusa"), "--format", "vllm", "--output_dir", str(tmp_path)])
         options["speculative_config"] = speculative_config(str(tmp_path), 4)
 
     async def run() -> list[Snapshot]:
@@ -236,7 +236,7 @@ def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, mon
 def test_loads_are_measured_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
     command = ["serving", "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64", "--rounds", "1",
-               "--max-new-tokens", "96", "--out", str(tmp_path)]  # fmt: skip
+               "--max-new-tokens", "96", "--output_dir", str(tmp_path)]  # fmt: skip
     assert measure(command) == 0
     measured = (tmp_path / "loads.jsonl").read_bytes()
     loads = {load["mode"]: load for load in map(json.loads, measured.splitlines())}

@@ -401,8 +401,8 @@ def test_what_trees_cost_is_measured_from_such_a_backbone_too(
     tree_cost.main(
         [
             "--model", str(save_backbone(plain_tokenizer)), "--data", str(rows_file), "--eval_data", str(rows_file),
-            "--max_length", "128", "--out", str(tmp_path), "--max_steps", "1", "--per_device_train_batch_size", "1",
-            "--gradient_accumulation_steps", "1", "--use_cpu", "True",
+            "--max_length", "128", "--output_dir", str(tmp_path), "--max_steps", "1",
+            "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "1", "--use_cpu", "True",
         ]
     )  # fmt: skip
     assert "tree_cost" in json.loads((tmp_path / "summary.json").read_text())

@@ -285,7 +285,7 @@ class Tuning:
         self._call(  # in all processes, as training does
             "eval", "backbone", str(self.work / "held-out.jsonl"), "--model", str(self.work / "backbone"),
             "--max_length", str(self.arguments.max_length), "--batch_size", "1",
-            "--out", str(measured / "backbone.json"),
+            "--output", str(measured / "backbone.json"),
         )  # fmt: skip
         if is_main_process():
             self._measure_modes(measured, ["--questions", str(questions), "--limit", str(count)], count)
@@ -299,9 +299,9 @@ class Tuning:
         ):
             speed = measured / f"speed-{name}"
             self._call("eval", "speed", "--model", model, *modes, *asked, "--max-new-tokens", tokens,
-                       "--out", str(speed))  # fmt: skip
+                       "--output_dir", str(speed))  # fmt: skip
             self._call("eval", "quality", "--answers", str(speed / "answers"), "--model", self.model, *asked,
-                       "--out", str(measured / f"quality-{name}"))  # fmt: skip
+                       "--output_dir", str(measured / f"quality-{name}"))  # fmt: skip
         write_model_card(self.folder, measured, self.model, self.progress.seconds)
         self._call(  # the last one: its status is that of the whole where the heads fall short
             "heads", "verify", str(self.folder / "heads"), "--backbone", str(self.folder),

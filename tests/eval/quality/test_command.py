@@ -313,7 +313,7 @@ def test_the_tiny_model_finds_its_own_answers_likely(
     )
     folder = write_answers("ar", {1: ("There are several causes of stress.",)}).parent
     write_answers("shuffled", {1: ("stress of causes several are There.",)})
-    arguments = ["--model", str(TINY), "--dtype", "float32", "--out", str(tmp_path / "out")]
+    arguments = ["--model", str(TINY), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
     assert main(["quality", "--answers", str(folder), "--questions", str(questions), *arguments]) == 0
     likely, unlikely, *_ = [row["nats_per_token"] for row in summary(tmp_path)["measures"]]
     assert 0 < likely < 3 < unlikely

@@ -79,7 +79,7 @@ def test_turns_without_an_answer_are_counted(
 
 def command(questions: Path, answers: Path, out: Path, *more: str) -> list[str]:
     return [
-        "replay", "--questions", str(questions), "--answers", str(answers), "--out", str(out),
+        "replay", "--questions", str(questions), "--answers", str(answers), "--output_dir", str(out),
         "--backbone", "tiny", "--dtype", "float32", *more,
     ]  # fmt: skip
 

@@ -26,7 +26,7 @@ def address(
 ) -> str:
     out = tmp_path / "report"
     folders = [speed_folder, quality_folder, batch_folder, scaling_folder, serving_folder]
-    assert main(["report", *map(str, folders), "--out", str(out)]) == 0
+    assert main(["report", *map(str, folders), "--output_dir", str(out)]) == 0
     return (out / "index.html").as_uri()
 
 

@@ -15,7 +15,7 @@ from medusa_apar.eval.report.results import read_results
 
 
 def report(out: Path, *arguments: str) -> str:
-    assert main(["report", *arguments, "--out", str(out)]) == 0
+    assert main(["report", *arguments, "--output_dir", str(out)]) == 0
     return (out / "index.html").read_text()
 
 
@@ -213,14 +213,14 @@ def test_what_cannot_be_reported(
         (folders[name] / "settings.json").write_text(settings)
     named = [argument.format(**folders) for argument in arguments]
     with pytest.raises(SystemExit):
-        main(["report", *named, "--out", str(tmp_path / "report")])
+        main(["report", *named, "--output_dir", str(tmp_path / "report")])
     assert re.search(error, capsys.readouterr().err.replace("\n", " "))
 
 
 def test_a_line_that_was_cut_off_is_left_out(batch_folder: Path, tmp_path: Path) -> None:
     with (batch_folder / "batches.jsonl").open("ab") as records:
         records.write(b'{"batch_si')
-    main(["report", str(batch_folder), "--out", str(tmp_path / "report")])
+    main(["report", str(batch_folder), "--output_dir", str(tmp_path / "report")])
     assert (tmp_path / "report" / "index.html").is_file()
 
 

@@ -91,7 +91,7 @@ def command(out: Path, *more: str) -> list[str]:
     return [
         "scaling", "--at-backbone", "tiny", "--at-threads", "2", "--at-tokens", "32", "--dtype", "float32",
         "--threads", "1,2", "--rows", "1,2", "--tokens", "32", "--backbones", "tiny", "--rounds", "1",
-        "--out", str(out), *more,
+        "--output_dir", str(out), *more,
     ]  # fmt: skip
 
 
