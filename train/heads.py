@@ -57,6 +57,14 @@ class HeadsDataArguments(DataArguments):
     )
 
     max_new_tokens: int = field(default=512, metadata={"help": "of the backbone's own answers"})
+    own_answers: int | None = field(
+        default=None, metadata={"help": "prompts that the backbone answers itself, the first ones (default: all)"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.own_answers is not None and self.own_answers < 1:
+            raise InputError(f"--own_answers {self.own_answers} is below 1; give a positive number, or --labels data")
 
     def load(self, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The backbone, with weights of `dtype`, and its tokenizer, which has to have the control tokens."""
@@ -98,7 +106,8 @@ class HeadsDataArguments(DataArguments):
         if not questions:
             raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
         bad_rows.warn()
-        answers = own_answers(backbone, tokenizer, list(questions.values()), own, max_new_tokens=self.max_new_tokens)
+        prompts = list(questions.values())[: self.own_answers]
+        answers = own_answers(backbone, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
         fitting = [row for row in answers if len(row) <= self.max_length]
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:

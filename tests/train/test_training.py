@@ -26,6 +26,7 @@ from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import backbone, heads, held_out, joint, provenance, trainer
+from medusa_apar.train.command import InputError
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
@@ -555,6 +556,8 @@ class TestSequentialHeads:
             rows: Any = given.all_rows(backbone, tiny_tokenizer, str(tmp_path))[0]
             tokens[labels] = sum(len(rows[at]) for at in range(len(rows)))
         assert tokens["both"] == tokens["data"] + tokens["self"]
+        with pytest.raises(InputError, match="--own_answers 0 is below 1"):
+            heads.HeadsDataArguments(model="m", data=["d"], own_answers=0)
 
 
 def test_heads_draft_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(

@@ -238,6 +238,7 @@ class Tuning:
         self._call(
             "train", "heads", "--model", str(backbone), "--output_dir", str(heads), "--kind", self.arguments.kind,
             "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "both",
+            "--own_answers", str(self.progress.planned["own_answers"]),
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
         )  # fmt: skip
         if is_main_process():
@@ -250,11 +251,12 @@ class Tuning:
         if stage not in self.progress.planned:
             tokens, questions = self._training_tokens()
             spent = self.progress.spent
-            training = (
-                self.planner.backbone(tokens, spent)
-                if stage == "backbone"
-                else self.planner.heads(tokens, questions, spent)
-            )
+            if stage == "backbone":
+                training = self.planner.backbone(tokens, spent)
+            else:
+                own = self.planner.own_answers(questions, spent)
+                self.progress.plan("own_answers", own)
+                training = self.planner.heads(tokens, own, spent)
             self.progress.plan(stage, asdict(training))
         return Training(**self.progress.planned[stage])
 

@@ -13,6 +13,8 @@ SHARES = {"questions": 0.05, "answers": 0.28, "backbone": 0.25, "heads": 0.35, "
 """What part of the budget each stage may take."""
 _OWN_ANSWERS = 0.22
 """What part of the budget the answers of the tuned model take, in the stage of the heads."""
+_ANSWERING_FOR_HEADS = 0.4
+"""What part of the stage of the heads these answers take at most."""
 FEWEST, MOST = 20, 20_000
 """Questions that a plan asks for."""
 _QUESTION_TOKENS = 60
@@ -107,9 +109,14 @@ class Planner:
         """
         return self._training(self._left("backbone", spent), self.rates.forking, tokens * _FORKING_EPOCHS)
 
-    def heads(self, tokens: int, questions: int, spent: float) -> Training:
-        """The training of heads, after so many questions are answered; its seconds include these answers."""
-        answering = self.answering_seconds(questions)
+    def own_answers(self, questions: int, spent: float) -> int:
+        """How many of the questions the tuned model answers for its heads."""
+        fitting = int(_ANSWERING_FOR_HEADS * self._left("heads", spent) * self.rates.answering / self.answer_tokens)
+        return min(questions, max(fitting, FEWEST))
+
+    def heads(self, tokens: int, own_answers: int, spent: float) -> Training:
+        """The training of heads, after so many answers of the tuned model; its seconds include these answers."""
+        answering = self.answering_seconds(own_answers)
         seconds = self._left("heads", spent)
         training = self._training(
             max(seconds - answering, _LEAST_LEFT * seconds), self.rates.drafting, tokens * _DRAFTING_EPOCHS

@@ -28,7 +28,9 @@ def test_the_stages_together_take_the_budget(hours: float, written: bool) -> Non
     tokens = int(count * 400)
     backbone = plan.backbone(tokens, spent)
     spent += backbone.seconds
-    heads = plan.heads(tokens, count, spent)
+    own = plan.own_answers(count, spent)
+    assert 0 < own <= count
+    heads = plan.heads(tokens, own, spent)
     spent += heads.seconds
     spent += plan.measuring_seconds(plan.measured(1000, spent))
     assert 0.8 * plan.budget < spent < 1.1 * plan.budget
