@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 
 from medusa_apar import DEFAULT_MODEL, MedusaAparModel
 from medusa_apar.drafting.draft_tree import ROOT, StepNodes
-from medusa_apar.engine.commit import StepOutput
-from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import LiveThread
+from medusa_apar.engine.verifier import StepOutput, Verifier
 
 PROMPT = "What are the main causes of stress?"
 THREADS = 4
@@ -28,10 +27,10 @@ def record_steps() -> list[dict[str, Any]]:
     tokenizer = AutoTokenizer.from_pretrained(DEFAULT_MODEL)
     model = MedusaAparModel.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     steps: list[dict[str, Any]] = []
-    original = Engine._verify
+    original = Verifier.__call__
 
-    def recorded(self: Engine, threads: list[LiveThread], nodes: StepNodes, *rest: Any) -> StepOutput:
-        (pool,) = self.pools
+    def recorded(self: Verifier, threads: list[LiveThread], nodes: StepNodes, *rest: Any) -> StepOutput:
+        pool = threads[0].pool
         owners: dict[int, int] = {}
         for live in threads:
             for slot in np.flatnonzero(pool.visible[live.row]):
@@ -52,11 +51,11 @@ def record_steps() -> list[dict[str, Any]]:
     inputs: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
-    Engine._verify = recorded  # type: ignore[assignment, method-assign]
+    Verifier.__call__ = recorded  # type: ignore[assignment, method-assign]
     try:
         model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES)
     finally:
-        Engine._verify = original  # type: ignore[method-assign]
+        Verifier.__call__ = original  # type: ignore[method-assign]
     return steps
 
 

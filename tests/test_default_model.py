@@ -34,7 +34,7 @@ def tokenizer() -> Any:
 
 
 @cache
-def answers() -> list[MedusaAparOutput]:
+def answers() -> MedusaAparOutput:
     """Answers to four of the bundled list questions, decoded together."""
     chats = [[{"role": "user", "content": question.turns[0]}] for question in load_questions("lists")[:4]]
     inputs = tokenizer().apply_chat_template(
@@ -42,7 +42,7 @@ def answers() -> list[MedusaAparOutput]:
     )
     output = model().generate(**inputs, do_sample=False, max_new_tokens=120, return_dict_in_generate=True)
     assert isinstance(output, MedusaAparOutput)
-    return [output]
+    return output
 
 
 def test_it_fits_a_repository() -> None:
@@ -52,7 +52,7 @@ def test_it_fits_a_repository() -> None:
 
 
 def test_it_forks_and_drafts() -> None:
-    (output,) = answers()
+    output = answers()
     assert output.trees is not None
     assert sum(len(tree.threads) > 1 for tree in output.trees) >= 2
     assert output.stats is not None
@@ -62,7 +62,7 @@ def test_it_forks_and_drafts() -> None:
 def test_it_is_lossless() -> None:
     control = model().control
     assert control is not None
-    (output,) = answers()
+    output = answers()
     oracle = Oracle(model().backbone, control, tokenizer().eos_token_id)
     for tree in (output.trees or ())[:2]:
         oracle.check(tree)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +16,7 @@ from medusa_apar.tree.streaming import readable_token_ids
 
 from .metrics import Metrics
 from .state import LiveThread, Request
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """What a step found out, on the host.
-
-    Attributes:
-        sampled: `[nodes]` the backbone's token after each node.
-        accepted: `[nodes]` whether the node is accepted.
-        drafts: after each thread's last accepted node, then after each eager child.
-    """
-
-    sampled: NDArray[np.int64]
-    accepted: NDArray[np.bool_]
-    drafts: list[DraftTree | None]
+from .verifier import StepOutput
 
 
 class Commit:
@@ -62,14 +47,14 @@ class Commit:
         kept = np.zeros(len(nodes), dtype=np.bool_)
         own = nodes.thread[~nodes.is_eager_child]
         carried = (np.bincount(own, minlength=len(threads)) - 1).tolist()
-        for number, (thread, path) in enumerate(zip(threads, _paths(nodes, output, len(threads)), strict=True)):
+        for number, (thread, path) in enumerate(zip(threads, output.paths(nodes, len(threads)), strict=True)):
             tokens = [*(token_ids[node] for node in path[1:]), sampled[path[-1]]]
             tokens = tokens[: self._until_end(thread, tokens)]
             path = path[: len(tokens)]
             if thread.draft_tree is not None:
                 thread.request.running_acceptance.update(thread.draft_tree, carried[number], accepted=len(path) - 1)
             appended = shown = 0
-            for at in self._forks([token_ids[node] for node in path]):
+            for at in (at for at, node in enumerate(path) if token_ids[node] == self._fork_token_id):
                 self._advance(thread, placement.slots[path[shown : at + 1]], tokens[appended:at])
                 appended, shown = at, at + 1
                 child = self._open_child(thread)
@@ -109,14 +94,8 @@ class Commit:
     def _until_end(self, thread: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
         tokens = tokens[: self._context_length - len(thread.thread.token_ids)]
-        for count, token in enumerate(tokens, start=1):
-            if token in thread.request.eos_token_ids:
-                return count
-        return len(tokens)
-
-    def _forks(self, token_ids: Sequence[int]) -> list[int]:
-        """Where `[Fork]` is among a path's tokens."""
-        return [at for at, token in enumerate(token_ids) if token == self._fork_token_id]
+        ends = (count for count, token in enumerate(tokens, start=1) if token in thread.request.eos_token_ids)
+        return next(ends, len(tokens))
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
         request = parent.request
@@ -149,12 +128,3 @@ class Commit:
             thread.finish_reason = "eos"
         elif len(thread.token_ids) >= self._context_length:
             thread.finish_reason = "context"
-
-
-def _paths(nodes: StepNodes, output: StepOutput, threads: int) -> list[list[int]]:
-    """The accepted nodes of every thread, from its pending token on."""
-    accepted = np.flatnonzero(output.accepted & ~nodes.is_eager_child)
-    paths: list[list[int]] = [[] for _ in range(threads)]
-    for node, thread in zip(accepted.tolist(), nodes.thread[accepted].tolist(), strict=True):
-        paths[thread].append(node)
-    return paths

@@ -35,14 +35,14 @@ class Prefill:
         """Compute the first `CHUNK` uncomputed tokens of some threads.
 
         Returns:
-            The threads that have no uncomputed token left; logits `[threads, vocabulary]` and head inputs
-            `[threads, hidden_size]` at the last computed token of each.
+            The roots whose whole prompt is computed now; logits `[roots, vocabulary]` and head inputs
+            `[roots, hidden_size]` after each.
         """
         before = np.cumsum([0, *(thread.uncomputed for thread in threads[:-1])]).tolist()
         taken = [thread for thread, first in zip(threads, before, strict=True) if first < CHUNK]
         counts = [min(thread.uncomputed, CHUNK - first) for thread, first in zip(taken, before, strict=False)]
         logits, hidden = self._compute(taken, counts)
-        done = [at for at, thread in enumerate(taken) if not thread.uncomputed]
+        done = [at for at, thread in enumerate(taken) if thread.awaits_first_token]
         return [taken[at] for at in done], logits[done], hidden[done]
 
     def _compute(self, threads: Sequence[LiveThread], counts: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
 from .metrics import Metrics
+from .preemption import preempt
 from .state import LiveThread, Request
 
 
@@ -23,7 +23,7 @@ class Scheduler:
     """
 
     def __init__(self, pools: Sequence[SlotPool], metrics: Metrics) -> None:
-        self.pools = pools
+        self._pools = pools
         self._metrics = metrics
         self._requests: list[list[Request]] = [[] for _ in pools]
 
@@ -34,7 +34,7 @@ class Scheduler:
 
     def add(self, request: Request) -> None:
         """Give a request the pool that the fewest others share."""
-        pool, sharing = min(zip(self.pools, self._requests, strict=True), key=lambda pair: len(pair[1]))
+        pool, sharing = min(zip(self._pools, self._requests, strict=True), key=lambda pair: len(pair[1]))
         sharing.append(request)
         request.pool = pool
         request.live = [LiveThread(request, index=0, path=(), row=pool.open_row(), key=request.key)]
@@ -57,8 +57,8 @@ class Scheduler:
 
     def room(self, threads: Sequence[LiveThread]) -> int:
         """Nodes for which every pool of these threads has slots."""
-        counts = np.bincount([thread.pool.index for thread in threads], minlength=len(self.pools)).tolist()
-        spare = min(pool.room - count for pool, count in zip(self.pools, counts, strict=True) if count)
+        counts = np.bincount([thread.pool.index for thread in threads], minlength=len(self._pools)).tolist()
+        spare = min(pool.room - count for pool, count in zip(self._pools, counts, strict=True) if count)
         return len(threads) + int(spare)
 
     def _fitting(self, sharing: Sequence[Request]) -> list[LiveThread]:
@@ -70,22 +70,7 @@ class Scheduler:
         wanted = np.cumsum([thread.uncomputed + 1 for thread in queue])
         fitting = int(np.searchsorted(wanted, pool.room, side="right"))
         if fitting == 0:
-            self._preempt(pool, [thread for request in sharing for thread in request.live], int(wanted[0]))
+            live = [thread for request in sharing for thread in request.live]
+            self._metrics.stats.preemptions += preempt(pool, live, int(wanted[0]))
             fitting = 1
         return queue[:fitting]
-
-    def _preempt(self, pool: SlotPool, by_priority: list[LiveThread], slots: int) -> None:
-        """Take slots from the last threads of a pool until there is room for `slots` more; never from the first thread.
-
-        A thread loses the slots that no earlier thread sees. They hold the last tokens of its path, which are computed
-        again when it is its turn.
-        """
-        for kept in range(len(by_priority) - 1, 0, -1):
-            earlier = [thread.row for thread in by_priority[:kept]]
-            needed: NDArray[np.bool_] = np.logical_or.reduce(pool.visible[earlier])
-            for thread in by_priority[kept:]:
-                pool.hide(thread.row, ~needed)
-                thread.computed = int(np.count_nonzero(pool.visible[thread.row]))
-            self._metrics.stats.preemptions += 1
-            if pool.room >= slots:
-                return

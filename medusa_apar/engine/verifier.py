@@ -1,0 +1,128 @@
+"""Verification: samples the backbone's tokens, accepts nodes, and drafts what comes after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medusa_apar.drafting.budget import NodeBudget
+from medusa_apar.drafting.draft_tree import DraftTree, Flags, StepNodes
+from medusa_apar.drafting.drafter import DraftShape
+from medusa_apar.runner.transfer import to_device, to_host
+from medusa_apar.sampling.sampler import sample
+from medusa_apar.sampling.verification import NodeTensors, verify
+from medusa_apar.tree.control_tokens import ControlTokens
+
+from . import sampling_inputs
+from .state import LiveThread
+
+Propose = Callable[[Tensor, Tensor, DraftShape], tuple[Tensor, ...]]
+"""`Drafter.propose`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What a step found out, on the host.
+
+    Attributes:
+        sampled: `[nodes]` the backbone's token after each node.
+        accepted: `[nodes]` whether the node is accepted.
+        drafts: after each thread's last accepted node, then after each eager child.
+    """
+
+    sampled: NDArray[np.int64]
+    accepted: NDArray[np.bool_]
+    drafts: list[DraftTree | None]
+
+    def paths(self, nodes: StepNodes, threads: int) -> list[list[int]]:
+        """The accepted nodes of every thread, from its pending token on."""
+        accepted = np.flatnonzero(self.accepted & ~nodes.is_eager_child)
+        paths: list[list[int]] = [[] for _ in range(threads)]
+        for node, thread in zip(accepted.tolist(), nodes.thread[accepted].tolist(), strict=True):
+            paths[thread].append(node)
+        return paths
+
+
+class Verifier:
+    """Works on the device, with one transfer to the host at the end.
+
+    Args:
+        control: the control tokens; None where the backbone has none.
+        propose: the drafter's; None decodes without.
+        budget: says what is drafted.
+    """
+
+    def __init__(self, control: ControlTokens | None, propose: Propose | None, budget: NodeBudget) -> None:
+        self._control = control
+        self._propose = propose
+        self._budget = budget
+
+    def first_tokens(
+        self, roots: Sequence[LiveThread], logits: Tensor, hidden: Tensor
+    ) -> tuple[list[int], list[DraftTree | None]]:
+        """The first tokens of answers, and the draft trees after them.
+
+        Args:
+            roots: threads whose prompts are computed.
+            logits: `[roots, vocabulary]` after the prompts.
+            hidden: `[roots, hidden_size]` the head inputs there.
+        """
+        inputs = sampling_inputs.of_prompts(roots, logits.device)
+        tokens, _ = sample([root.request.sampler for root in roots], np.arange(len(roots)), logits, inputs)
+        sampled, *arrays = to_host(tokens, *self._proposed(hidden, tokens, roots))
+        return sampled.tolist(), _draft_trees(arrays, len(roots))
+
+    def __call__(
+        self, threads: Sequence[LiveThread], nodes: StepNodes, ancestors: Flags, logits: Tensor, hidden: Tensor
+    ) -> StepOutput:
+        """Verify a step.
+
+        Args:
+            threads: the scheduled ones.
+            nodes: of the step.
+            ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
+            logits: `[nodes, vocabulary]`.
+            hidden: `[nodes, hidden_size]` the head inputs.
+        """
+        device = logits.device
+        on_device = NodeTensors(
+            token_ids=to_device(nodes.token_ids, device),
+            parent=to_device(nodes.parent, device),
+            is_eager_child=to_device(nodes.is_eager_child, device),
+            ancestors=to_device(ancestors, device),
+        )
+        inputs = sampling_inputs.of_nodes(threads, nodes, ancestors, on_device.token_ids, self._control)
+        requests = [thread.request for thread in threads]
+        sampled, scores = sample([request.sampler for request in requests], nodes.thread, logits, inputs)
+        accepted = verify([request.acceptance for request in requests], nodes.thread, on_device, sampled, scores)
+
+        own = to_device(nodes.thread == np.arange(len(threads))[:, None], device) & ~on_device.is_eager_child
+        depth = on_device.ancestors.sum(dim=1) * accepted
+        leaves = (own * depth).argmax(dim=1)  # [threads]
+        last = torch.cat([leaves, to_device(np.flatnonzero(nodes.is_eager_child), device)])
+        proposed = self._proposed(hidden[last.to(hidden.device)], sampled[last], threads)
+        arrays = to_host(sampled, accepted, *proposed)
+        return StepOutput(arrays[0], arrays[1], _draft_trees(arrays[2:], rows=len(last)))
+
+    def _proposed(self, hidden: Tensor, pending: Tensor, threads: Sequence[LiveThread]) -> tuple[Tensor, ...]:
+        """Draft trees after pending tokens, where drafting pays in a step of these threads."""
+        if self._propose is None:
+            return ()
+        requests = dict.fromkeys(thread.request for thread in threads)
+        rates = [rate for request in requests if (rate := request.running_acceptance.expected) is not None]
+        # A batch ends with its slowest request.
+        shape = self._budget.shape(len(threads), min(rates, key=np.sum, default=None))
+        return () if shape is None else self._propose(hidden, pending, shape)
+
+
+def _draft_trees(arrays: Sequence[NDArray[Any]], rows: int) -> list[DraftTree | None]:
+    """Each row's draft tree, from the drafter's arrays; None where it proposed nothing."""
+    if not arrays:
+        return [None] * rows
+    return [DraftTree(*tree) for tree in zip(*arrays, strict=True)]
