@@ -21,22 +21,22 @@ COLUMNS = (
     "tokens/s",
     "tokens/step",
     "steps",
-    "forks",
+    "forked",
     "slots/ar",
-    "outside",
+    "x gen",
     "speed-up",
     "loops",
 )
-WRITTEN = ("95 %", "vs generate", "median/step", "forking", "ms/step", "s/turn")
+WRITTEN = ("95 %", "median/step", "forks", "outside", "ms/step", "s/turn")
 """Further columns of the written table."""
 LEGEND = (
-    "turns: answered + skipped; tokens: visible ones of the answers; steps, forks: mean per turn; slots/ar: peak KV "
-    "slots against what plain decoding of the same answers holds; outside: share of the time outside the backbone; "
-    "speed-up: of tokens/s against mode ar, median (quartiles) over questions; loops: share of answers with "
-    f"distinct 4-grams below {LOOPING_BELOW}. In the written table also the 95 % confidence interval of the speed-up's "
-    "median, by bootstrap; vs generate: the median of tokens/s against transformers' generate over questions; "
-    "median/step: the median of tokens per step over turns; forking: the share of answers that fork; and the wall time "
-    "of a step and of a turn: modes that may not fork write other answers to the same questions, mostly shorter ones"
+    "turns: answered + skipped; tokens: visible ones of the answers; steps: mean per turn; forked: share of answers "
+    "with a fork; slots/ar: peak KV slots against what plain decoding of the same answers holds; x gen: tokens/s "
+    "against transformers' generate, median over questions; speed-up: of tokens/s against mode ar, median (quartiles) "
+    f"over questions; loops: share of answers with distinct 4-grams below {LOOPING_BELOW}. In the written table also "
+    "the 95 % confidence interval of the speed-up's median, by bootstrap; median/step: the median of tokens per step "
+    "over turns; forks: mean per turn; outside: share of the time outside the backbone; and the wall time of a step "
+    "and of a turn: modes that may not fork write other answers to the same questions, mostly shorter ones"
 )
 
 
@@ -44,9 +44,7 @@ def terminal_table(rows: Sequence[SummaryRow]) -> Table:
     """A section per category, narrow enough for 80 columns."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
     for number, name in enumerate(COLUMNS[1:]):
-        result.add_column(
-            name.replace("/", "\n/").replace("outside", "out\nside"), justify="right" if number else "left"
-        )
+        result.add_column(name.replace("/", "\n/").replace(" ", "\n"), justify="right" if number else "left")
     category = None
     for row in rows:
         if row.category != category:
@@ -64,9 +62,8 @@ def markdown(rows: Sequence[SummaryRow]) -> str:
         table.add_column(name, justify="left" if number < 2 else "right")
     for row in rows:
         table.add_row(
-            cell(row.category), *_figures(row), interval_figures(row.speed_up),
-            figure(None if row.against_generate is None else row.against_generate.median, ".2f"),
-            f"{row.median_tokens_per_step:.2f}", f"{row.forking:.0%}", _step_time(row), _turn_time(row),
+            cell(row.category), *_figures(row), interval_figures(row.speed_up), f"{row.median_tokens_per_step:.2f}",
+            f"{row.forks:.1f}", figure(row.outside_backbone, ".0%"), _step_time(row), _turn_time(row),
         )  # fmt: skip
     return as_markdown(table)
 
@@ -119,9 +116,9 @@ def _figures(row: SummaryRow) -> list[str]:
         f"{row.tokens_per_second:.1f}",
         f"{row.tokens_per_step:.2f}",
         f"{row.steps:.0f}",
-        f"{row.forks:.1f}",
+        f"{row.forking:.0%}",
         figure(row.slots_against_ar, ".2f"),
-        figure(row.outside_backbone, ".0%"),
+        figure(None if row.against_generate is None else row.against_generate.median, ".2f"),
         "-" if row.speed_up is None else spread_figures(row.speed_up),
         f"{row.looping:.0%}",
     ]

@@ -9,21 +9,18 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from .decoding import BASELINE
 from .peers import is_peer
-from .summary import Spread, speed_ups
-from .tables import as_markdown, figure, spread_figures
+from .tables import as_markdown, figure
 from .turns import TurnRecord
 from .variants import variant_of
 
-COLUMNS = ("mode", "turns", "forked", "peak", "mean", "half", "pairs", "host", "saved", "x generate")
+COLUMNS = ("mode", "turns", "peak", "mean", "half", "pairs", "host", "saved")
 LEGEND = (
-    "forked: share of answers with a fork; peak, mean: KV slots at the peak, and averaged over steps, against what "
+    "peak, mean: KV slots at the peak, and averaged over steps, against what "
     "plain decoding of the same answer holds at its end, mean over answers; half: share of answers whose peak is at "
     "most half of that; pairs: pairs of a node and a slot that it attends to, against those of plain decoding of the "
     "same answer; host: time outside backbone and heads against the time in the backbone; saved: steps of single "
-    "threads per answer, saved by forks inside a step and by [Child] beside its fork; x generate: tokens/s against "
-    "generate, median (quartiles) over questions"
+    "threads per answer, saved by forks inside a step and by [Child] beside its fork"
 )
 
 
@@ -34,7 +31,6 @@ class ThreadsRow:
     Attributes:
         mode: the mode.
         answers: answered turns, which the other figures are about; None stands for what they do not tell.
-        forked: share of answers with a fork.
         peak_slots_against_ar: peak KV slots / the slots that plain decoding of the same answer holds at its end, mean
             over answers.
         mean_slots_against_ar: the same of the slots averaged over steps.
@@ -42,19 +38,16 @@ class ThreadsRow:
         pairs_against_ar: attended pairs / those of plain decoding of the same answer, mean over answers.
         host_against_backbone: wall time outside backbone and heads / wall time in the backbone.
         saved_thread_steps: `DecodingStats.saved_thread_steps`, mean over answers.
-        against_generate: of tokens/s against `generate` on the same turns, over questions.
     """
 
     mode: str
     answers: int
-    forked: float | None
     peak_slots_against_ar: float | None
     mean_slots_against_ar: float | None
     half_slots: float | None
     pairs_against_ar: float | None
     host_against_backbone: float | None
     saved_thread_steps: float | None
-    against_generate: Spread | None
 
 
 def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[ThreadsRow]:
@@ -74,14 +67,12 @@ def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:
     return ThreadsRow(
         mode=mode,
         answers=len(answered),
-        forked=_mean([figures.forks > 0 for figures in stats]),
         peak_slots_against_ar=_mean(peaks),
         mean_slots_against_ar=_mean([figures.mean_slots / figures.ar_slots for figures in stepped]),
         half_slots=_mean([peak <= 0.5 for peak in peaks]),
         pairs_against_ar=_mean([figures.attended_pairs / figures.ar_pairs for figures in stepped if figures.ar_pairs]),
         host_against_backbone=(seconds - head_seconds) / backbone_seconds - 1 if backbone_seconds else None,
         saved_thread_steps=_mean([figures.saved_thread_steps for figures in stats]),
-        against_generate=Spread.of(speed_ups(records, mode, BASELINE)),
     )
 
 
@@ -106,13 +97,11 @@ def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
         table.add_row(
             row.mode,
             str(row.answers),
-            figure(row.forked, ".0%"),
             figure(row.peak_slots_against_ar, ".2f"),
             figure(row.mean_slots_against_ar, ".2f"),
             figure(row.half_slots, ".0%"),
             figure(row.pairs_against_ar, ".2f"),
             figure(row.host_against_backbone, ".0%"),
             figure(row.saved_thread_steps, ".1f"),
-            "-" if row.against_generate is None else spread_figures(row.against_generate),
         )
     return table
