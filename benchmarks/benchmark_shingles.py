@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 
-from medusa_apar.eval.questions import load_questions
+from medusa_apar.eval.measurement.questions import load_questions
 from medusa_apar.train.tune.known_questions import BENCHMARKS, shingles_of
 
 questions = [turn for source in sys.argv[1:] for question in load_questions(source) for turn in question.turns]

@@ -28,10 +28,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from medusa_apar.argument_types import ArgumentParser, positive
-from medusa_apar.eval.provenance import device_name
-from medusa_apar.eval.shapes import SHAPES, random_model
-from medusa_apar.eval.summary import Spread
-from medusa_apar.eval.tables import as_markdown
+from medusa_apar.eval.measurement.provenance import device_name
+from medusa_apar.eval.measurement.shapes import SHAPES, random_model
+from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.measurement.tables import as_markdown
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import EXTENT_BUCKET
 from medusa_apar.runner.compilation import Compiler

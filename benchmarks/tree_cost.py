@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
-from medusa_apar.eval.backbone import measure_backbone
-from medusa_apar.eval.tables import as_markdown
-from medusa_apar.train.backbone import held_out_rows
-from medusa_apar.train.backbone import main as train_backbone
-from medusa_apar.train.command import InputError
+from medusa_apar.eval.accuracy.forks import measure_backbone
+from medusa_apar.eval.measurement.tables import as_markdown
+from medusa_apar.train.backbone.training import held_out_rows
+from medusa_apar.train.backbone.training import main as train_backbone
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments, add_control_tokens, check_exist
 from medusa_apar.train.structure import Rules, extract

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer
 
 from medusa_apar import DEFAULT_MODEL
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
+from medusa_apar.train.rows.structure_report import StructureFigures, Tally
 from medusa_apar.train.structure import RULES, Rule, Rules, extract
-from medusa_apar.train.structure_report import StructureFigures, Tally
 from medusa_apar.tree.paragraph_tree import ParagraphNode
 
 TREES = 10

@@ -9,8 +9,18 @@ from importlib import import_module
 from medusa_apar.argument_types import ArgumentParser
 
 USER_ERROR = 2
-COMMANDS = ("backbone", "batch", "heads", "quality", "replay", "report", "scaling", "serving", "speed")
-"""Each is a module; what one of them needs, the others may do without."""
+COMMANDS = {
+    "backbone": "accuracy.forks",
+    "batch": "batch.command",
+    "heads": "accuracy.drafts",
+    "quality": "quality.command",
+    "replay": "replay.command",
+    "report": "report.command",
+    "scaling": "scaling.command",
+    "serving": "serving.command",
+    "speed": "speed.command",
+}
+"""And their modules; what one of them needs, the others may do without."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="medusa-apar eval", description=__doc__)
     parser.add_argument(
         "command",
-        choices=COMMANDS,
+        choices=tuple(COMMANDS),
         help="speed: tokens/s and tokens per step of the modes; batch: tokens/s by batch size; "
         "quality: how good the modes' answers are, with and without a judge; "
         "replay: recorded answers of real models drive the engine, a calibrated simulation; "
@@ -30,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)
-    run: Callable[[Sequence[str]], int] = import_module(f".{arguments.command}", __package__).main
+    run: Callable[[Sequence[str]], int] = import_module(f".{COMMANDS[arguments.command]}", __package__).main
     try:
         return run(arguments.arguments)
     except (ValueError, OSError) as error:

@@ -98,8 +98,8 @@ def generate(argv: Sequence[str]) -> None:
         style="dim",
     )
     if args.compare:
-        from .eval.comparison import compare, comparison_table
-        from .eval.decoding import Limits
+        from medusa_apar.eval.decoding.decode import Limits
+        from medusa_apar.eval.speed.comparison import compare, comparison_table
 
         limits = Limits(args.max_new_tokens, args.max_threads, args.max_depth)
         with console.status("comparing the modes"):
@@ -123,9 +123,9 @@ TRAINING = {
     "questions": "tune.questions",
     "answers": "tune.answers",
     "data": "rows.data",
-    "backbone": "backbone",
-    "heads": "heads",
-    "joint": "joint",
+    "backbone": "backbone.training",
+    "heads": "heads.training",
+    "joint": "heads.joint",
 }
 """Commands of `medusa-apar train`, and their modules."""
 
@@ -170,7 +170,7 @@ def serve(argv: Sequence[str]) -> None:
 def heads(argv: Sequence[str]) -> None:
     """Inspect, export or verify heads."""
     if argv[:1] == ["verify"]:  # which decodes, and so is no business of the heads' own package
-        from .eval.verify_heads import main as verify
+        from medusa_apar.eval.accuracy.verify_heads import main as verify
 
         if status := verify(argv[1:]):
             raise SystemExit(status)

@@ -28,6 +28,26 @@ HEIGHT = {
     "cli": 12,
 }
 """Modules and rooms of `medusa_apar`. The higher ones may import the lower ones."""
+TRAIN = {
+    **dict.fromkeys(("command_line", "optimizer", "tree_attention", "prompt_batch", "structure", "recipes"), 0),
+    **dict.fromkeys(("batch_log", "claims", "training_record"), 1),
+    "rows": 2,
+    "evaluation": 3,
+    "trainer": 4,
+    "backbone": 5,
+    "heads": 6,
+    "tune": 7,
+}
+EVAL = {
+    "decoding": 0,
+    "measurement": 1,
+    **dict.fromkeys(("answers", "speed", "serving"), 2),
+    **dict.fromkeys(("batch", "judge", "replay"), 3),
+    **dict.fromkeys(("accuracy", "quality", "scaling"), 4),
+    "report": 5,
+    "cli": 6,
+}
+"""Likewise, of the rooms in `train` and `eval`."""
 MOST_MODULES = 12
 
 
@@ -66,16 +86,41 @@ def test_a_room_imports_only_rooms_below_it(name: str, path: Path) -> None:
         assert other.split(".")[0] == room or height(other) < height(name), f"{name} imports {other}"
 
 
+@pytest.mark.parametrize(("name", "path"), [*modules()], ids=[name for name, _ in modules()])
+def test_a_room_of_training_or_evaluation_imports_only_rooms_below_it(name: str, path: Path) -> None:
+    top, _, own = name.partition(".")
+    heights = {"train": TRAIN, "eval": EVAL}.get(top)
+    if heights is None or own == "__init__":
+        return
+    room = own.split(".")[0]
+    for other in imported(name, path):
+        if other.startswith(f"{top}."):
+            below = other.split(".")[1]
+            assert below == room or heights[below] < heights[room], f"{name} imports {other}"
+
+
 def test_the_rule_sees_imports() -> None:
     found = dict(modules())
     assert "tree.control_tokens" in set(imported("engine.engine", found["engine.engine"]))
     assert "model" in set(imported("serving.native", found["serving.native"]))
 
 
-RUNTIME = ("tree", "kv_cache", "runner", "sampling", "drafting", "engine")
+ROOMS = [
+    folder
+    for top in (ROOT / "medusa_apar", *(ROOT / folder for folder in FOLDERS))
+    for folder in (top, *top.iterdir())
+    if (folder / "__init__.py").is_file()
+]
 
 
-@pytest.mark.parametrize("room", RUNTIME)
-def test_a_room_has_at_most_a_dozen_modules(room: str) -> None:
-    own = [path for path in (ROOT / "medusa_apar" / room).glob("*.py") if path.name != "__init__.py"]
-    assert 0 < len(own) <= MOST_MODULES
+@pytest.mark.parametrize("room", ROOMS, ids=[str(room.relative_to(ROOT)) for room in ROOMS])
+def test_a_room_has_at_most_a_dozen_modules(room: Path) -> None:
+    own = [path for path in room.glob("*.py") if path.name != "__init__.py"]
+    assert len(own) <= MOST_MODULES
+
+
+def test_a_name_of_a_module_means_one_thing() -> None:
+    """`command`, `cli` and `tables` are what they are of their room."""
+    names = [path.stem for top in ("medusa_apar", *FOLDERS) for path in (ROOT / top).rglob("*.py")]
+    twice = {name for name in names if names.count(name) > 1}
+    assert twice <= {"__init__", "cli", "command", "tables", "arguments", "config"}, twice

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .command import InputError
+from .command_line import InputError
 
 
 class BatchLog:

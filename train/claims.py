@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from medusa_apar.fingerprint import of_files, of_weights
 from medusa_apar.heads.checkpoint_files import read_json
 
-from .command import InputError
+from .command_line import InputError
 
 FILE_NAME = "_settings.json"
 """transformers pushes no file to a hub whose name begins like this."""

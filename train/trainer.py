@@ -22,12 +22,12 @@ from medusa_apar.adapter import save_adapted_config
 from medusa_apar.heads import DraftHeads
 from medusa_apar.tree.control_tokens import ControlTokens
 
-from .command import InputError
-from .fork_decisions import ForkDecisions
-from .held_out import HeldOut, measure
+from .command_line import InputError
+from .evaluation.fork_decisions import ForkDecisions
+from .evaluation.held_out import HeldOut, measure
 from .optimizer import MuonAdamW, muon_parameter_groups
-from .provenance import write_provenance
 from .rows.tree_data import IGNORE_INDEX
+from .training_record import write_provenance
 
 STRUCTURED, UNSTRUCTURED, FLAT = "structured", "unstructured", "flat"
 """Names of held-out rows: of responses with forks, without, and of those with forks once more as text without any."""

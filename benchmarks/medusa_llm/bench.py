@@ -22,11 +22,11 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from medusa_apar.argument_types import ArgumentParser, positive
-from medusa_apar.eval.decoding import BASELINE
-from medusa_apar.eval.questions import load_questions
-from medusa_apar.eval.setup import INTERRUPTED, describe, load_model
-from medusa_apar.eval.summary import Spread
-from medusa_apar.eval.tables import as_markdown, spread_figures
+from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.measurement.questions import load_questions
+from medusa_apar.eval.measurement.setup import INTERRUPTED, describe, load_model
+from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.measurement.tables import as_markdown, spread_figures
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 

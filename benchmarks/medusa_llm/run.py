@@ -15,12 +15,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.eval.decoding import BASELINE, Limits, decode
-from medusa_apar.eval.prompts import ChatPrompts
-from medusa_apar.eval.questions import Question
-from medusa_apar.eval.records import Record
-from medusa_apar.eval.rotation import rotated
-from medusa_apar.eval.store import RecordStore
+from medusa_apar.eval.decoding.decode import BASELINE, Limits, decode
+from medusa_apar.eval.measurement.prompts import ChatPrompts
+from medusa_apar.eval.measurement.questions import Question
+from medusa_apar.eval.measurement.records import Record
+from medusa_apar.eval.measurement.rotation import rotated
+from medusa_apar.eval.measurement.store import RecordStore
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 

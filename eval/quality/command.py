@@ -21,20 +21,21 @@ from medusa_apar.argument_types import ArgumentParser, not_negative, positive, s
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES
-from medusa_apar.train.provenance import commit
+from medusa_apar.train.training_record import commit
 
-from ..provenance import device_name
-from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
-from ..setup import INTERRUPTED, load_model, model_name
-from .answer_files import Answers, load_answers
-from .judge_options import JudgeError, JudgeOptions
-from .judge_plan import JudgePlan, plan
-from .judge_prompts import JudgeMode
-from .judgements import Judgement, JudgementStore
+from ..answers.answer_files import Answers, load_answers
+from ..judge.judgements import Judgement, JudgementStore
+from ..judge.options import JudgeError, JudgeOptions
+from ..judge.plan import JudgePlan, plan
+from ..judge.prompts import JudgeMode
+from ..judge.scores import unread
+from ..measurement.provenance import device_name
+from ..measurement.questions import BENCHMARKS, BUNDLED, Question, load_questions
+from ..measurement.setup import INTERRUPTED, load_model, model_name
+from ..measurement.tables import Section
 from .measure_summary import summarize
 from .measures import AnsweredTurn, MeasuredStore, Measurement, answered_turns
-from .scores import unread
-from .tables import Section, measures_section
+from .tables import measures_section
 
 FAILED = 1
 _SHOWN_FAILURES = 3
@@ -189,8 +190,8 @@ def _figures(turn: AnsweredTurn, store: MeasuredStore) -> dict[str, Any]:
 
 def _ask(judged: JudgePlan, store: JudgementStore, parallel: int) -> list[str]:
     """Ask the judge what is not known yet; what was refused, or why nothing more could be asked."""
-    from .endpoint import Endpoint  # needs the package openai
-    from .judging import judge
+    from ..judge.endpoint import Endpoint  # needs the package openai
+    from ..judge.judging import judge
 
     with Endpoint(judged.options) as endpoint:
         try:

@@ -9,7 +9,7 @@ from statistics import fmean
 from medusa_apar.train.tune.defects import Defect
 from medusa_apar.train.tune.repetition import LOOPING_BELOW
 
-from ..summary import OVERALL
+from ..speed.summary import OVERALL
 from .measures import AnsweredTurn, Measured
 
 

@@ -14,12 +14,12 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.train.tune.defects import Defect, defects
 from medusa_apar.train.tune.repetition import distinct_ngrams
 
-from ..prompts import ChatPrompts
-from ..questions import Question
-from ..records import Record
-from ..store import RecordStore
-from .answer_files import Answers
-from .inquiries import digest_of
+from ..answers.answer_files import Answers
+from ..judge.inquiries import digest_of
+from ..measurement.prompts import ChatPrompts
+from ..measurement.questions import Question
+from ..measurement.records import Record
+from ..measurement.store import RecordStore
 from .likelihood import nats_of
 
 

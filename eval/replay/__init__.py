@@ -1,5 +1,1 @@
 """`medusa-apar eval replay`: recorded answers of real models drive the engine, a calibrated simulation."""
-
-from .command import main
-
-__all__ = ["main"]

@@ -22,20 +22,20 @@ from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, not_negative, positive
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
-from medusa_apar.train.provenance import commit
+from medusa_apar.train.training_record import commit
 
-from ..answers_table import write_answers_table
-from ..decoding import Limits
-from ..plot import plot_speed_up
-from ..provenance import device_name
-from ..questions import BENCHMARKS, find_questions, read_questions
-from ..setup import INTERRUPTED
-from ..shapes import SHAPES, random_model
-from ..summary import summarize
-from ..tables import LEGEND, markdown, terminal_table
-from ..thread_summary import LEGEND as THREADS_LEGEND
-from ..thread_summary import summarize_threads, threads_markdown, threads_table
-from ..turns import TurnStore
+from ..decoding.decode import Limits
+from ..measurement.provenance import device_name
+from ..measurement.questions import BENCHMARKS, find_questions, read_questions
+from ..measurement.setup import INTERRUPTED
+from ..measurement.shapes import SHAPES, random_model
+from ..speed.answers_table import write_answers_table
+from ..speed.speed_up_plot import plot_speed_up
+from ..speed.summary import summarize
+from ..speed.summary_table import LEGEND, markdown, terminal_table
+from ..speed.thread_summary import LEGEND as THREADS_LEGEND
+from ..speed.thread_summary import summarize_threads, threads_markdown, threads_table
+from ..speed.turns import TurnStore
 from .calibration import Calibration, calibrate
 from .hits import HitModel
 from .recorded import read_recorded

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..json_lines import parse_line
-from ..questions import Question
+from ..measurement.json_lines import parse_line
+from ..measurement.questions import Question
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under a Llama tokenizer, where a file has no counts by which to tell."""

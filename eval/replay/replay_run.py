@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 from medusa_apar.drafting.fixed_tree import tuned_tree
 from medusa_apar.modes import Mode
 
-from ..decoding import Limits, decode_variant
-from ..rotation import rotated
-from ..turns import TurnRecord, TurnStore
-from ..variants import Variant
+from ..decoding.decode import Limits, decode_variant
+from ..decoding.variants import Variant
+from ..measurement.rotation import rotated
+from ..speed.turns import TurnRecord, TurnStore
 from .calibration import TREE_NODES
 from .hits import HitModel
 from .recorded import CHARACTERS_PER_TOKEN, RecordedTurn

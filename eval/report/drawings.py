@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
-from ..timeline import ThreadLine
+from ..speed.timeline import ThreadLine
 from .sweeps import Line, Panel
 
 WIDTH = 860

@@ -10,14 +10,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from medusa_apar.modes import Mode
 
-from ..acceptance import LEGEND as ACCEPTANCE_LEGEND
-from ..acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
-from ..provenance import read_provenance
-from ..summary import OVERALL, Spread, SummaryRow
-from ..tables import LEGEND, interval_figures, markdown, spread_figures
-from ..thread_summary import LEGEND as THREADS_LEGEND
-from ..thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
-from ..turns import TurnRecord
+from ..measurement.provenance import read_provenance
+from ..measurement.spread import Spread
+from ..measurement.tables import interval_figures, spread_figures
+from ..speed.acceptance import LEGEND as ACCEPTANCE_LEGEND
+from ..speed.acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
+from ..speed.summary import OVERALL, SummaryRow
+from ..speed.summary_table import LEGEND, markdown
+from ..speed.thread_summary import LEGEND as THREADS_LEGEND
+from ..speed.thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
+from ..speed.turns import TurnRecord
 from .drawings import (
     LEFT,
     PANEL_HEIGHT,

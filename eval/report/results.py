@@ -12,8 +12,8 @@ from medusa_apar.heads.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
 from medusa_apar.train.tune.repetition import LOOPING_BELOW
 
-from ..summary import OVERALL, SummaryRow, summarize
-from ..turns import TurnRecord
+from ..speed.summary import OVERALL, SummaryRow, summarize
+from ..speed.turns import TurnRecord
 from .sweeps import Sweep, read_records, read_sweep
 
 

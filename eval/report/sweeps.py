@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 from medusa_apar.heads.checkpoint_files import read_json
 
-from .. import batch_summary
-from ..batch_run import BatchRecord
-from ..records import Record
+from ..batch import batch_summary
+from ..batch.batch_run import BatchRecord
+from ..measurement.records import Record
 
 RecordT = TypeVar("RecordT", bound=Record)
 

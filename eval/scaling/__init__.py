@@ -1,5 +1,1 @@
 """`medusa-apar eval scaling`: the modes as threads, rows, answers and backbones grow, a calibrated simulation."""
-
-from .command import main
-
-__all__ = ["main"]

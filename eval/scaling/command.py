@@ -21,14 +21,14 @@ from rich.console import Console
 from medusa_apar.argument_types import ArgumentParser, positive, positives, share
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
-from medusa_apar.train.provenance import commit
+from medusa_apar.train.training_record import commit
 
-from ..provenance import device_name
+from ..measurement.provenance import device_name
+from ..measurement.setup import INTERRUPTED, modes_of
+from ..measurement.shapes import SHAPES, random_model
 from ..replay.command import SIMULATION, VOCABULARY
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
-from ..setup import INTERRUPTED, modes_of
-from ..shapes import SHAPES, random_model
 from .points import Axis, Point, Sweeps, all_points
 from .scaling_plot import plot_scaling
 from .scaling_run import ScalingRun, ScalingStore

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..plot import COLOURS
+from ..measurement.colours import COLOURS
 from .points import Axis
 from .scaling_summary import ScalingRow
 

@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from medusa_apar.modes import Mode
 
-from ..decoding import Limits, decode
-from ..records import Record
+from ..decoding.decode import Limits, decode
+from ..measurement.records import Record
+from ..measurement.rotation import rotated
+from ..measurement.store import RecordStore
 from ..replay.hits import HitModel
 from ..replay.scripted import ScriptedModel
-from ..rotation import rotated
-from ..store import RecordStore
 from .points import Point
 from .workload import script_of_point
 

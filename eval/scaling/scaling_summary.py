@@ -11,8 +11,8 @@ from rich.table import Table
 
 from medusa_apar.modes import Mode
 
-from ..summary import Spread
-from ..tables import as_markdown, spread_figures
+from ..measurement.spread import Spread
+from ..measurement.tables import as_markdown, spread_figures
 from .points import Axis, Point, Sweeps, points_along
 from .scaling_run import ScalingKey, ScalingRecord
 

@@ -27,11 +27,11 @@ from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.orchestrator import Orchestrator
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.train.provenance import commit
+from medusa_apar.train.training_record import commit
 
-from ..provenance import device_name
-from ..questions import BENCHMARKS, BUNDLED, Question, load_questions
-from ..setup import INTERRUPTED, model_name
+from ..measurement.provenance import device_name
+from ..measurement.questions import BENCHMARKS, BUNDLED, Question, load_questions
+from ..measurement.setup import INTERRUPTED, model_name
 from .arrivals import Arrivals
 from .kv_plot import plot_kv
 from .load_plot import plot_loads

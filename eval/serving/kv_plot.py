@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..plot import COLOURS
+from ..measurement.colours import COLOURS
 from .load_run import MODES, LoadRecord
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..plot import COLOURS
+from ..measurement.colours import COLOURS
 from .load_run import MODES
 from .load_summary import LoadRow
 

@@ -17,9 +17,9 @@ from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Answerer
 
-from ..records import Record
-from ..rotation import rotated
-from ..store import RecordStore
+from ..measurement.records import Record
+from ..measurement.rotation import rotated
+from ..measurement.store import RecordStore
 from .arrivals import Arrivals
 
 MODES = (str(Mode.AR), str(Mode.APAR))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from medusa_apar.modes import Mode
 
-from ..tables import as_markdown, figure
+from ..measurement.tables import as_markdown, figure
 from .load_run import MODES, LoadRecord
 
 LEGEND = (

@@ -12,8 +12,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.gpu_step import Bound, bandwidth, chains, main, measure, weight_bytes
-from medusa_apar.eval.provenance import processor
-from medusa_apar.eval.shapes import SHAPES, random_model
+from medusa_apar.eval.measurement.provenance import processor
+from medusa_apar.eval.measurement.shapes import SHAPES, random_model
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.model_runner import ModelRunner
 

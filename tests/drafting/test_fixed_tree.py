@@ -9,8 +9,8 @@ import torch
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.drafting.fixed_tree import FixedTree, cartesian_tree, tuned_tree
-from medusa_apar.eval.decoding import Limits, decode
-from medusa_apar.eval.variants import FIXED_TREE
+from medusa_apar.eval.decoding.decode import Limits, decode
+from medusa_apar.eval.decoding.variants import FIXED_TREE
 from medusa_apar.heads import DraftHeads
 from medusa_apar.modes import Mode
 

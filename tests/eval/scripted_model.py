@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.eval.decoding import BASELINE
-from medusa_apar.eval.turns import TurnRecord
+from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.speed.turns import TurnRecord
 from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.tree.control_tokens import ControlTokens

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.acceptance import acceptance_markdown, summarize_acceptance
-from medusa_apar.eval.timeline import ThreadLine
-from medusa_apar.eval.turns import TurnRecord
+from medusa_apar.eval.speed.acceptance import acceptance_markdown, summarize_acceptance
+from medusa_apar.eval.speed.timeline import ThreadLine
+from medusa_apar.eval.speed.turns import TurnRecord
 
 from .scripted_model import record
 

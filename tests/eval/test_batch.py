@@ -14,9 +14,10 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaHeads
-from medusa_apar.eval import batch, batch_run
-from medusa_apar.eval.batch_run import BatchRecord
-from medusa_apar.eval.batch_summary import COLUMNS, markdown, summarize, terminal_table
+from medusa_apar.eval.batch import batch_run
+from medusa_apar.eval.batch import command as batch
+from medusa_apar.eval.batch.batch_run import BatchRecord
+from medusa_apar.eval.batch.batch_summary import COLUMNS, markdown, summarize, terminal_table
 from medusa_apar.tree.control_tokens import ControlTokens
 
 QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "}"]}}' for n in range(1, 4)]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from medusa_apar.eval.fork_errors import DELAY, SPACING, ForkError, ForkErrors
+from medusa_apar.eval.decoding.fork_errors import DELAY, SPACING, ForkError, ForkErrors
 from medusa_apar.sampling.processors import process
 
 FORK, EOS, WORD = 4, 1, 7

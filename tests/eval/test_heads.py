@@ -10,9 +10,9 @@ import torch
 from transformers import AutoTokenizer
 
 from medusa_apar import MedusaAparModel
+from medusa_apar.eval.accuracy.drafts import measure_heads
 from medusa_apar.eval.cli import main
-from medusa_apar.eval.heads import measure_heads
-from medusa_apar.eval.questions import load_questions
+from medusa_apar.eval.measurement.questions import load_questions
 from medusa_apar.eval.replay.hits import PUBLISHED
 
 from ..fixtures import TINY

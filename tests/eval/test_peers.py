@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from medusa_apar.eval import speed
-from medusa_apar.eval.decoding import Limits, decode
-from medusa_apar.eval.peers import Peer, PeerOptions, answer_lengths, load_assistant
+from medusa_apar.eval.decoding.decode import Limits, decode
+from medusa_apar.eval.decoding.peers import Peer, PeerOptions, answer_lengths, load_assistant
+from medusa_apar.eval.speed import command as speed
 
 from .scripted_model import ALL_MODES, ScriptedModel
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.eval import speed
-from medusa_apar.eval.decoding import BASELINE, Limits, decode
-from medusa_apar.eval.fork_errors import ForkError
+from medusa_apar.eval.decoding.decode import BASELINE, Limits, decode
+from medusa_apar.eval.decoding.fork_errors import ForkError
+from medusa_apar.eval.speed import command as speed
 
 from .scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 

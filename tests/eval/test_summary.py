@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medusa_apar.eval.answers_table import write_answers_table
-from medusa_apar.eval.decoding import BASELINE
-from medusa_apar.eval.plot import plot_speed_up
-from medusa_apar.eval.summary import OVERALL, Spread, SummaryRow, speed_ups, summarize
-from medusa_apar.eval.tables import COLUMNS, WRITTEN, markdown, terminal_table
+from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.speed.answers_table import write_answers_table
+from medusa_apar.eval.speed.speed_up_plot import plot_speed_up
+from medusa_apar.eval.speed.summary import OVERALL, SummaryRow, speed_ups, summarize
+from medusa_apar.eval.speed.summary_table import COLUMNS, WRITTEN, markdown, terminal_table
 
 from .scripted_model import record
 

@@ -8,8 +8,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from medusa_apar.eval.thread_summary import COLUMNS, ThreadsRow, summarize_threads, threads_markdown, threads_table
-from medusa_apar.eval.turns import TurnRecord
+from medusa_apar.eval.speed.thread_summary import (
+    COLUMNS,
+    ThreadsRow,
+    summarize_threads,
+    threads_markdown,
+    threads_table,
+)
+from medusa_apar.eval.speed.turns import TurnRecord
 
 from .scripted_model import record
 

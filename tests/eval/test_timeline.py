@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.eval.timeline import ThreadLine, threads_by_step, timeline
+from medusa_apar.eval.speed.timeline import ThreadLine, threads_by_step, timeline
 from medusa_apar.tree.paragraph_tree import ParagraphTree, Thread
 
 FORK, CHILD = 4, 5

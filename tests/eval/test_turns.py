@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.turns import TurnStore
+from medusa_apar.eval.speed.turns import TurnStore
 
 from .scripted_model import record
 

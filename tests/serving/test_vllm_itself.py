@@ -20,7 +20,7 @@ from openai import OpenAI
 from medusa_apar import MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.eval.cli import main as measure
-from medusa_apar.eval.questions import load_questions
+from medusa_apar.eval.measurement.questions import load_questions
 from medusa_apar.serving.engine import EngineError
 from medusa_apar.serving.fleet import Fleet
 from medusa_apar.serving.orchestrator import Orchestrator

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.train.command import InputError, run
-from medusa_apar.train.held_out import measure
+from medusa_apar.train.command_line import InputError, run
+from medusa_apar.train.evaluation.held_out import measure
 from medusa_apar.train.rows.tree_data import TreeCollator, TreeRow, pack
 from medusa_apar.train.tree_attention import attend_along_paths
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medusa_apar.train.fork_decisions import ForkDecisions
+from medusa_apar.train.evaluation.fork_decisions import ForkDecisions
 from medusa_apar.train.rows.tree_data import IGNORE_INDEX
 
 FORK, WORD = 9, 1

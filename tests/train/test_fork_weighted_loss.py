@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from medusa_apar.train.fork_weighted_loss import ForkWeightedLoss
+from medusa_apar.train.backbone.fork_weighted_loss import ForkWeightedLoss
 
 FORK = 7
 LABELS = torch.tensor([[3, FORK, -100], [FORK, 2, -100]])

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.held_out import measure
+from medusa_apar.train.evaluation.held_out import measure
 from medusa_apar.train.rows.tree_data import TreeCollator, decoded_row
 
 from ..fixtures import TINY

@@ -11,8 +11,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.command import InputError
-from medusa_apar.train.own_answers import WAYS, own_answers
+from medusa_apar.train.command_line import InputError
+from medusa_apar.train.heads.own_answers import WAYS, own_answers
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,

@@ -25,8 +25,13 @@ from benchmarks import tree_cost
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train import backbone, heads, held_out, joint, provenance, trainer
-from medusa_apar.train.command import InputError
+from medusa_apar.train import trainer
+from medusa_apar.train import training_record as provenance
+from medusa_apar.train.backbone import training as backbone
+from medusa_apar.train.command_line import InputError
+from medusa_apar.train.evaluation import held_out
+from medusa_apar.train.heads import joint
+from medusa_apar.train.heads import training as heads
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,

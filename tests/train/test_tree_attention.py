@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.train import backbone
+from medusa_apar.train.backbone import training as backbone
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.tree_data import TreeCollator, TreeDataset, TreeRow
 from medusa_apar.train.tree_attention import FLEX, attend_along_paths, block_mask

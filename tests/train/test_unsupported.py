@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.eval.backbone import main as eval_backbone
-from medusa_apar.train import backbone, heads, joint
+from medusa_apar.eval.accuracy.forks import main as eval_backbone
+from medusa_apar.train.backbone import training as backbone
+from medusa_apar.train.heads import joint
+from medusa_apar.train.heads import training as heads
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
 KINDS: dict[str, tuple[dict[str, Any], list[str], str]] = {

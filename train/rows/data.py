@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.fingerprint import of_files
 
-from ..command import InputError, Positional, run
-from ..structure_report import StructureFigures, write_report
+from ..command_line import InputError, Positional, run
 from .bad_rows import BadRows
 from .conversations import Response
 from .responses import read_responses
 from .row_arguments import RowArguments, add_control_tokens, check_exist
 from .shards import Shards, digest
+from .structure_report import StructureFigures, write_report
 from .tree_data import TreeDataset
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from datasets import Dataset, load_from_disk
 
-from ..command import InputError
+from ..command_line import InputError
 from .json_rows import UNDECODED, json_rows
 
 _OPENERS: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open}

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.tree.control_tokens import CHILD, FORK, ControlTokens
 
-from ..command import InputError
+from ..command_line import InputError
 from ..structure import RULES, Rule, Rules
 from .bad_rows import BadRows
 from .responses import read_responses

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.heads.checkpoint_files import read_json
 
 from ..claims import settle
-from ..command import InputError
+from ..command_line import InputError
 from .tree_data import TreeRow
 
 SCHEMA = pa.schema(

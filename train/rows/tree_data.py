@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.tree.control_tokens import ControlTokens
 from medusa_apar.tree.paragraph_tree import ParagraphNode, ParagraphTree
 
-from ..command import InputError
+from ..command_line import InputError
 from ..structure import RULES, Rules, extract
 from .bad_rows import BadRowError, BadRows
 from .conversations import Message, Response

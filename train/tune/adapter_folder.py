@@ -12,8 +12,8 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from medusa_apar.heads.checkpoints import load_heads
 
-from ..backbone import ADAPTER
-from ..provenance import FILE_NAME as TRAINING_RECORD
+from ..backbone.training import ADAPTER
+from ..training_record import FILE_NAME as TRAINING_RECORD
 
 HEADS = "heads"
 """Subfolder in which `from_pretrained` looks for heads."""

@@ -24,7 +24,7 @@ from medusa_apar.runner.dtype import default_dtype
 
 from ..batch_log import BatchLog
 from ..claims import settle
-from ..command import InputError, run
+from ..command_line import InputError, run
 from ..prompt_batch import left_padded
 from ..rows.bad_rows import BadRowError, BadRows
 from ..rows.conversations import Message

@@ -8,7 +8,7 @@ from typing import Any
 
 from medusa_apar.fingerprint import of_files
 
-from ..command import InputError
+from ..command_line import InputError
 from ..rows.row_arguments import check_exist
 
 

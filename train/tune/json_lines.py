@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..command import InputError
+from ..command_line import InputError
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:

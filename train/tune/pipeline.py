@@ -21,7 +21,7 @@ from medusa_apar.checkpoint import convert_gguf, load_backbone
 from medusa_apar.runner.dtype import default_dtype
 
 from ..claims import settle
-from ..command import InputError, Positional, run
+from ..command_line import InputError, Positional, run
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions, read_responses
 from ..rows.row_arguments import load_chat_tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
-from ..command import InputError
+from ..command_line import InputError
 from .rates import Rates
 
 SHARES = {"questions": 0.05, "answers": 0.28, "backbone": 0.25, "heads": 0.35, "measurement": 0.07}

@@ -21,7 +21,7 @@ from medusa_apar.runner.dtype import default_dtype
 
 from ..batch_log import BatchLog
 from ..claims import settle
-from ..command import InputError, run
+from ..command_line import InputError, run
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from ..command import InputError
+from ..command_line import InputError
 
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
 

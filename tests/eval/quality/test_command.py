@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from medusa_apar.eval.cli import main
+from medusa_apar.eval.judge.endpoint import Endpoint
 from medusa_apar.eval.quality import command as quality
-from medusa_apar.eval.quality.endpoint import Endpoint
 from medusa_apar.eval.quality.measures import Measurement
 
 from ...fixtures import TINY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.quality.verdicts import Outcome, Verdict, outcome_of, rating_of, verdict_of
+from medusa_apar.eval.judge.verdicts import Outcome, Verdict, outcome_of, rating_of, verdict_of
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from medusa_apar.eval.cli import main
-from medusa_apar.eval.decoding import Limits
-from medusa_apar.eval.questions import read_questions
+from medusa_apar.eval.decoding.decode import Limits
+from medusa_apar.eval.measurement.questions import read_questions
+from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.calibration import simulated_steps, tree_of_run
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.recorded import RecordedTurn, read_recorded
 from medusa_apar.eval.replay.replay_run import RECORDED_TREE, ReplayRun
 from medusa_apar.eval.replay.script import script_of
 from medusa_apar.eval.replay.scripted import ScriptedModel
-from medusa_apar.eval.shapes import random_model
 
 VOCABULARY = 512
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from medusa_apar.eval.batch_run import BatchRecord
-from medusa_apar.eval.records import Record
+from medusa_apar.eval.batch.batch_run import BatchRecord
+from medusa_apar.eval.measurement.records import Record
 from medusa_apar.eval.scaling.points import Point
 from medusa_apar.eval.scaling.scaling_run import ScalingRecord
 from medusa_apar.eval.serving.load_run import LoadRecord
-from medusa_apar.eval.timeline import ThreadLine
+from medusa_apar.eval.speed.timeline import ThreadLine
 
 from ..scripted_model import record
 

@@ -14,7 +14,7 @@ from medusa_apar.eval.report.drawings import (
     timeline_of,
 )
 from medusa_apar.eval.report.sweeps import Line, Panel
-from medusa_apar.eval.timeline import ThreadLine
+from medusa_apar.eval.speed.timeline import ThreadLine
 
 ROOT = ThreadLine(None, 1, "Here are two:", ((0, 1), (1, 2), (2, 1), (3, 4)))
 CHILD = ThreadLine(0, 2, "the details", ((2, 1), (3, 2)))

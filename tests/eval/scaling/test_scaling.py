@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from medusa_apar.eval.cli import main
+from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.scripted import ScriptedModel
 from medusa_apar.eval.scaling.points import Axis, Point, all_points, points_along
 from medusa_apar.eval.scaling.scaling_run import ScalingRecord, ScalingRun
 from medusa_apar.eval.scaling.scaling_summary import summarize
 from medusa_apar.eval.scaling.workload import LEAD_TOKENS, script_of_point
-from medusa_apar.eval.shapes import random_model
 
 BASE = Point("tiny", threads=3, rows=1, tokens=60)
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_apar import cli
-from medusa_apar.train import backbone
+from medusa_apar.train.backbone import training as backbone
 from medusa_apar.train.rows import data
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.row_arguments import RowArguments

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from medusa_apar.train.command import InputError
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.rows.files import read_rows
 
 ROWS = [{"prompt": "Wie geht’s?", "response": "Gut \N{GRINNING FACE}"}, {"prompt": "b\u2028c", "response": "\x85d"}]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.train.command import InputError
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.structure import Rule, Rules
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.train.command import InputError
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.rows.responses import Response
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.train.command import InputError
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.tune.plan import FEWEST, MOST, Planner, Training, duration
 from medusa_apar.train.tune.rates import Rates
 

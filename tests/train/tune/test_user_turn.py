@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.train.command import InputError
+from medusa_apar.train.command_line import InputError
 from medusa_apar.train.tune.user_turn import OpenUserTurn
 
 from ..conftest import byte_tokenizer

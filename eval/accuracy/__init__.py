@@ -1,0 +1,1 @@
+"""How well a backbone forks, and how well heads draft."""

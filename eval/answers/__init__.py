@@ -1,0 +1,1 @@
+"""Answers in FastChat's files, and where files are looked for."""

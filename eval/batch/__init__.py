@@ -1,0 +1,1 @@
+"""`medusa-apar eval batch`."""

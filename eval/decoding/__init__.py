@@ -1,0 +1,1 @@
+"""The modes that are measured, and how each is called and counted."""

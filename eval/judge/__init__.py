@@ -1,0 +1,1 @@
+"""A judge that grades answers, behind any OpenAI-compatible endpoint."""

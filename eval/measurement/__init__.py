@@ -1,0 +1,1 @@
+"""What all measurements share: settings, questions, kept records, tables and plots."""

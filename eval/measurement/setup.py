@@ -1,0 +1,121 @@
+"""What the measurements share: loading the model, arguments, and everything that figures depend on."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedTokenizerBase
+
+from medusa_apar import DEFAULT_MODEL, fingerprint
+from medusa_apar.argument_types import positive
+from medusa_apar.checkpoint import load_tokenizer
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
+from medusa_apar.runner.dtype import DTYPES, dtype_named
+from medusa_apar.train.training_record import commit
+
+from ..decoding.decode import Limits
+from .provenance import device_name
+from .questions import BENCHMARKS, BUNDLED, Question
+
+INTERRUPTED = 130
+
+
+def load_model(
+    model: str | None, dtype: str, heads: str | None = None
+) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
+    """Load a folder or a hub id, by default the default model, and its tokenizer; onto the GPU if there is one.
+
+    Args:
+        model: folder or hub id of the model.
+        dtype: of the weights, one of `DTYPES`.
+        heads: folder or hub id of other heads than those that come with the model.
+    """
+    source = DEFAULT_MODEL if model is None else model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = load_tokenizer(source)
+    loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=dtype_named(dtype))
+    return loaded.to(device), tokenizer
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
+    """Add the arguments that every measurement takes, with its defaults."""
+    parser.add_argument("--model", help="folder or hub id (default: the default model)")
+    parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
+    names = ", ".join(BUNDLED + BENCHMARKS)
+    parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
+    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
+    )
+    parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
+    parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
+    parser.add_argument(
+        "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"
+    )
+    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="transformers' own generate beside the modes",
+    )
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    """The limits that the arguments set."""
+    limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
+    rate: float | None = getattr(arguments, "fork_errors", None)
+    return replace(
+        limits,
+        fork_error_rate=limits.fork_error_rate if rate is None else rate,
+        sample=getattr(arguments, "sample", False),
+    )
+
+
+def modes_of(text: str) -> list[str]:
+    """Names of modes, separated by commas.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    return [str(Mode(name.strip())) for name in text.split(",")]
+
+
+def model_name(model: str | None) -> str:
+    """What a report calls the model that `load_model` loads."""
+    return model or DEFAULT_MODEL.name
+
+
+def describe(
+    model: MedusaAparModel,
+    arguments: argparse.Namespace,
+    questions: Sequence[Question],
+    modes: Sequence[str],
+) -> dict[str, Any]:
+    """Everything that the figures of any measurement depend on."""
+    backbone = model.backbone
+    device = backbone.device
+    return {
+        "model": model_name(arguments.model),
+        "weights": fingerprint.of_weights(backbone, model.heads),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "compiled": model.compiled,
+        "questions": arguments.questions,
+        "questions_digest": fingerprint.of_items(questions),
+        "modes": [str(mode) for mode in modes],
+        **asdict(limits_of(arguments)),
+        "device": device_name(device),
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }

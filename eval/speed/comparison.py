@@ -1,0 +1,76 @@
+"""The four modes side by side on one prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
+
+from ..decoding.decode import BASELINE, Answer, Limits, decode
+
+
+def compare(model: MedusaAparModel, input_ids: Tensor, limits: Limits, *, repeats: int = 5) -> dict[str, list[Answer]]:
+    """Answer a prompt in every mode that the model can, and with transformers' own `generate`.
+
+    The modes alternate, so that a drifting machine slows all of them alike; a first round warms up.
+
+    Args:
+        model: the model.
+        input_ids: `[1, length]`.
+        limits: limits of every answer.
+        repeats: timed rounds.
+
+    Returns:
+        The answers of the timed rounds by mode.
+    """
+    modes = [BASELINE, *(mode for mode in Mode if possible(model, mode))]
+    answers: dict[str, list[Answer]] = {mode: [] for mode in modes}
+    for timed_round in range(repeats + 1):
+        for mode in modes:
+            answer = decode(model, mode, input_ids, limits)
+            if timed_round:
+                answers[mode].append(answer)
+    return answers
+
+
+def possible(model: MedusaAparModel, mode: Mode) -> bool:
+    """Whether a model has what a mode needs."""
+    return not (mode.medusa and model.heads is None) and not (mode.apar and model.control is None)
+
+
+def comparison_table(answers: dict[str, list[Answer]]) -> Table:
+    """One line per mode; ratios are against mode `ar`."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (
+        "mode",
+        "tokens",
+        "tokens\n/s",
+        "x ar",
+        "tokens\n/step",
+        "steps",
+        "x ar",
+        "threads",
+        "peak\nslots",
+        "x ar",
+    ):
+        table.add_column(name, justify="left" if name == "mode" else "right", no_wrap=True)
+    ar = answers[Mode.AR][0].stats
+    ar_speed = _speed(answers[Mode.AR])
+    for mode, rounds in answers.items():
+        stats, speed = rounds[0].stats, _speed(rounds)
+        table.add_row(
+            mode, str(stats.answer_tokens), f"{speed:.0f}", f"{speed / ar_speed:.2f}", f"{stats.tokens_per_step:.2f}",
+            str(stats.steps), f"{stats.steps / max(1, ar.steps):.2f}", str(stats.forks + 1),
+            str(stats.peak_slots), f"{stats.peak_slots / max(1, ar.peak_slots):.2f}",
+        )  # fmt: skip
+    return table
+
+
+def _speed(rounds: Sequence[Answer]) -> float:
+    return median(answer.stats.answer_tokens / answer.seconds for answer in rounds)

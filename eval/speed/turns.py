@@ -1,0 +1,78 @@
+"""The record of one turn, and the store that keeps finished turns over an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from medusa_apar.output import DecodingStats
+
+from ..measurement.records import Record
+from ..measurement.store import RecordStore
+from .timeline import ThreadLine
+
+TurnKey = tuple[int | str, int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnRecord(Record):
+    """One turn of one question, answered in one mode.
+
+    Attributes:
+        question_id: the question.
+        category: its category.
+        turn: counted from 1.
+        mode: the name of a `Mode` or of a `Peer`.
+        prompt_tokens: tokens of the whole conversation so far.
+        answer: the answer's text.
+        distinct_4grams: share of distinct 4-grams among the answer's tokens.
+        seconds: wall time around the whole call, taken alike in all modes.
+        stats: the decoder's figures. Peers give the tokens, steps and seconds, `generate` the slots too.
+        threads: what each thread wrote, step by step; empty for peers.
+        finished_at: seconds since the epoch.
+        skipped: why there is no answer; None if there is one.
+    """
+
+    measured: ClassVar[str] = "a turn"
+
+    question_id: int | str
+    category: str
+    turn: int
+    mode: str
+    prompt_tokens: int
+    answer: str = ""
+    distinct_4grams: float = 1.0
+    seconds: float = 0.0
+    stats: DecodingStats = field(default_factory=DecodingStats)
+    threads: tuple[ThreadLine, ...] = ()
+    finished_at: float = 0.0
+    skipped: str | None = None
+
+    @property
+    def key(self) -> TurnKey:
+        return self.question_id, self.turn, self.mode
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> Self:
+        lines = [
+            ThreadLine(**{**line, "tokens": tuple((step, count) for step, count in line["tokens"])})
+            for line in row["threads"]
+        ]
+        return cls(**{**row, "stats": DecodingStats(**row["stats"]), "threads": tuple(lines)})
+
+
+class TurnStore(RecordStore[TurnKey, TurnRecord]):
+    """Finished turns in a folder: `turns.jsonl` and `settings.json`.
+
+    Args:
+        folder: made if it does not exist.
+        settings: everything that the figures depend on; JSON values only.
+
+    Raises:
+        ValueError: if the folder holds turns of other settings, or a broken line.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(folder / "turns.jsonl", settings, TurnRecord)

@@ -1,0 +1,1 @@
+"""What a training measures on held-out rows: forks, and what heads draft."""

@@ -1,0 +1,1 @@
+"""Training draft heads, alone or with their backbone."""
