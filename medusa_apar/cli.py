@@ -120,8 +120,8 @@ def _sampling(temperature: float | None) -> dict[str, Any]:
 
 
 TRAINING = {
-    "questions": "tune.questions",
-    "answers": "tune.answers",
+    "questions": "own_text.questions",
+    "answers": "own_text.answers",
     "data": "rows.data",
     "backbone": "backbone.training",
     "heads": "heads.training",

@@ -17,8 +17,8 @@ from transformers import Trainer, TrainingArguments
 
 from medusa_apar import ControlTokens, MedusaAparModel
 from medusa_apar.cli import main
-from medusa_apar.train.tune import answers
-from medusa_apar.train.tune import questions as train_questions
+from medusa_apar.train.own_text import answers
+from medusa_apar.train.own_text import questions as train_questions
 from medusa_apar.train.tune.rates import Rates
 
 from .conftest import random_heads

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from medusa_apar import DEFAULT_MODEL, MedusaAparModel, MedusaAparOutput
-from medusa_apar.eval.measurement.questions import load_questions
+from medusa_apar.eval.measurement.question_sets import load_questions
 
 from .oracle import Oracle
 

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from medusa_apar.argument_types import ArgumentParser, positive
 from medusa_apar.eval.decoding.decode import BASELINE
-from medusa_apar.eval.measurement.questions import load_questions
+from medusa_apar.eval.measurement.question_sets import load_questions
 from medusa_apar.eval.measurement.setup import INTERRUPTED, describe, load_model
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import as_markdown, spread_figures

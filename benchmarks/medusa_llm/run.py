@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.eval.decoding.decode import BASELINE, Limits, decode
 from medusa_apar.eval.measurement.prompts import ChatPrompts
-from medusa_apar.eval.measurement.questions import Question
+from medusa_apar.eval.measurement.question_sets import Question
 from medusa_apar.eval.measurement.records import Record
 from medusa_apar.eval.measurement.rotation import rotated
 from medusa_apar.eval.measurement.store import RecordStore

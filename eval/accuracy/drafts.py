@@ -22,7 +22,7 @@ from medusa_apar.argument_types import ArgumentParser, positive, positives
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.dtype import DTYPES
 
-from ..measurement.questions import BENCHMARKS, BUNDLED, load_questions
+from ..measurement.question_sets import BENCHMARKS, BUNDLED, load_questions
 from ..measurement.setup import load_model
 from ..replay.hits import PUBLISHED
 from .verify_heads import Chat, greedy_answers, tokens_per_step

@@ -19,7 +19,7 @@ from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import MedusaAparOutput
 
-from ..measurement.questions import load_questions
+from ..measurement.question_sets import load_questions
 from ..measurement.setup import load_model
 
 Chat = list[dict[str, str]]

@@ -10,7 +10,7 @@ from medusa_apar.modes import Mode
 
 from ..decoding.peers import Peer
 from ..decoding.variants import FIXED_TREE
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from .sources import read_rows
 
 Answers = Mapping[int | str, tuple[str, ...]]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..measurement.json_lines import parse_line
-from ..measurement.questions import find_published
+from ..measurement.question_sets import find_published
 
 
 def find_file(option: str, given: str | None, in_data_folder: str, on_hub: str) -> Path:

@@ -17,7 +17,7 @@ from medusa_apar.model import MedusaAparModel
 from ..decoding.decode import Limits, decode
 from ..decoding.peers import PeerOptions, padding
 from ..measurement.prompts import ChatPrompts
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from ..measurement.records import Record
 from ..measurement.rotation import rotated
 from ..measurement.store import RecordStore

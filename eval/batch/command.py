@@ -13,7 +13,7 @@ from rich.console import Console
 from medusa_apar.argument_types import ArgumentParser, positive, positives
 
 from ..decoding.decode import BASELINE, Limits
-from ..measurement.questions import load_questions
+from ..measurement.question_sets import load_questions
 from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table

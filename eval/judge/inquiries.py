@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..answers.answer_files import Answers
-from ..answers.references import judged_turns
-from ..measurement.questions import Question
-from .prompts import JudgeMode, JudgePrompt, needs_reference, prompt_name
+from ..measurement.question_sets import Question
+from .judge_prompts import JudgeMode, JudgePrompt, needs_reference, prompt_name
+from .references import judged_turns
 
 _DIGEST_LENGTH = 32
 

@@ -12,7 +12,7 @@ from .endpoint import Endpoint
 from .inquiries import Inquiry
 from .judgements import Judgement, JudgementStore
 from .options import InquiryRefusedError
-from .pace import StoppedError
+from .endpoint import StoppedError
 
 
 def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStore, parallel: int) -> list[str]:

@@ -7,7 +7,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
 
-from .questions import Question
+from .question_sets import Question
 
 
 class ChatPrompts:

@@ -22,7 +22,7 @@ from medusa_apar.train.training_record import commit
 
 from ..decoding.decode import Limits
 from .provenance import device_name
-from .questions import BENCHMARKS, BUNDLED, Question
+from .question_sets import BENCHMARKS, BUNDLED, Question
 
 INTERRUPTED = 130
 

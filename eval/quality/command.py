@@ -24,13 +24,13 @@ from medusa_apar.runner.dtype import DTYPES
 from medusa_apar.train.training_record import commit
 
 from ..answers.answer_files import Answers, load_answers
+from ..judge.judge_plan import JudgePlan, plan
+from ..judge.judge_prompts import JudgeMode
 from ..judge.judgements import Judgement, JudgementStore
 from ..judge.options import JudgeError, JudgeOptions
-from ..judge.plan import JudgePlan, plan
-from ..judge.prompts import JudgeMode
 from ..judge.scores import unread
 from ..measurement.provenance import device_name
-from ..measurement.questions import BENCHMARKS, BUNDLED, Question, load_questions
+from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
 from ..measurement.setup import INTERRUPTED, load_model, model_name
 from ..measurement.tables import Section
 from .measure_summary import summarize

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from medusa_apar.train.tune.defects import Defect
-from medusa_apar.train.tune.repetition import LOOPING_BELOW
+from medusa_apar.train.own_text.defects import Defect
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..speed.summary import OVERALL
 from .measures import AnsweredTurn, Measured

@@ -11,13 +11,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.tune.defects import Defect, defects
-from medusa_apar.train.tune.repetition import distinct_ngrams
+from medusa_apar.train.own_text.defects import Defect, defects
+from medusa_apar.train.own_text.repetition import distinct_ngrams
 
 from ..answers.answer_files import Answers
 from ..judge.inquiries import digest_of
 from ..measurement.prompts import ChatPrompts
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from ..measurement.records import Record
 from ..measurement.store import RecordStore
 from .likelihood import nats_of

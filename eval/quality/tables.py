@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medusa_apar.train.tune.repetition import LOOPING_BELOW
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..measurement.tables import Section, counts, figure
 from .measure_summary import MeasureRow

@@ -26,7 +26,7 @@ from medusa_apar.train.training_record import commit
 
 from ..decoding.decode import Limits
 from ..measurement.provenance import device_name
-from ..measurement.questions import BENCHMARKS, find_questions, read_questions
+from ..measurement.question_sets import BENCHMARKS, find_questions, read_questions
 from ..measurement.setup import INTERRUPTED
 from ..measurement.shapes import SHAPES, random_model
 from ..speed.answers_table import write_answers_table

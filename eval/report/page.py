@@ -13,8 +13,8 @@ from medusa_apar.modes import Mode
 from ..measurement.provenance import read_provenance
 from ..measurement.spread import Spread
 from ..measurement.tables import interval_figures, spread_figures
-from ..speed.acceptance import LEGEND as ACCEPTANCE_LEGEND
-from ..speed.acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
+from ..speed.acceptance_summary import LEGEND as ACCEPTANCE_LEGEND
+from ..speed.acceptance_summary import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
 from ..speed.summary import OVERALL, SummaryRow
 from ..speed.summary_table import LEGEND, markdown
 from ..speed.thread_summary import LEGEND as THREADS_LEGEND

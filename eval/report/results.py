@@ -10,7 +10,7 @@ from typing import Any
 
 from medusa_apar.heads.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
-from medusa_apar.train.tune.repetition import LOOPING_BELOW
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..speed.summary import OVERALL, SummaryRow, summarize
 from ..speed.turns import TurnRecord

@@ -23,14 +23,14 @@ from transformers import AutoConfig
 from medusa_apar import DEFAULT_MODEL, fingerprint
 from medusa_apar.argument_types import ArgumentParser, finite, positive, positives
 from medusa_apar.runner.dtype import DTYPES, dtype_named
-from medusa_apar.serving.engine import EngineError
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.train.training_record import commit
 
 from ..measurement.provenance import device_name
-from ..measurement.questions import BENCHMARKS, BUNDLED, Question, load_questions
+from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
 from ..measurement.setup import INTERRUPTED, model_name
 from .arrivals import Arrivals
 from .kv_plot import plot_kv
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _measure(
     run: LoadRun, store: LoadStore, model: ServedModel, source: str, arguments: argparse.Namespace
 ) -> None:
-    from medusa_apar.serving.vllm_engine import VllmEngine
+    from medusa_apar.serving.engines.vllm_engine import VllmEngine
 
     from .vllm_gauges import VllmGauges
 

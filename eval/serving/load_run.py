@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from tqdm.auto import tqdm
 
 from medusa_apar.modes import Mode
-from medusa_apar.serving.engine import EngineError
+from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Answerer
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client import REGISTRY
 from psutil import Process
 
-from medusa_apar.serving.vllm_engine import VllmEngine
+from medusa_apar.serving.engines.vllm_engine import VllmEngine
 
 
 class VllmGauges:

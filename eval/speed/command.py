@@ -19,11 +19,11 @@ from medusa_apar.modes import Mode
 from ..decoding.decode import FORK_ERROR_RATE, Limits
 from ..decoding.peers import Peer, PeerOptions, is_peer, load_assistant
 from ..decoding.variants import FIXED_TREE, WRONG_FORKS, variant_of
-from ..measurement.questions import load_questions
+from ..measurement.question_sets import load_questions
 from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
-from .acceptance import LEGEND as ACCEPTANCE_LEGEND
-from .acceptance import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
-from .answers import write_answers
+from .acceptance_summary import LEGEND as ACCEPTANCE_LEGEND
+from .acceptance_summary import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
+from .answer_writer import write_answers
 from .answers_table import write_answers_table
 from .speed_run import SpeedRun
 from .speed_up_plot import plot_speed_up

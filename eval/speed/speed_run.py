@@ -11,13 +11,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.tune.repetition import distinct_ngrams
+from medusa_apar.train.own_text.repetition import distinct_ngrams
 
 from ..decoding.decode import Limits, decode
 from ..decoding.peers import Peer, PeerOptions, is_peer
 from ..decoding.variants import variant_of
 from ..measurement.prompts import ChatPrompts
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from ..measurement.rotation import rotated
 from .timeline import timeline
 from .turns import TurnRecord, TurnStore

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from medusa_apar.modes import Mode
-from medusa_apar.train.tune.repetition import LOOPING_BELOW
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..decoding.peers import Peer
 from ..measurement.spread import Spread

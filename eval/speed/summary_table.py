@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from medusa_apar.train.tune.repetition import LOOPING_BELOW
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..measurement.tables import as_markdown, cell, figure, interval_figures, spread_figures
 from .summary import SummaryRow

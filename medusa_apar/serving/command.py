@@ -16,10 +16,10 @@ from medusa_apar.argument_types import ArgumentParser, not_negative, port, posit
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 
-from .engine import TIMEOUT
-from .fleet import Fleet
-from .native import MAX_BATCH, NativeAnswerer
-from .orchestrator import Orchestrator
+from .engines.fleet import Fleet
+from .engines.native import MAX_BATCH, NativeAnswerer
+from .engines.orchestrator import Orchestrator
+from .engines.text_engine import TIMEOUT
 from .served_model import ServedModel
 from .server import ServerLimits, create_app
 from .snapshots import Answerer
@@ -111,7 +111,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
                 f"--engine vllm: --model {arguments.model} is an adapter; give the merged model, which "
                 "MedusaAparModel.from_pretrained(...).save_pretrained(...) makes, or leave --engine out"
             )
-        from .vllm_engine import VllmEngine, speculative_config
+        from .engines.vllm_engine import VllmEngine, speculative_config
 
         options: dict[str, Any] = {
             "dtype": dtype_named(arguments.dtype),

@@ -21,9 +21,9 @@ from starlette.exceptions import HTTPException
 from .admission import Admission, QueueFullError
 from .api import ChatBody, CompletionBody, RefusedRequestError, Wire, error_body
 from .body_limit import BodyLimit
-from .engine import EngineError
-from .metrics import Metrics
-from .reading import ReadingText
+from .detokenizer import ReadingText
+from .engines.text_engine import EngineError
+from .prometheus import Metrics
 from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Answerer, Snapshot

@@ -20,7 +20,7 @@ from benchmarks.medusa_llm.bench import TIE, gap, parting, summarize, table
 from benchmarks.medusa_llm.export import export
 from benchmarks.medusa_llm.run import Bench, SystemRecord, Worker
 from medusa_apar import MedusaAparModel, MedusaHeads
-from medusa_apar.eval.measurement.questions import Question
+from medusa_apar.eval.measurement.question_sets import Question
 from medusa_apar.tree.control_tokens import ControlTokens
 
 ENVIRONMENT = Path(__file__).parents[2] / ".venv-medusa-llm" / "bin" / "python"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.speed.acceptance import acceptance_markdown, summarize_acceptance
+from medusa_apar.eval.speed.acceptance_summary import acceptance_markdown, summarize_acceptance
 from medusa_apar.eval.speed.timeline import ThreadLine
 from medusa_apar.eval.speed.turns import TurnRecord
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.accuracy.drafts import measure_heads
 from medusa_apar.eval.cli import main
-from medusa_apar.eval.measurement.questions import load_questions
+from medusa_apar.eval.measurement.question_sets import load_questions
 from medusa_apar.eval.replay.hits import PUBLISHED
 
 from ..fixtures import TINY

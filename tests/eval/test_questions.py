@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.measurement import questions
-from medusa_apar.eval.measurement.questions import Question, load_questions
+from medusa_apar.eval.measurement import question_sets as questions
+from medusa_apar.eval.measurement.question_sets import Question, load_questions
 
 GOOD = '{"question_id": 1, "category": "math", "turns": ["One?", "Two?"]}'
 

@@ -9,7 +9,7 @@ from random import Random
 
 from transformers import PreTrainedModel
 
-from medusa_apar.serving.engine import EngineError, ThreadRequest
+from medusa_apar.serving.engines.text_engine import EngineError, ThreadRequest
 
 from ..conftest import CONTROL, EOS
 from ..oracle import Oracle

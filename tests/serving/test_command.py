@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoTokenizer, Gemma3Config, GenerationConf
 
 from medusa_apar.cli import main
 from medusa_apar.serving import command
-from medusa_apar.serving.fleet import Fleet
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.fleet import Fleet
+from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.requests import Sampling
 from medusa_apar.serving.served_model import ServedModel
 
@@ -136,7 +136,7 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         VllmEngine=lambda model, **options: given.update(options),
         speculative_config=lambda heads, tokens: (heads, tokens),
     )
-    monkeypatch.setitem(sys.modules, "medusa_apar.serving.vllm_engine", engine)
+    monkeypatch.setitem(sys.modules, "medusa_apar.serving.engines.vllm_engine", engine)
     arguments = command._parser().parse_args(
         ["--model", str(TINY), "--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16",
          "--block-size", "64", "--distributed-executor-backend", "ray",

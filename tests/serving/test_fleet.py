@@ -15,9 +15,9 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.serving.engine import EngineError, ThreadRequest
-from medusa_apar.serving.fleet import Fleet
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.fleet import Fleet
+from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.engines.text_engine import EngineError, ThreadRequest
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 

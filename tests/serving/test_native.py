@@ -15,8 +15,8 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import Request
 from medusa_apar.runner.model_runner import ModelRunner
-from medusa_apar.serving.engine import EngineError
-from medusa_apar.serving.native import NativeAnswerer
+from medusa_apar.serving.engines.native import NativeAnswerer
+from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Snapshot
@@ -201,7 +201,7 @@ def test_a_failure_before_a_batch_has_begun_ends_the_answers_that_it_was_for(
     native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("medusa_apar.serving.native.measured_budget", lambda *_: 1 / 0)
+        broken.setattr("medusa_apar.serving.engines.native.measured_budget", lambda *_: 1 / 0)
         with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
             answers(native, *requests())
     assert answers(native, requests()[0])[0].readable == generated(model, requests()[0])

@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.serving.engine import EngineError, ThreadRequest
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.engines.text_engine import EngineError, ThreadRequest
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Answerer, Snapshot

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from transformers import PreTrainedModel
 
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.server import create_app
 

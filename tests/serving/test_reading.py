@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medusa_apar.serving.reading import ReadingText
+from medusa_apar.serving.detokenizer import ReadingText
 
 WORDS = ["One ", "two", "\N{REPLACEMENT CHARACTER}", "! Thr", "ee STOP", " four"]
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.serving.api import LEAST_TEMPERATURE, ChatBody
-from medusa_apar.serving.native import NativeAnswerer
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.serving.engines.native import NativeAnswerer
+from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.server import ServerLimits, create_app
 

@@ -20,10 +20,10 @@ from openai import OpenAI
 from medusa_apar import MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.eval.cli import main as measure
-from medusa_apar.eval.measurement.questions import load_questions
-from medusa_apar.serving.engine import EngineError
-from medusa_apar.serving.fleet import Fleet
-from medusa_apar.serving.orchestrator import Orchestrator
+from medusa_apar.eval.measurement.question_sets import load_questions
+from medusa_apar.serving.engines.fleet import Fleet
+from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Snapshot
@@ -83,7 +83,7 @@ def test_answers_of_vllm_in_this_process_are_those_of_generate(
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # torch's threads do not survive a fork
-    from medusa_apar.serving.vllm_engine import VllmEngine, speculative_config
+    from medusa_apar.serving.engines.vllm_engine import VllmEngine, speculative_config
 
     asked = requests(served, 8)
     options = {}
@@ -212,7 +212,7 @@ async def _to_its_end(answer: AsyncIterator[Snapshot]) -> None:
 def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    from medusa_apar.serving.vllm_engine import VllmEngine
+    from medusa_apar.serving.engines.vllm_engine import VllmEngine
 
     async def run() -> None:
         engine = VllmEngine(str(TINY), dtype="float32", max_model_len=512, block_size=32, enforce_eager=True)

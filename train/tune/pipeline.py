@@ -22,13 +22,13 @@ from medusa_apar.runner.dtype import default_dtype
 
 from ..claims import settle
 from ..command_line import InputError, Positional, run
+from ..own_text.row_files import write_rows
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions, read_responses
 from ..rows.row_arguments import load_chat_tokenizer
 from ..structure import extract
 from .adapter_folder import write_adapter_folder
 from .arguments import TuneArguments
-from .json_lines import write_rows
 from .model_card import CATEGORIES, write_model_card
 from .plan import Planner, Training, duration, table
 from .progress import Progress, is_main_process, processes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medusa_apar.eval.answers.answer_files import load_answers, read_answers
-from medusa_apar.eval.measurement.questions import Question, load_questions
+from medusa_apar.eval.measurement.question_sets import Question, load_questions
 
 QUESTIONS = [Question(1, "math", ("One?", "Two?")), Question(2, "stem", ("Three?",))]
 ANSWERS = {1: ("1", "2"), 2: ("3",)}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.answers.references import load_references
 from medusa_apar.eval.judge.inquiries import Inquirer, Inquiry
-from medusa_apar.eval.judge.prompts import JudgeMode, load_judge_prompts
-from medusa_apar.eval.measurement import questions as published
-from medusa_apar.eval.measurement.questions import DATA_VARIABLE, Question
+from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts
+from medusa_apar.eval.judge.references import load_references
+from medusa_apar.eval.measurement import question_sets as published
+from medusa_apar.eval.measurement.question_sets import DATA_VARIABLE, Question
 
 from .judge_server import PROMPTS
 

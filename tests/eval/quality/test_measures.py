@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.eval.measurement.questions import Question
+from medusa_apar.eval.measurement.question_sets import Question
 from medusa_apar.eval.quality.likelihood import nats_of
 from medusa_apar.eval.quality.measure_summary import MeasureRow, summarize
 from medusa_apar.eval.quality.measures import AnsweredTurn, Measured, MeasuredStore, Measurement, answered_turns

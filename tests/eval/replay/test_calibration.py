@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medusa_apar.eval.measurement.questions import read_questions
+from medusa_apar.eval.measurement.question_sets import read_questions
 from medusa_apar.eval.replay.calibration import calibrate, simulated_steps, tokens_per_step, tree_of_run
 from medusa_apar.eval.replay.hits import RANKS, HitModel
 from medusa_apar.eval.replay.recorded import RecordedTurn, read_recorded

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.measurement.questions import read_questions
+from medusa_apar.eval.measurement.question_sets import read_questions
 from medusa_apar.eval.replay.recorded import read_recorded
 
 from .recorded_answers import LISTED, PROSE, recorded

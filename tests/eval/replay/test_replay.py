@@ -10,7 +10,7 @@ import torch
 
 from medusa_apar.eval.cli import main
 from medusa_apar.eval.decoding.decode import Limits
-from medusa_apar.eval.measurement.questions import read_questions
+from medusa_apar.eval.measurement.question_sets import read_questions
 from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.calibration import simulated_steps, tree_of_run
 from medusa_apar.eval.replay.hits import HitModel

@@ -15,7 +15,7 @@ from medusa_apar.eval.serving.kv_plot import plot_kv
 from medusa_apar.eval.serving.load_plot import plot_loads
 from medusa_apar.eval.serving.load_run import LoadRecord, LoadRun, LoadStore
 from medusa_apar.eval.serving.load_summary import markdown, summarize
-from medusa_apar.serving.engine import EngineError
+from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Piece, Snapshot
 

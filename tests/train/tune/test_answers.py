@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from medusa_apar.train.own_text import answers
 from medusa_apar.train.rows.responses import BadRows, read_responses
-from medusa_apar.train.tune import answers
 
 
 def answer(text: str, *, complete: bool = True, distinct: float = 1.0) -> dict[str, Any]:

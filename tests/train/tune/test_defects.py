@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.train.tune.defects import Defect, defects
+from medusa_apar.train.own_text.defects import Defect, defects
 
 EMPTY, OPEN, NUMBERING = Defect
 

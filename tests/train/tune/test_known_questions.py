@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.eval.measurement.questions import load_questions
-from medusa_apar.train.tune.known_questions import KnownQuestions, benchmarks, shingles_of
+from medusa_apar.eval.measurement.question_sets import load_questions
+from medusa_apar.train.own_text.known_questions import KnownQuestions, benchmarks, shingles_of
 
 ASKED = "How do herons catch fish in deep and muddy water?"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.train.tune.question_filter import QuestionFilter
+from medusa_apar.train.own_text.question_filter import QuestionFilter
 
 GOOD = (
     "How do herons catch fish?",

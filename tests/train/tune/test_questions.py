@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.train.tune import questions
+from medusa_apar.train.own_text import questions
 
 BIRDS = ("heron", "wren", "crow", "robin", "rail", "coot", "daw", "rook")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_apar.train.tune.repetition import LOOPING_BELOW, distinct_ngrams
+from medusa_apar.train.own_text.repetition import LOOPING_BELOW, distinct_ngrams
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.train.command_line import InputError
-from medusa_apar.train.tune.user_turn import OpenUserTurn
+from medusa_apar.train.own_text.user_turn import OpenUserTurn
 
 from ..conftest import byte_tokenizer
 

@@ -32,10 +32,10 @@ from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
 from medusa_apar.tree.paragraph_tree import ParagraphTree
 
-from .engine import TIMEOUT, EngineError
-from .requests import AnswerRequest, Sampling
-from .served_model import ServedModel
-from .snapshots import Snapshot
+from ..requests import AnswerRequest, Sampling
+from ..served_model import ServedModel
+from ..snapshots import Snapshot
+from .text_engine import TIMEOUT, EngineError
 
 MAX_BATCH = 16
 """Answers that are decoded together."""

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Any
 from uuid import uuid4
 
-from .engine import EngineError, ThreadRequest
+from .text_engine import EngineError, ThreadRequest
 
 
 def speculative_config(heads: str, tokens: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .requests import Sampling
+from ..requests import Sampling
 
 TIMEOUT = 300.0
 """Seconds of silence after which what decodes has stalled."""

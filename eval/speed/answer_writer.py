@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from .turns import TurnKey, TurnRecord
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import httpx2
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI
 
-from .engine import EngineError, ThreadRequest
+from .text_engine import EngineError, ThreadRequest
 
 logger = logging.getLogger(__name__)
 

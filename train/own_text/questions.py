@@ -25,8 +25,8 @@ from ..command_line import InputError, run
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer
-from .json_lines import write_rows
 from .question_filter import QuestionFilter
+from .row_files import write_rows
 from .user_turn import OpenUserTurn
 
 logger = logging.getLogger(__name__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..judge.prompts import CATEGORIES_WITH_REFERENCE, needs_reference
-from ..measurement.questions import BENCHMARKS, Question
-from .answer_files import Answers, read_answers
-from .sources import find_file
+from ..answers.answer_files import Answers, read_answers
+from ..answers.sources import find_file
+from ..measurement.question_sets import BENCHMARKS, Question
+from .judge_prompts import CATEGORIES_WITH_REFERENCE, needs_reference
 
 
 def load_references(given: str | None, question_set: str, questions: Sequence[Question]) -> Answers:

@@ -32,9 +32,9 @@ from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer
 from ..rows.tree_data import template_token_ids
 from .defects import defects
-from .json_lines import write_rows
 from .known_questions import benchmarks, shingles_of
 from .repetition import LOOPING_BELOW, distinct_ngrams
+from .row_files import write_rows
 
 logger = logging.getLogger(__name__)
 

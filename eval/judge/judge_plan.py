@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..answers.answer_files import Answers
-from ..answers.references import load_references
-from ..measurement.questions import Question
+from ..measurement.question_sets import Question
 from ..measurement.tables import Section
 from .inquiries import Grading, Inquirer, Inquiry, Match
+from .judge_prompts import JudgeMode, load_judge_prompts
 from .judgements import Judgement
 from .judgment_files import write_comparisons, write_ratings
 from .options import JudgeOptions
-from .prompts import JudgeMode, load_judge_prompts
+from .references import load_references
 from .scores import PairScore, Score, compare, rate
 from .tables import pairs_section, scores_section
 

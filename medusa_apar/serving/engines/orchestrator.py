@@ -18,10 +18,10 @@ from uuid import uuid4
 from medusa_apar.sampling.randomness import child_key, root_key
 from medusa_apar.tree.paragraph_tree import ParagraphTree, Thread
 
-from .engine import TIMEOUT, Engine, EngineError, ThreadRequest
-from .requests import AnswerRequest
-from .served_model import ServedModel
-from .snapshots import Snapshot
+from ..requests import AnswerRequest
+from ..served_model import ServedModel
+from ..snapshots import Snapshot
+from .text_engine import TIMEOUT, Engine, EngineError, ThreadRequest
 
 _SEEDS = 2**63
 """Engines take seeds below this."""

@@ -1,0 +1,1 @@
+"""What writes answers: our own decoder, vLLM, or servers elsewhere."""
