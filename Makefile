@@ -13,7 +13,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the most common causes of stress?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-peers speed-batch bench-medusa-llm train-tiny clean
+.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,7 +69,7 @@ test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be th
 	$(BIN)/pytest -m browser
 
 report: $(INSTALLED) $(BASE) ## a short evaluation of the default model, as a page: report/index.html
-	$(BIN)/medusa-apar eval speed --questions lists --peers --output_dir runs/report/speed
+	$(BIN)/medusa-apar eval speed --questions lists --baselines --output_dir runs/report/speed
 	$(BIN)/medusa-apar eval quality --answers runs/report/speed/answers --questions lists --output_dir runs/report/quality
 	$(BIN)/medusa-apar eval report runs/report/speed runs/report/quality --output_dir report
 
@@ -90,8 +90,8 @@ serve: $(INSTALLED) $(BASE) ## serve the default model to OpenAI's clients, with
 speed: $(INSTALLED) $(BASE) ## measure the four modes on the 20 list-like prompts
 	$(BIN)/medusa-apar eval speed --questions lists --output_dir runs/speed
 
-speed-peers: $(INSTALLED) $(BASE) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
-	$(BIN)/medusa-apar eval speed --questions lists --peers $(if $(ASSISTANT),--assistant $(ASSISTANT)) --output_dir runs/speed-peers
+speed-baselines: $(INSTALLED) $(BASE) ## the same beside transformers' own generate, prompt lookup and, with ASSISTANT=DIR, assisted decoding
+	$(BIN)/medusa-apar eval speed --questions lists --baselines $(if $(ASSISTANT),--assistant $(ASSISTANT)) --output_dir runs/speed-baselines
 
 speed-batch: $(INSTALLED) $(BASE) ## measure the four modes on batches of 1 to 32 prompts
 	$(BIN)/medusa-apar eval batch --output_dir runs/speed-batch

@@ -22,7 +22,7 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from medusa_apar.argument_types import ArgumentParser, positive
-from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.measurement.question_sets import load_questions
 from medusa_apar.eval.measurement.setup import INTERRUPTED, describe, load_model
 from medusa_apar.eval.measurement.spread import Spread
@@ -96,7 +96,7 @@ def gaps(
     """For every answer that is not `generate`'s, the gap between the two largest logits where it leaves it."""
     result: dict[SystemKey, float] = {}
     for (question_id, system), record in records.items():
-        reference = records[question_id, BASELINE].token_ids
+        reference = records[question_id, GENERATE].token_ids
         place = parting(reference, record.token_ids)
         if place is not None:
             result[question_id, system] = gap(model, [*prompts[question_id], *reference[:place]])

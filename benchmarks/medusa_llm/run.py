@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.eval.decoding.decode import BASELINE, Limits, decode
+from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
 from medusa_apar.eval.measurement.prompts import ChatPrompts
 from medusa_apar.eval.measurement.question_sets import Question
 from medusa_apar.eval.measurement.records import Record
@@ -24,7 +24,7 @@ from medusa_apar.eval.measurement.store import RecordStore
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-OWN = (BASELINE, str(Mode.AR), str(Mode.MEDUSA))
+OWN = (GENERATE, str(Mode.AR), str(Mode.MEDUSA))
 """What answers in this process."""
 
 _WORKER = Path(__file__).with_name("worker.py")

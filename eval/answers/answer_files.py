@@ -8,7 +8,7 @@ from typing import Any
 
 from medusa_apar.modes import Mode
 
-from ..decoding.peers import Peer
+from ..decoding.baselines import Baseline
 from ..decoding.variants import FIXED_TREE
 from ..measurement.question_sets import Question
 from .sources import read_rows
@@ -16,7 +16,7 @@ from .sources import read_rows
 Answers = Mapping[int | str, tuple[str, ...]]
 """The turns' answers by question."""
 
-_ORDER = [*map(str, Peer), *map(str, Mode), FIXED_TREE]
+_ORDER = [*map(str, Baseline), *map(str, Mode), FIXED_TREE]
 _SHOWN = 5
 
 

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
 
+from ..decoding.baselines import BaselineOptions, padding
 from ..decoding.decode import Limits, decode
-from ..decoding.peers import PeerOptions, padding
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
 from ..measurement.records import Record
@@ -78,7 +78,7 @@ class BatchRun:
         model: the model.
         tokenizer: its tokenizer, with a chat template.
         questions: the questions.
-        modes: names of modes, and `generate` or not; the other peers decode one prompt at a time.
+        modes: names of modes, and `generate` or not; the other baselines decode one prompt at a time.
         batch_sizes: prompts in a batch.
         limits: limits of every answer.
 
@@ -100,7 +100,7 @@ class BatchRun:
         self.modes = modes
         self.batch_sizes = batch_sizes
         self.limits = limits
-        check_modes(model, modes, PeerOptions())
+        check_modes(model, modes, BaselineOptions())
         self._padding = padding(model) or 0
         prompts = ChatPrompts(model, tokenizer, limits.max_new_tokens)
         self._prompts = [prompts.first_turn(question)[0].tolist() for question in questions]

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from medusa_apar.argument_types import ArgumentParser, positive, positives
 
-from ..decoding.decode import BASELINE, Limits
+from ..decoding.decode import GENERATE, Limits
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
 from .batch_run import BatchRun, BatchStore
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-    modes = list(dict.fromkeys([*([BASELINE] if arguments.baseline else []), *modes_of(arguments.modes)]))
+    modes = list(dict.fromkeys([*([GENERATE] if arguments.generate else []), *modes_of(arguments.modes)]))
     questions = load_questions(arguments.questions)[: arguments.limit]
     model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
     if arguments.compile:

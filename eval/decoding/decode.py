@@ -14,11 +14,11 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.tree.paragraph_tree import ParagraphTree
 
+from .baselines import Baseline, BaselineOptions, answer_lengths, generate, is_baseline
 from .fork_errors import ForkErrors
-from .peers import Peer, PeerOptions, answer_lengths, generate, is_peer
 from .variants import Variant, variant_of
 
-BASELINE = str(Peer.GENERATE)
+GENERATE = str(Baseline.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
 
 
@@ -58,8 +58,8 @@ class Answer:
 
     Attributes:
         token_ids: the first row's answer without its prompt.
-        tree: the threads that wrote it; None for peers.
-        stats: the decoder's figures over all rows. Of peers the tokens, steps and seconds alone are known, of
+        tree: the threads that wrote it; None for baselines.
+        stats: the decoder's figures over all rows. Of baselines the tokens, steps and seconds alone are known, of
             `generate` the slots too.
         seconds: wall time around the call.
     """
@@ -77,26 +77,26 @@ def decode(
     limits: Limits,
     *,
     attention_mask: Tensor | None = None,
-    peers: PeerOptions | None = None,
+    baselines: BaselineOptions | None = None,
 ) -> Answer:
     """Answer a batch of prompts.
 
     Args:
         model: the model.
-        mode: the name of a `Mode` or of a `Peer`, or of a variant.
+        mode: the name of a `Mode` or of a `Baseline`, or of a variant.
         input_ids: `[batch, length]`, padded on the left.
         limits: limits of each answer.
         attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
-        peers: what peers take beside the limits.
+        baselines: what baselines take beside the limits.
 
     Raises:
-        ValueError: if the model, or a peer's options, lack what the mode needs.
+        ValueError: if the model, or a baseline's options, lack what the mode needs.
     """
     input_ids = input_ids.to(model.backbone.device)
     attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
-    if is_peer(mode):
-        options = PeerOptions() if peers is None else peers
-        return _decode_with_peer(model, Peer(mode), input_ids, attention_mask, limits, options)
+    if is_baseline(mode):
+        options = BaselineOptions() if baselines is None else baselines
+        return _decode_with_baseline(model, Baseline(mode), input_ids, attention_mask, limits, options)
     return decode_variant(model, variant_of(mode), input_ids, attention_mask, limits)
 
 
@@ -139,24 +139,24 @@ def _processors(model: MedusaAparModel, variant: Variant, limits: Limits) -> Log
     return LogitsProcessorList([errors])
 
 
-def _decode_with_peer(
+def _decode_with_baseline(
     model: MedusaAparModel,
-    peer: Peer,
+    baseline: Baseline,
     input_ids: Tensor,
     attention_mask: Tensor,
     limits: Limits,
-    options: PeerOptions,
+    options: BaselineOptions,
 ) -> Answer:
     start = _now(input_ids.device)
     torch.manual_seed(SEED)
     output, steps = generate(
-        model, peer, input_ids, attention_mask, options, max_new_tokens=limits.max_new_tokens, **limits.sampling
+        model, baseline, input_ids, attention_mask, options, max_new_tokens=limits.max_new_tokens, **limits.sampling
     )
     seconds = _now(input_ids.device) - start
     answers = output[:, input_ids.shape[1] :]
     lengths = answer_lengths(answers, model)
     stats = DecodingStats(steps=steps, answer_tokens=sum(lengths), seconds=seconds)
-    if peer is Peer.GENERATE:
+    if baseline is Baseline.GENERATE:
         stats.peak_slots = output.shape[0] * (output.shape[1] - 1)
         stats.ar_slots = int(attention_mask.sum()) + sum(lengths) - len(lengths)
     return Answer(answers[0, : lengths[0]].tolist(), stats, seconds)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self, cast
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from .verdicts import rating_of, verdict_of
 from ..measurement.records import Record
 from ..measurement.store import RecordStore
 from .options import TEMPERATURE, JudgeOptions
+from .verdicts import rating_of, verdict_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,11 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 
 from tqdm.auto import tqdm
 
-from .endpoint import Endpoint
+from .endpoint import Endpoint, StoppedError
 from .inquiries import Inquiry
 from .judgements import Judgement, JudgementStore
 from .options import InquiryRefusedError
-from .endpoint import StoppedError
 
 
 def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStore, parallel: int) -> list[str]:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .verdicts import Verdict, rating_of, verdict_of
 from .inquiries import Grading, Match
 from .judgements import Judgement
+from .verdicts import Verdict, rating_of, verdict_of
 
 _UNRATED = -1
 _FIRST_ORDER = {Verdict.A: "model_1", Verdict.B: "model_2", Verdict.TIE: "tie", None: "error"}

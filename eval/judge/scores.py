@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TypeVar
 
-from .verdicts import Outcome, outcome_of, rating_of, verdict_of
 from ..speed.summary import OVERALL
 from .inquiries import Grading, Match
 from .judgements import Judgement
+from .verdicts import Outcome, outcome_of, rating_of, verdict_of
 
 Judgements = Mapping[str, Judgement]
 JudgedT = TypeVar("JudgedT", Grading, Match)

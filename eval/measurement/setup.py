@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     )
     parser.add_argument("--limit", type=positive, help="take only the first questions")
     parser.add_argument(
-        "--baseline",
+        "--generate",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="transformers' own generate beside the modes",

@@ -16,8 +16,8 @@ from medusa_apar.argument_types import ArgumentParser, not_negative, positive, s
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
+from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_assistant
 from ..decoding.decode import FORK_ERROR_RATE, Limits
-from ..decoding.peers import Peer, PeerOptions, is_peer, load_assistant
 from ..decoding.variants import FIXED_TREE, WRONG_FORKS, variant_of
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(parser, questions="everyday", limits=Limits())
     parser.add_argument("--warmup", type=not_negative, default=2, help="questions decoded before the clock starts")
     parser.add_argument(
-        "--peers",
+        "--baselines",
         action="store_true",
         help="transformers' prompt lookup beside the modes, and its assisted decoding given an --assistant",
     )
@@ -91,39 +91,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_peers(arguments: argparse.Namespace) -> None:
+def _check_baselines(arguments: argparse.Namespace) -> None:
     for name in ("assistant", "prompt_lookup_tokens"):
         value = getattr(arguments, name)
-        if value is not None and not arguments.peers:
+        if value is not None and not arguments.baselines:
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"{name}={value!r} is of no use without the peers; add --peers, or leave {option} out")
+            raise ValueError(
+                f"{name}={value!r} is of no use without the baselines; add --baselines, or leave {option} out"
+            )
 
 
 def _all_modes(arguments: argparse.Namespace) -> list[str]:
     beside = {
-        Peer.GENERATE: arguments.baseline,
-        Peer.PROMPT_LOOKUP: arguments.peers,
-        Peer.ASSISTED: arguments.assistant is not None,
+        Baseline.GENERATE: arguments.generate,
+        Baseline.PROMPT_LOOKUP: arguments.baselines,
+        Baseline.ASSISTED: arguments.assistant is not None,
     }
-    peers = [str(peer) for peer, wanted in beside.items() if wanted]
+    baselines = [str(baseline) for baseline, wanted in beside.items() if wanted]
     modes = modes_of(arguments.modes)
-    fixed = [FIXED_TREE] if arguments.peers and Mode.MEDUSA_APAR in modes else []
+    fixed = [FIXED_TREE] if arguments.baselines and Mode.MEDUSA_APAR in modes else []
     wrong = [] if arguments.fork_errors is None else list(WRONG_FORKS)
-    return list(dict.fromkeys([*peers, *modes, *fixed, *wrong]))
+    return list(dict.fromkeys([*baselines, *modes, *fixed, *wrong]))
 
 
-def _peer_options(arguments: argparse.Namespace, model: MedusaAparModel) -> PeerOptions:
-    return PeerOptions(
-        arguments.prompt_lookup_tokens or PeerOptions().prompt_lookup_tokens,
+def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> BaselineOptions:
+    return BaselineOptions(
+        arguments.prompt_lookup_tokens or BaselineOptions().prompt_lookup_tokens,
         None if arguments.assistant is None else load_assistant(arguments.assistant, model),
     )
 
 
-def _describe_peers(run: SpeedRun) -> dict[str, Any]:
-    assistant = run.peers.assistant
-    lookup = Peer.PROMPT_LOOKUP in run.modes
+def _describe_baselines(run: SpeedRun) -> dict[str, Any]:
+    assistant = run.baselines.assistant
+    lookup = Baseline.PROMPT_LOOKUP in run.modes
     return {
-        "prompt_lookup_tokens": run.peers.prompt_lookup_tokens if lookup else None,
+        "prompt_lookup_tokens": run.baselines.prompt_lookup_tokens if lookup else None,
         "assistant_weights": None if assistant is None else fingerprint.of_weights(assistant),
     }
 
@@ -131,15 +133,15 @@ def _describe_peers(run: SpeedRun) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-    _check_peers(arguments)
+    _check_baselines(arguments)
     modes = _all_modes(arguments)
     questions = load_questions(arguments.questions)[: arguments.limit]
     model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
     if arguments.compile:
         model.compile()
-    peers = _peer_options(arguments, model)
-    run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), peers)
-    store = TurnStore(arguments.output_dir, describe(model, arguments, questions, modes) | _describe_peers(run))
+    baselines = _baseline_options(arguments, model)
+    run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), baselines)
+    store = TurnStore(arguments.output_dir, describe(model, arguments, questions, modes) | _describe_baselines(run))
     with store:
         try:
             run.run(store, warm_up=arguments.warmup)
@@ -149,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return INTERRUPTED
     rows = summarize(store.records.values(), run.modes)
     threads = summarize_threads(store.records.values(), run.modes)
-    drafting = [mode for mode in run.modes if not is_peer(mode) and variant_of(mode).mode.medusa]
+    drafting = [mode for mode in run.modes if not is_baseline(mode) and variant_of(mode).mode.medusa]
     acceptance = summarize_acceptance(store.records.values(), drafting)
     write_report(run, store, rows, threads, acceptance)
     output = Console()

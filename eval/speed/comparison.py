@@ -12,7 +12,7 @@ from torch import Tensor
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from ..decoding.decode import BASELINE, Answer, Limits, decode
+from ..decoding.decode import GENERATE, Answer, Limits, decode
 
 
 def compare(model: MedusaAparModel, input_ids: Tensor, limits: Limits, *, repeats: int = 5) -> dict[str, list[Answer]]:
@@ -29,7 +29,7 @@ def compare(model: MedusaAparModel, input_ids: Tensor, limits: Limits, *, repeat
     Returns:
         The answers of the timed rounds by mode.
     """
-    modes = [BASELINE, *(mode for mode in Mode if possible(model, mode))]
+    modes = [GENERATE, *(mode for mode in Mode if possible(model, mode))]
     answers: dict[str, list[Answer]] = {mode: [] for mode in modes}
     for timed_round in range(repeats + 1):
         for mode in modes:

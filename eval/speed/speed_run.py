@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train.own_text.repetition import distinct_ngrams
 
+from ..decoding.baselines import Baseline, BaselineOptions, is_baseline
 from ..decoding.decode import Limits, decode
-from ..decoding.peers import Peer, PeerOptions, is_peer
 from ..decoding.variants import variant_of
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
@@ -35,9 +35,9 @@ class SpeedRun:
         model: the model.
         tokenizer: its tokenizer, with a chat template.
         questions: the questions.
-        modes: names of modes and of peers.
+        modes: names of modes and of baselines.
         limits: limits of every answer.
-        peers: what peers take beside them.
+        baselines: what baselines take beside them.
 
     Raises:
         ValueError: if the model cannot decode in these modes, or cannot chat.
@@ -50,15 +50,15 @@ class SpeedRun:
         questions: Sequence[Question],
         modes: Sequence[str],
         limits: Limits,
-        peers: PeerOptions | None = None,
+        baselines: BaselineOptions | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.questions = questions
         self.modes = modes
         self.limits = limits
-        self.peers = PeerOptions() if peers is None else peers
-        check_modes(model, modes, self.peers)
+        self.baselines = BaselineOptions() if baselines is None else baselines
+        check_modes(model, modes, self.baselines)
         self.prompts = ChatPrompts(model, tokenizer, limits.max_new_tokens)
 
     def run(self, store: TurnStore, *, warm_up: int = 0) -> None:
@@ -88,7 +88,7 @@ class SpeedRun:
             prompt = self.prompts.tokenize([{"role": "user", "content": question.turns[0]}])
             if self.prompts.too_long(prompt) is None:
                 for mode in self.modes:
-                    decode(self.model, mode, prompt, limits, peers=self.peers)
+                    decode(self.model, mode, prompt, limits, baselines=self.baselines)
 
     def _answer(self, question: Question, turn: int, mode: str, store: TurnStore) -> TurnRecord:
         identity: dict[str, Any] = {
@@ -108,7 +108,7 @@ class SpeedRun:
         reason = self.prompts.too_long(prompt)
         if reason is not None:
             return TurnRecord(**identity, prompt_tokens=prompt_tokens, finished_at=time.time(), skipped=reason)
-        answer = decode(self.model, mode, prompt, self.limits, peers=self.peers)
+        answer = decode(self.model, mode, prompt, self.limits, baselines=self.baselines)
         return TurnRecord(
             **identity,
             prompt_tokens=prompt_tokens,
@@ -121,11 +121,11 @@ class SpeedRun:
         )
 
 
-def check_modes(model: MedusaAparModel, modes: Sequence[str], peers: PeerOptions) -> None:
-    """Raise a ValueError that names what a model, or the peers' options, lack for a mode, and the remedy."""
+def check_modes(model: MedusaAparModel, modes: Sequence[str], baselines: BaselineOptions) -> None:
+    """Raise a ValueError that names what a model, or the baselines' options, lack for a mode, and the remedy."""
     for name in modes:
-        if is_peer(name):
-            peers.check(Peer(name))
+        if is_baseline(name):
+            baselines.check(Baseline(name))
             continue
         mode = variant_of(name).mode
         if mode.medusa and model.heads is None:

@@ -10,7 +10,7 @@ from statistics import median
 from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
-from ..decoding.peers import Peer
+from ..decoding.baselines import Baseline
 from ..measurement.spread import Spread
 from .turns import TurnRecord
 
@@ -95,7 +95,7 @@ def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> Summa
         slots_against_ar=_ratio(peak_slots, ar_slots) if peak_slots else None,
         outside_backbone=1 - backbone_seconds / seconds if backbone_seconds and seconds else None,
         speed_up=Spread.of(speed_ups(records, mode)),
-        against_generate=Spread.of(speed_ups(records, mode, reference=Peer.GENERATE)),
+        against_generate=Spread.of(speed_ups(records, mode, reference=Baseline.GENERATE)),
         median_tokens_per_step=median(per_step) if per_step else 0.0,
         looping=_ratio(sum(record.distinct_4grams < LOOPING_BELOW for record in answered), turns),
     )

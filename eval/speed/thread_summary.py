@@ -9,7 +9,7 @@ from statistics import fmean
 from rich import box
 from rich.table import Table
 
-from ..decoding.peers import is_peer
+from ..decoding.baselines import is_baseline
 from ..decoding.variants import variant_of
 from ..measurement.tables import as_markdown, figure
 from .turns import TurnRecord
@@ -53,7 +53,7 @@ class ThreadsRow:
 def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[ThreadsRow]:
     """A row for each of the modes whose answers may fork, in the given order."""
     records = list(records)
-    return [_summarize(records, mode) for mode in modes if not is_peer(mode) and variant_of(mode).mode.apar]
+    return [_summarize(records, mode) for mode in modes if not is_baseline(mode) and variant_of(mode).mode.apar]
 
 
 def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:

@@ -24,13 +24,13 @@ class TurnRecord(Record):
         question_id: the question.
         category: its category.
         turn: counted from 1.
-        mode: the name of a `Mode` or of a `Peer`.
+        mode: the name of a `Mode` or of a `Baseline`.
         prompt_tokens: tokens of the whole conversation so far.
         answer: the answer's text.
         distinct_4grams: share of distinct 4-grams among the answer's tokens.
         seconds: wall time around the whole call, taken alike in all modes.
-        stats: the decoder's figures. Peers give the tokens, steps and seconds, `generate` the slots too.
-        threads: what each thread wrote, step by step; empty for peers.
+        stats: the decoder's figures. Baselines give the tokens, steps and seconds, `generate` the slots too.
+        threads: what each thread wrote, step by step; empty for baselines.
         finished_at: seconds since the epoch.
         skipped: why there is no answer; None if there is one.
     """

@@ -191,7 +191,7 @@ class CompletionBody(_Body):
         return [token for token in prompt if isinstance(token, int)]
 
 
-class Wire:
+class OpenAiResponse:
     """Responses to one request, in OpenAI's format.
 
     Args:

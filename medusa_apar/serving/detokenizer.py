@@ -10,7 +10,7 @@ from .served_model import ServedModel
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
-class ReadingText:
+class IncrementalDetokenizer:
     """Turns an answer's readable tokens into text, piece by piece.
 
     Held back is what may still change: the bytes of a character that is not complete, and what may be the beginning of

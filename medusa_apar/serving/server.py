@@ -19,9 +19,9 @@ from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from .admission import Admission, QueueFullError
-from .api import ChatBody, CompletionBody, RefusedRequestError, Wire, error_body
+from .api import ChatBody, CompletionBody, OpenAiResponse, RefusedRequestError, error_body
 from .body_limit import BodyLimit
-from .detokenizer import ReadingText
+from .detokenizer import IncrementalDetokenizer
 from .engines.text_engine import EngineError
 from .prometheus import Metrics
 from .requests import AnswerRequest
@@ -177,17 +177,17 @@ class _Serving:
     async def respond(self, body: ChatBody | CompletionBody, request: Request) -> Response:
         """Answer as OpenAI's server does."""
         asked = body.answer_request(self.model, self.limits.threads)
-        wire = Wire(body, self.model, len(asked.prompt_token_ids))
+        reply = OpenAiResponse(body, self.model, len(asked.prompt_token_ids))
         texts = self._texts(asked, body.stop_strings)
         if not body.stream:
-            return await self._whole(texts, wire, request)
+            return await self._whole(texts, reply, request)
         # The first text is waited for, so that a full queue and a dead engine have a status of their own.
         first = await _unless_gone(request, anext(texts))
         if first is None:
             await texts.aclose()
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return _event_stream(self._chunks(first, texts, wire, usage=usage))
+        return _event_stream(self._chunks(first, texts, reply, usage=usage))
 
     async def respond_with_threads(self, body: ChatBody, request: Request) -> Response:
         """Stream the answer's pieces with their threads, all of them each time."""
@@ -233,7 +233,7 @@ class _Serving:
             logger.exception("an answer failed in its stream")
         return error_body(str(error) if isinstance(error, EngineError) else UNEXPECTED, "server_error")
 
-    async def _whole(self, texts: AsyncGenerator[_Text], wire: Wire, request: Request) -> Response:
+    async def _whole(self, texts: AsyncGenerator[_Text], reply: OpenAiResponse, request: Request) -> Response:
         async def read() -> _Text:
             async with aclosing(texts):
                 async for text in texts:
@@ -244,28 +244,28 @@ class _Serving:
         if last is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         assert last.finish_reason is not None
-        return JSONResponse(wire.whole(last.whole, last.finish_reason, last.tokens))
+        return JSONResponse(reply.whole(last.whole, last.finish_reason, last.tokens))
 
     async def _chunks(
-        self, first: _Text, texts: AsyncGenerator[_Text], wire: Wire, *, usage: bool
+        self, first: _Text, texts: AsyncGenerator[_Text], reply: OpenAiResponse, *, usage: bool
     ) -> AsyncGenerator[dict[str, Any]]:
         async with aclosing(texts):
             last = first
-            yield wire.chunk(first.new, first=True)
+            yield reply.chunk(first.new, first=True)
             try:
                 async for last in texts:
                     if last.new:
-                        yield wire.chunk(last.new)
+                        yield reply.chunk(last.new)
             except Exception as error:  # the status has been sent; the stream has to say it
                 yield self._failed(error)
                 return
-            yield wire.chunk("", last.finish_reason)
+            yield reply.chunk("", last.finish_reason)
             if usage:
-                yield wire.usage_chunk(last.tokens)
+                yield reply.usage_chunk(last.tokens)
 
     async def _texts(self, asked: AnswerRequest, stop: list[str]) -> AsyncGenerator[_Text]:
         """The answer's text in reading order, as it becomes certain; the last one has a finish reason."""
-        reading = ReadingText(self.model, stop)
+        reading = IncrementalDetokenizer(self.model, stop)
         async with aclosing(self._snapshots(asked, lambda: reading.stopped)) as snapshots:
             async for snapshot in snapshots:
                 readable = snapshot.readable

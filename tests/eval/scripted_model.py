@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.speed.turns import TurnRecord
 from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.tree.control_tokens import ControlTokens
 
 CONTEXT = 256
-ALL_MODES = (BASELINE, *(str(mode) for mode in Mode))
+ALL_MODES = (GENERATE, *(str(mode) for mode in Mode))
 
 
 @dataclass

@@ -34,7 +34,7 @@ def test_threads_of_every_depth_have_a_row_where_there_are_several() -> None:
     assert child.accepted[0] == 0.5
 
 
-def test_peers_have_no_timeline_and_no_row() -> None:
+def test_baselines_have_no_timeline_and_no_row() -> None:
     assert summarize_acceptance([record(1, "generate")], ["generate"]) == []
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from medusa_apar.eval.decoding.decode import BASELINE, Limits, decode
+from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
 from medusa_apar.eval.decoding.fork_errors import ForkError
 from medusa_apar.eval.speed import command as speed
 
@@ -45,7 +45,7 @@ def test_records_every_turn_in_every_mode_in_rotating_order(command: Command, tm
 
 
 def test_a_second_turn_follows_the_modes_own_answer(command: Command, model: ScriptedModel) -> None:
-    command("--modes", "ar,apar", "--no-baseline", "--warmup", "0")
+    command("--modes", "ar,apar", "--no-generate", "--warmup", "0")
     assert model.prompts == [
         ("ar", "<|user|>One?<|assistant|>"),
         ("apar", "<|user|>One?<|assistant|>"),
@@ -69,7 +69,7 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
 
 def test_samples_as_the_model_would_where_asked(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
     model.backbone.generation_config.update(do_sample=True, temperature=0.2)
-    command("--modes", "ar", "--no-baseline", "--sample", "--warmup", "0", "--limit", "1")
+    command("--modes", "ar", "--no-generate", "--sample", "--warmup", "0", "--limit", "1")
     assert all("do_sample" not in request for request in model.requests)
     assert json.loads((tmp_path / "out" / "settings.json").read_text())["sample"]
 
@@ -78,14 +78,14 @@ def test_samples_as_the_model_would_where_asked(command: Command, model: Scripte
 def test_the_baseline_samples_where_asked(model: ScriptedModel, sample: bool) -> None:
     model.backbone.generation_config.update(do_sample=True, temperature=5.0, top_k=0)
     prompt, limits = torch.tensor([[7, 8, 9]]), Limits(max_new_tokens=16, sample=sample)
-    sampled = decode(model, BASELINE, prompt, limits).token_ids  # type: ignore[arg-type]
-    assert sampled == decode(model, BASELINE, prompt, limits).token_ids, "the seed is fixed"  # type: ignore[arg-type]
-    greedy = decode(model, BASELINE, prompt, Limits(max_new_tokens=16)).token_ids  # type: ignore[arg-type]
+    sampled = decode(model, GENERATE, prompt, limits).token_ids  # type: ignore[arg-type]
+    assert sampled == decode(model, GENERATE, prompt, limits).token_ids, "the seed is fixed"  # type: ignore[arg-type]
+    greedy = decode(model, GENERATE, prompt, Limits(max_new_tokens=16)).token_ids  # type: ignore[arg-type]
     assert (sampled != greedy) == sample
 
 
 def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
-    command("--modes", "ar,medusa-apar", "--no-baseline", "--fork-errors", "0.2", "--warmup", "0", "--limit", "1")
+    command("--modes", "ar,medusa-apar", "--no-generate", "--fork-errors", "0.2", "--warmup", "0", "--limit", "1")
     modes = json.loads((tmp_path / "out" / "settings.json").read_text())["modes"]
     assert modes == ["ar", "medusa-apar", "spurious-forks", "missing-forks", "misplaced-forks"]
     given = [processors[0] for request in model.requests if (processors := request["logits_processor"]) is not None]
@@ -103,12 +103,12 @@ def test_a_rate_of_wrong_forks_that_is_none_claims_no_folder(
 
 @pytest.mark.parametrize("flags", [(), ("--compile",)])
 def test_compiles_the_model_where_asked(command: Command, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    command("--modes", "ar", "--no-baseline", "--limit", "1", *flags)
+    command("--modes", "ar", "--no-generate", "--limit", "1", *flags)
     assert f"- compiled: {bool(flags)}" in (tmp_path / "out" / "summary.md").read_text()
 
 
 def test_warm_up_is_not_recorded(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
-    command("--modes", "ar", "--no-baseline", "--warmup", "2")
+    command("--modes", "ar", "--no-generate", "--warmup", "2")
     assert len(model.prompts) == 5
     assert len(turns(tmp_path)) == 3
 
@@ -116,7 +116,7 @@ def test_warm_up_is_not_recorded(command: Command, model: ScriptedModel, tmp_pat
 def test_goes_on_after_an_interruption(
     command: Command, model: ScriptedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("--modes", "ar,medusa", "--no-baseline", "--warmup", "0")
+    arguments = ("--modes", "ar,medusa", "--no-generate", "--warmup", "0")
     model.fail_at = 4
     assert command(*arguments) == 130
     assert "interrupted; 3 turns are kept" in capsys.readouterr().err
@@ -155,7 +155,7 @@ def test_records_a_prompt_that_is_too_long_as_skipped(
         json.dumps({"question_id": 1, "category": "math", "turns": [fits + "x", "Then?"]}),
         json.dumps({"question_id": 2, "category": "math", "turns": [fits, "Then?"]}),
     )
-    assert command("--modes", "ar", "--no-baseline") == 0
+    assert command("--modes", "ar", "--no-generate") == 0
     reasons = {(turn["question_id"], turn["turn"]): turn["skipped"] for turn in turns(tmp_path)}
     assert "the prompt has 237 tokens, more than the 236" in reasons[1, 1]
     assert reasons[1, 2] == "turn 1 was skipped"
@@ -213,14 +213,14 @@ def test_without_threads_there_is_one_table(
 def test_the_baseline_never_writes_control_tokens(model: ScriptedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     prompt = tokenizer("Why?", return_tensors="pt")["input_ids"]
     assert model.control is not None
-    first = decode(model, BASELINE, prompt, Limits(max_new_tokens=1)).token_ids[0]  # type: ignore[arg-type]
+    first = decode(model, GENERATE, prompt, Limits(max_new_tokens=1)).token_ids[0]  # type: ignore[arg-type]
     head = model.backbone.lm_head.weight
     with torch.no_grad():
         head[model.control.fork_token_id] = 2 * head[first]
         head[model.control.child_token_id] = 2 * head[first]
     favoured = model.backbone(prompt).logits[0, -1].argmax().item()
     assert favoured in (model.control.fork_token_id, model.control.child_token_id)
-    answer = decode(model, BASELINE, prompt, Limits(max_new_tokens=12))  # type: ignore[arg-type]
+    answer = decode(model, GENERATE, prompt, Limits(max_new_tokens=12))  # type: ignore[arg-type]
     assert {model.control.fork_token_id, model.control.child_token_id}.isdisjoint(answer.token_ids)
     assert answer.stats.answer_tokens == len(answer.token_ids) == answer.stats.steps + 1
     assert answer.stats.peak_slots == prompt.shape[1] + len(answer.token_ids) - 1

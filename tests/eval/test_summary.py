@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medusa_apar.eval.decoding.decode import BASELINE
+from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.speed.answers_table import write_answers_table
 from medusa_apar.eval.speed.speed_up_plot import plot_speed_up
@@ -88,7 +88,7 @@ def test_counts_loops_below_the_threshold() -> None:
 
 
 def test_leaves_out_what_was_not_measured() -> None:
-    without_ar = summarize([record(1, BASELINE, **FIGURES)], (BASELINE,))
+    without_ar = summarize([record(1, GENERATE, **FIGURES)], (GENERATE,))
     assert [(row.speed_up, row.outside_backbone) for row in without_ar] == [(None, None)] * 2
 
 

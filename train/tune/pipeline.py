@@ -297,7 +297,7 @@ class Tuning:
         tokens = str(self.arguments.max_new_tokens)
         for name, model, modes in (
             ("tuned", str(self.folder), []),
-            ("untuned", self.model, ["--modes", "ar", "--no-baseline"]),
+            ("untuned", self.model, ["--modes", "ar", "--no-generate"]),
         ):
             speed = measured / f"speed-{name}"
             self._call("eval", "speed", "--model", model, *modes, *asked, "--max-new-tokens", tokens,

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.judge.endpoint import Endpoint
+from medusa_apar.eval.judge.endpoint import Endpoint, Pace, StoppedError
 from medusa_apar.eval.judge.inquiries import Inquiry
 from medusa_apar.eval.judge.judgements import JudgementStore
 from medusa_apar.eval.judge.judging import judge as judge_all
 from medusa_apar.eval.judge.options import InquiryRefusedError, JudgeError, JudgeOptions
-from medusa_apar.eval.judge.endpoint import Pace, StoppedError
 
 from .judge_server import KEY, Judge, Reply
 

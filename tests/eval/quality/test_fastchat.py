@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from medusa_apar.eval.answers.answer_files import Answers, read_answers
-from medusa_apar.eval.judge.verdicts import rating_of, verdict_of
 from medusa_apar.eval.judge.inquiries import Inquirer
 from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts
 from medusa_apar.eval.judge.references import load_references
+from medusa_apar.eval.judge.verdicts import rating_of, verdict_of
 from medusa_apar.eval.measurement.question_sets import load_questions
 
 Messages = list[dict[str, str]]

@@ -17,7 +17,7 @@ from .judge_server import PROMPTS
 
 QUESTIONS = [Question(1, "stem", ("Q1", "Q2")), Question(2, "math", ("Q3", "Q4")), Question(3, "coding", ("Q5",))]
 ANSWERS = {1: ("a1", "a2"), 2: ("a3", "a4"), 3: ("a5",)}
-BASELINE = {1: ("b1", "b2"), 2: ("b3", "b4"), 3: ("b5",)}
+GENERATE = {1: ("b1", "b2"), 2: ("b3", "b4"), 3: ("b5",)}
 REFERENCES = {2: ("r3", "r4"), 3: ("r5",)}
 PromptFile = Callable[..., Path]
 WriteAnswers = Callable[..., Path]
@@ -47,7 +47,7 @@ def test_rates_each_turn_with_the_prompt_of_its_category(prompt_file: PromptFile
 
 
 def test_compares_in_both_orders(prompt_file: PromptFile) -> None:
-    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", ANSWERS, "ar", BASELINE)
+    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", ANSWERS, "ar", GENERATE)
     assert asked([inquiry for match in matches for inquiry in match.inquiries]) == [
         (1, 1, "pair-v2", "pair|Q1|A=a1|B=b1"),
         (1, 1, "pair-v2", "pair|Q1|A=b1|B=a1"),
@@ -63,7 +63,7 @@ def test_compares_in_both_orders(prompt_file: PromptFile) -> None:
 
 
 def test_same_answers_are_not_compared_until_they_differ(prompt_file: PromptFile) -> None:
-    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", {**ANSWERS, 1: ("b1", "a2")}, "ar", BASELINE)
+    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", {**ANSWERS, 1: ("b1", "a2")}, "ar", GENERATE)
     assert [len(match.inquiries) for match in matches] == [0, 2, 2, 2, 2]
 
 

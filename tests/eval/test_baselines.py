@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from medusa_apar.eval.decoding.baselines import Baseline, BaselineOptions, answer_lengths, load_assistant
 from medusa_apar.eval.decoding.decode import Limits, decode
-from medusa_apar.eval.decoding.peers import Peer, PeerOptions, answer_lengths, load_assistant
 from medusa_apar.eval.speed import command as speed
 
 from .scripted_model import ALL_MODES, ScriptedModel
@@ -38,24 +38,24 @@ def forced_to_repeat(model: ScriptedModel) -> None:
             layer.mlp.down_proj.weight.zero_()
 
 
-@pytest.mark.parametrize("peer", [Peer.PROMPT_LOOKUP, Peer.ASSISTED])
+@pytest.mark.parametrize("baseline", [Baseline.PROMPT_LOOKUP, Baseline.ASSISTED])
 def test_draft_tokens_cost_fewer_steps_and_change_nothing(
-    model: ScriptedModel, prompt: torch.Tensor, peer: Peer
+    model: ScriptedModel, prompt: torch.Tensor, baseline: Baseline
 ) -> None:
     forced_to_repeat(model)
-    options = PeerOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
+    options = BaselineOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
     options.assistant.load_state_dict(model.backbone.state_dict())
-    plain = decode(model, Peer.GENERATE, prompt, LIMITS)
-    drafted = decode(model, peer, prompt, LIMITS, peers=options)
+    plain = decode(model, Baseline.GENERATE, prompt, LIMITS)
+    drafted = decode(model, baseline, prompt, LIMITS, baselines=options)
     assert drafted.token_ids == plain.token_ids
     assert drafted.stats.answer_tokens == plain.stats.answer_tokens == 24
     assert plain.stats.steps == 23
     assert drafted.stats.steps < 23
 
 
-@pytest.mark.parametrize("peer", list(Peer))
+@pytest.mark.parametrize("baseline", list(Baseline))
 def test_counts_the_backbones_passes_without_the_prompts(
-    model: ScriptedModel, prompt: torch.Tensor, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    model: ScriptedModel, prompt: torch.Tensor, baseline: Baseline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = 0
     forward = model.backbone.model.forward
@@ -66,12 +66,12 @@ def test_counts_the_backbones_passes_without_the_prompts(
         return forward(*arguments, **named)
 
     monkeypatch.setattr(model.backbone.model, "forward", counting)
-    options = PeerOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
-    assert decode(model, peer, prompt, LIMITS, peers=options).stats.steps == passes - 1
+    options = BaselineOptions(assistant=LlamaForCausalLM(model.backbone.config).eval())
+    assert decode(model, baseline, prompt, LIMITS, baselines=options).stats.steps == passes - 1
 
 
-@pytest.mark.parametrize("peer", list(Peer))
-def test_no_peer_writes_control_tokens(model: ScriptedModel, prompt: torch.Tensor, peer: Peer) -> None:
+@pytest.mark.parametrize("baseline", list(Baseline))
+def test_no_baseline_writes_control_tokens(model: ScriptedModel, prompt: torch.Tensor, baseline: Baseline) -> None:
     forced_to_repeat(model)
     assert model.control is not None
     head = model.backbone.lm_head.weight
@@ -81,7 +81,7 @@ def test_no_peer_writes_control_tokens(model: ScriptedModel, prompt: torch.Tenso
     assert model.backbone(prompt).logits[0, -1].argmax() == model.control.child_token_id
     draft = LlamaForCausalLM(model.backbone.config).eval()
     draft.load_state_dict(model.backbone.state_dict())
-    answer = decode(model, peer, prompt, LIMITS, peers=PeerOptions(assistant=draft))
+    answer = decode(model, baseline, prompt, LIMITS, baselines=BaselineOptions(assistant=draft))
     assert {model.control.fork_token_id, model.control.child_token_id}.isdisjoint(answer.token_ids)
 
 
@@ -91,7 +91,7 @@ def test_a_batch_of_generate_counts_every_row_to_its_end(model: ScriptedModel) -
     assert answer_lengths(answers, model) == [2, 4, 4, 1]  # type: ignore[arg-type]
     prompts = torch.tensor([[pad, 7, 8], [7, 8, 9]])
     mask = (prompts != pad).long()
-    answer = decode(model, Peer.GENERATE, prompts, LIMITS, attention_mask=mask)  # type: ignore[arg-type]
+    answer = decode(model, Baseline.GENERATE, prompts, LIMITS, attention_mask=mask)  # type: ignore[arg-type]
     assert answer.stats.peak_slots == 2 * (3 + answer.stats.steps)
     assert answer.stats.ar_slots == 5 + answer.stats.answer_tokens - 2
 
@@ -110,9 +110,9 @@ def command(model: ScriptedModel, eval_command: Callable[..., Command]) -> Comma
     return eval_command("speed", speed, model, [QUESTION], "--max-new-tokens", "20")
 
 
-def test_peers_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+def test_baselines_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
     model.backbone.save_pretrained(tmp_path / "draft")
-    assert command("--peers", "--assistant", str(tmp_path / "draft"), "--prompt-lookup-tokens", "3") == 0
+    assert command("--baselines", "--assistant", str(tmp_path / "draft"), "--prompt-lookup-tokens", "3") == 0
     lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
     expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:], "fixed-tree"]
     assert [json.loads(line)["mode"] for line in lines] == expected
@@ -129,7 +129,7 @@ def test_peers_stand_beside_the_modes(command: Command, model: ScriptedModel, tm
 
 
 def test_prompt_lookup_needs_no_draft_model(command: Command, tmp_path: Path) -> None:
-    assert command("--peers", "--modes", "ar") == 0
+    assert command("--baselines", "--modes", "ar") == 0
     lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
     assert [json.loads(line)["mode"] for line in lines] == ["generate", "prompt-lookup", "ar"]
 
@@ -137,9 +137,9 @@ def test_prompt_lookup_needs_no_draft_model(command: Command, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--assistant", "draft"), "assistant='draft' is of no use without the peers; add --peers, or leave"),
-        (("--prompt-lookup-tokens", "4"), "prompt_lookup_tokens=4 is of no use without the peers; add --peers"),
-        (("--peers", "--prompt-lookup-tokens", "0"), "0 is less than 1"),
+        (("--assistant", "draft"), "assistant='draft' is of no use without the baselines; add --baselines, or leave"),
+        (("--prompt-lookup-tokens", "4"), "prompt_lookup_tokens=4 is of no use without the baselines; add --baselines"),
+        (("--baselines", "--prompt-lookup-tokens", "0"), "0 is less than 1"),
     ],
 )
 def test_says_what_is_wrong_with_an_argument(
@@ -151,4 +151,4 @@ def test_says_what_is_wrong_with_an_argument(
 
 def test_assisted_decoding_asks_for_its_draft_model(model: ScriptedModel, prompt: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="mode='assisted' needs a draft model; name one with --assistant"):
-        decode(model, Peer.ASSISTED, prompt, LIMITS)  # type: ignore[arg-type]
+        decode(model, Baseline.ASSISTED, prompt, LIMITS)  # type: ignore[arg-type]

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from medusa_apar.serving.detokenizer import ReadingText
+from medusa_apar.serving.detokenizer import IncrementalDetokenizer
 
 WORDS = ["One ", "two", "\N{REPLACEMENT CHARACTER}", "! Thr", "ee STOP", " four"]
 
 
-def reader(*stop: str) -> ReadingText:
+def reader(*stop: str) -> IncrementalDetokenizer:
     model: Any = SimpleNamespace(text=lambda ids: "".join(WORDS[token] for token in ids))
-    return ReadingText(model, stop)
+    return IncrementalDetokenizer(model, stop)
 
 
-def parts(text: ReadingText, *, until: int = len(WORDS)) -> list[str]:
+def parts(text: IncrementalDetokenizer, *, until: int = len(WORDS)) -> list[str]:
     return [text.update(list(range(count)), final=count == len(WORDS)) for count in range(1, until + 1)]
 
 

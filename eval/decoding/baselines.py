@@ -16,7 +16,7 @@ from medusa_apar.checkpoint import load_backbone
 from medusa_apar.model import MedusaAparModel
 
 
-class Peer(StrEnum):
+class Baseline(StrEnum):
     """A way in which transformers decodes; control tokens are suppressed in all of them."""
 
     GENERATE = "generate"
@@ -25,8 +25,8 @@ class Peer(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class PeerOptions:
-    """What the peers take beside the limits.
+class BaselineOptions:
+    """What the baselines take beside the limits.
 
     Attributes:
         prompt_lookup_tokens: tokens that prompt lookup drafts at once.
@@ -36,15 +36,15 @@ class PeerOptions:
     prompt_lookup_tokens: int = 10
     assistant: PreTrainedModel | None = None
 
-    def check(self, peer: Peer) -> None:
-        """Raise a ValueError where a peer lacks what it takes."""
-        if peer is Peer.ASSISTED and self.assistant is None:
-            raise ValueError(f"mode={str(peer)!r} needs a draft model; name one with --assistant")
+    def check(self, baseline: Baseline) -> None:
+        """Raise a ValueError where a baseline lacks what it takes."""
+        if baseline is Baseline.ASSISTED and self.assistant is None:
+            raise ValueError(f"mode={str(baseline)!r} needs a draft model; name one with --assistant")
 
 
-def is_peer(mode: str) -> bool:
-    """Whether a name is that of a peer."""
-    return mode in tuple(Peer)
+def is_baseline(mode: str) -> bool:
+    """Whether a name is that of a baseline."""
+    return mode in tuple(Baseline)
 
 
 def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
@@ -67,29 +67,29 @@ def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
 
 def generate(
     model: MedusaAparModel,
-    peer: Peer,
+    baseline: Baseline,
     input_ids: Tensor,
     attention_mask: Tensor,
-    options: PeerOptions,
+    options: BaselineOptions,
     **arguments: Any,
 ) -> tuple[Tensor, int]:
     """Decode with transformers alone.
 
     Args:
         model: whose backbone decodes.
-        peer: how.
+        baseline: how.
         input_ids: `[batch, length]`, padded on the left; prompt lookup and assisted decoding take one row.
         attention_mask: `[batch, length]`.
-        options: what the peers take.
+        options: what the baselines take.
         **arguments: of `generate`, such as `max_new_tokens`.
 
     Returns:
         `[batch, length + new]`, and the backbone's forward passes after the one that read the prompt.
 
     Raises:
-        ValueError: if the peer lacks its draft model.
+        ValueError: if the baseline lacks its draft model.
     """
-    options.check(peer)
+    options.check(baseline)
     control = model.control
     with _forward_passes(model.backbone) as passes:
         output: Tensor = cast(Any, model.backbone).generate(
@@ -98,7 +98,7 @@ def generate(
             use_cache=True,
             suppress_tokens=[control.fork_token_id, control.child_token_id] if control else None,
             pad_token_id=padding(model),
-            **_arguments(peer, options),
+            **_arguments(baseline, options),
             **arguments,
         )
     return output, len(passes) - 1
@@ -112,10 +112,10 @@ def padding(model: MedusaAparModel) -> int | None:
     return pad if pad is not None else ends[0] if isinstance(ends, list) else ends
 
 
-def _arguments(peer: Peer, options: PeerOptions) -> dict[str, Any]:
-    if peer is Peer.PROMPT_LOOKUP:
+def _arguments(baseline: Baseline, options: BaselineOptions) -> dict[str, Any]:
+    if baseline is Baseline.PROMPT_LOOKUP:
         return {"prompt_lookup_num_tokens": options.prompt_lookup_tokens}
-    if peer is Peer.ASSISTED:
+    if baseline is Baseline.ASSISTED:
         return {"assistant_model": options.assistant}
     return {}
 
