@@ -112,7 +112,7 @@ class HeadsDataArguments(DataArguments):
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
             raise InputError(f"--max_length {self.max_length} leaves none of {len(answers)} answers; give more")
-        given = self.rows(files, tokenizer) if self.labels == "both" else []
+        given: Any = self.rows(files, tokenizer) if self.labels == "both" else []
         return PackedRows(pack([*fitting, *(given[at] for at in range(len(given)))], self.max_length))
 
 
