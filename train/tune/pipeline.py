@@ -46,6 +46,8 @@ _FLAT_SHARE = 0.15
 """Of the structured answers; modes without forks write the rest of an answer as these have it."""
 _FORK_WEIGHT = 4.0
 """Of `[Fork]` in the loss: own answers have little else to teach."""
+_HEADS_LEARNING_RATE = 3e-3
+"""Of Muon. 63 steps on SmolLM2-135M's answers brought the loss to 14.7, and AdamW at 1e-3 to 18.0."""
 _SAVES = 10
 """Checkpoints of a training; an interruption costs the time since the last one."""
 _PATIENCE = 7 * 24 * 3600
@@ -239,6 +241,7 @@ class Tuning:
             "train", "heads", "--model", str(backbone), "--output_dir", str(heads), "--kind", self.arguments.kind,
             "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "both",
             "--own_answers", str(self.progress.planned["own_answers"]),
+            "--muon", "--learning_rate", str(_HEADS_LEARNING_RATE),
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
         )  # fmt: skip
         if is_main_process():
