@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from medusa_apar import DEFAULT_MODEL, MedusaAparModel, MedusaAparOutput
 from medusa_apar.eval.measurement.question_sets import load_questions
+from medusa_apar.tree.control_tokens import thread_depth
 
 from .oracle import Oracle
 
@@ -63,7 +64,7 @@ def test_it_is_lossless() -> None:
     control = model().control
     assert control is not None
     output = answers()
-    oracle = Oracle(model().backbone, control, tokenizer().eos_token_id)
+    oracle = Oracle(model().backbone, control, tokenizer().eos_token_id, thread_depth(model().config))
     for tree in (output.trees or ())[:2]:
         oracle.check(tree)
 

@@ -124,7 +124,7 @@ def test_baselines_stand_beside_the_modes(command: Command, model: ScriptedModel
     assert overall["prompt-lookup"]["slots_against_ar"] is None
     assert overall["prompt-lookup"]["tokens_per_step"] > 0
     line = next(line for line in (tmp_path / "out" / "summary.md").read_text().splitlines() if "| assisted" in line)
-    assert [cell.strip() for cell in line.split("|")][8:10] == ["-", "-"]
+    assert line.split("|")[8].strip() == "-"
     assert (tmp_path / "out" / "speedup.png").stat().st_size > 1000
 
 
