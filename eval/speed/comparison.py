@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
+from time import perf_counter
 
 from rich import box
 from rich.table import Table
@@ -14,28 +16,37 @@ from medusa_apar.modes import Mode
 
 from ..decoding.decode import GENERATE, Answer, Limits, decode
 
+_WARM_UP_TOKENS = 16
 
-def compare(model: MedusaAparModel, input_ids: Tensor, limits: Limits, *, repeats: int = 5) -> dict[str, list[Answer]]:
+
+def compare(
+    model: MedusaAparModel, input_ids: Tensor, limits: Limits, *, repeats: int = 5, seconds: float = 20.0
+) -> dict[str, list[Answer]]:
     """Answer a prompt in every mode that the model can, and with transformers' own `generate`.
 
-    The modes alternate, so that a drifting machine slows all of them alike; a first round warms up.
+    The modes alternate, so that a drifting machine slows all of them alike; a short first round warms up.
 
     Args:
         model: the model.
         input_ids: `[1, length]`.
         limits: limits of every answer.
-        repeats: timed rounds.
+        repeats: timed rounds at most.
+        seconds: after which no further round begins.
 
     Returns:
         The answers of the timed rounds by mode.
     """
     modes = [GENERATE, *(mode for mode in Mode if possible(model, mode))]
     answers: dict[str, list[Answer]] = {mode: [] for mode in modes}
-    for timed_round in range(repeats + 1):
+    warm_up = replace(limits, max_new_tokens=min(_WARM_UP_TOKENS, limits.max_new_tokens))
+    for mode in modes:
+        decode(model, mode, input_ids, warm_up)
+    start = perf_counter()
+    for timed_round in range(repeats):
+        if timed_round and perf_counter() - start > seconds:
+            break
         for mode in modes:
-            answer = decode(model, mode, input_ids, limits)
-            if timed_round:
-                answers[mode].append(answer)
+            answers[mode].append(decode(model, mode, input_ids, limits))
     return answers
 
 
