@@ -16,7 +16,7 @@ from medusa_apar.drafting.draft_tree import ROOT, StepNodes
 from medusa_apar.engine.state import LiveThread
 from medusa_apar.engine.verifier import StepOutput, Verifier
 
-PROMPT = "What are the main causes of stress?"
+PROMPT = "How can I sleep better? Give me a list."
 THREADS = 4
 NODES = 22
 COLOURS = ("#4477aa", "#228833", "#ccbb44", "#aa3377", "#ee6677")
@@ -53,7 +53,7 @@ def record_steps() -> list[dict[str, Any]]:
     )
     Verifier.__call__ = recorded  # type: ignore[assignment, method-assign]
     try:
-        model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES)
+        model.generate(inputs["input_ids"], max_new_tokens=200, nodes_per_step=NODES, do_sample=False)
     finally:
         Verifier.__call__ = original  # type: ignore[method-assign]
     return steps

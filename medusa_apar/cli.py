@@ -106,7 +106,7 @@ def generate(argv: Sequence[str]) -> None:
             answers = compare(model, input_ids, limits)
         console.print(comparison_table(answers))
         console.print(
-            f"tokens/s: median of {len(answers[Mode.AR])} alternating rounds; `generate` is transformers' own, plain "
+            f"tokens/s: median, alternating rounds: {len(answers[Mode.AR])}; `generate` is transformers' own, plain "
             "and without control tokens; `ar` is this engine, one token per step",
             style="dim",
         )

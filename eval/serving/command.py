@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from transformers import AutoConfig
 
-from medusa_apar import DEFAULT_MODEL, fingerprint
+from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, finite, positive, positives
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.serving.engines.orchestrator import Orchestrator
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="medusa-apar eval serving", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", help="folder or hub id (default: the default model)")
+    parser.add_argument("--model", required=True, help="folder or hub id; no adapter, which vLLM does not grow")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
     parser.add_argument("--requests", type=positive, default=64, help="of a load; questions are asked again and again")
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import vllm
     except ModuleNotFoundError:
         parser.error("this needs vLLM; `make test-serving` builds an environment that has it")
-    source = str(DEFAULT_MODEL) if arguments.model is None else arguments.model
+    source = arguments.model
     questions = load_questions(arguments.questions)
     model = ServedModel.from_pretrained(source, model_name(arguments.model))
     run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)

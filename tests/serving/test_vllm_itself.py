@@ -178,7 +178,7 @@ def test_the_server_command_answers_as_generate_does(
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     question: Any = [{"role": "user", "content": load_questions("lists")[1].turns[0]}]
     with ExitStack() as started:
-        options = ["--engine", engine, "--dtype", "float32"]
+        options = ["--model", str(TINY), "--served-model-name", NAME, "--engine", engine, "--dtype", "float32"]
         if engine == "vllm":
             options += ["--max-model-len", "512"]
         else:
@@ -235,7 +235,7 @@ def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, mon
 
 def test_loads_are_measured_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    command = ["serving", "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64", "--rounds", "1",
+    command = ["serving", "--model", str(TINY), "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64", "--rounds", "1",
                "--max-new-tokens", "96", "--output_dir", str(tmp_path)]  # fmt: skip
     assert measure(command) == 0
     measured = (tmp_path / "loads.jsonl").read_bytes()

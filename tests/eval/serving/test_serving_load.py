@@ -152,7 +152,7 @@ def test_without_vllm_the_command_says_what_it_needs(tmp_path: Path, capsys: pyt
         import vllm  # noqa: F401
     except ModuleNotFoundError:
         with pytest.raises(SystemExit):
-            main(["serving", "--output_dir", str(tmp_path)])
+            main(["serving", "--model", "m", "--output_dir", str(tmp_path)])
         assert "this needs vLLM; `make test-serving` builds an environment" in capsys.readouterr().err
 
 
