@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="medusa-apar eval serving", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder or hub id; no adapter, which vLLM does not grow")
+    parser.add_argument("--model", required=True, help="folder or hub id of a whole model: no adapter")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
     parser.add_argument("--requests", type=positive, default=64, help="of a load; questions are asked again and again")

@@ -235,8 +235,8 @@ def test_an_engine_that_dies_ends_answers_with_an_error(served: ServedModel, mon
 
 def test_loads_are_measured_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-    command = ["serving", "--model", str(TINY), "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64", "--rounds", "1",
-               "--max-new-tokens", "96", "--output_dir", str(tmp_path)]  # fmt: skip
+    command = ["serving", "--model", str(TINY), "--requests", "4", "--arrivals", "closed:2", "--kv-blocks", "64",
+               "--rounds", "1", "--max-new-tokens", "96", "--output_dir", str(tmp_path)]  # fmt: skip
     assert measure(command) == 0
     measured = (tmp_path / "loads.jsonl").read_bytes()
     loads = {load["mode"]: load for load in map(json.loads, measured.splitlines())}
