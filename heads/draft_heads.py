@@ -1,4 +1,4 @@
-"""What every set of heads does: draft along a path behind a backbone's hidden state."""
+"""What every set of heads does: draft along a path after a backbone's hidden state."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DraftHeads(PreTrainedModel):
             hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device.
             lm_head: the backbone's output projection.
             embeddings: the backbone's input embeddings, for heads that see the draft tokens before their own.
-            path: `[..., num_heads]` int64, the tokens behind each place, for the same; head k drafts after the first
+            path: `[..., num_heads]` int64, the tokens after each place, for the same; head k drafts after the first
                 k of them.
 
         Returns:

@@ -129,7 +129,7 @@ class SequentialHeads(DraftHeads):
         path: Tensor | None = None,
     ) -> Tensor:
         if embeddings is None or path is None:
-            raise ValueError("sequential heads draft behind known tokens; pass embeddings and path")
+            raise ValueError("sequential heads draft after known tokens; pass embeddings and path")
         logits, state = [], hidden_states
         for token_ids in path.unbind(dim=-1):
             state = self.advance(state, token_ids, embeddings)

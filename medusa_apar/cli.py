@@ -38,9 +38,7 @@ def generate(argv: Sequence[str]) -> None:
     parser = ArgumentParser(prog="medusa-apar generate", description="Answer a prompt.")
     parser.add_argument("prompt", help="what to answer; the model's chat template is put around it")
     parser.add_argument(
-        "--model",
-        default=str(DEFAULT_MODEL),
-        help="folder or hub id (default: the default model, of SmolLM2-135M-Instruct)",
+        "--model", default=str(DEFAULT_MODEL), help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)"
     )
     parser.add_argument("--heads", help="folder or hub id of heads (default: those in the model's folder)")
     parser.add_argument("--mode", type=_mode, help=f"{', '.join(Mode)} (default: what the model can)")
@@ -106,8 +104,8 @@ def generate(argv: Sequence[str]) -> None:
             answers = compare(model, input_ids, limits)
         console.print(comparison_table(answers))
         console.print(
-            f"tokens/s: median, alternating rounds: {len(answers[Mode.AR])}; `generate` is transformers' own, plain "
-            "and without control tokens; `ar` is this engine, one token per step",
+            f"tokens/s: median of {len(answers[Mode.AR])} rounds in which the modes alternate; `generate` is "
+            "transformers' own, plain and without control tokens; `ar` is this engine, one token per step",
             style="dim",
         )
 

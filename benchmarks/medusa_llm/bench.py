@@ -34,7 +34,7 @@ from .export import export
 from .run import OWN, Bench, SystemKey, SystemRecord, SystemStore, Worker
 
 CHOICES = ("1,7,6", "1,3,2,1,1", "1,2,1,1,1")
-"""Draft tokens per head behind the root: medusa-llm's default of 50 nodes; 22 and 9 nodes over four heads."""
+"""Draft tokens per head after the root: medusa-llm's default of 50 nodes; 22 and 9 nodes over four heads."""
 
 TIE = 1e-3
 """Where the two largest logits are nearer than this, two ways of computing them in float32 may order them otherwise."""
@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
         "--choices", nargs="+", type=_choices, default=[_choices(text) for text in CHOICES], metavar="1,N,N",
-        help="medusa-llm's draft tokens per head behind the root; every tree is one row",
+        help="medusa-llm's draft tokens per head after the root; every tree is one row",
     )  # fmt: skip
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"

@@ -1,7 +1,7 @@
 """`medusa-apar eval heads`: what heads draft on answers to held-out questions, and what that is worth without threads.
 
 The backbone answers each question greedily, in threads, as it serves. Heads are asked at every place of these answers,
-behind the right tokens before their draft token. Then the questions are answered without threads, with trees of several
+given the right tokens before their draft token. Then the questions are answered without threads, with trees of several
 sizes: Medusa alone.
 """
 
@@ -36,7 +36,7 @@ class HeadFigures:
     """What heads are worth on a set of questions.
 
     Attributes:
-        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its draft token.
+        accuracy: per head the top-1 to top-5 accuracy given the right tokens before its draft token.
         chain: tokens per step of a thread with the best draft token of each head alone.
         trees: tokens per step without threads, by the nodes of a step.
     """
@@ -114,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
         description=__doc__.partition(": ")[2],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--model", help="folder or hub id (default: the default model)")
+    parser.add_argument("--model", help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)")
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")

@@ -12,7 +12,7 @@ from .fork_errors import ForkError
 FIXED_TREE = "fixed-tree"
 """Mode `medusa-apar` with medusa-llm's way of laying draft tokens, to show what the shared budget is worth."""
 WIDTHS = (3, 2, 1, 1)
-"""Draft tokens of each head under every node of the level above: 21 candidates behind every pending token."""
+"""Draft tokens of each head under every node of the level above: 21 candidates after every pending token."""
 WRONG_FORKS = {f"{error}-forks": error for error in ForkError}
 """Mode `medusa-apar` of a backbone that forks wrongly now and then, to show what that does to answers."""
 

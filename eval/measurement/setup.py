@@ -30,7 +30,7 @@ INTERRUPTED = 130
 def load_model(
     model: str | None, dtype: str, heads: str | None = None
 ) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
-    """Load a folder or a hub id, by default the default model, and its tokenizer; onto the GPU if there is one.
+    """Load a folder or a hub id, by default `DEFAULT_MODEL`, and its tokenizer; onto the GPU if there is one.
 
     Args:
         model: folder or hub id of the model.
@@ -46,7 +46,7 @@ def load_model(
 
 def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
     """Add the arguments that every measurement takes, with its defaults."""
-    parser.add_argument("--model", help="folder or hub id (default: the default model)")
+    parser.add_argument("--model", help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)")
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")

@@ -103,6 +103,6 @@ class RecordStore(Generic[KeyT, RecordT]):
         except OSError as error:
             raise ValueError(
                 f"out={str(self.folder)!r}: the measurement could not be kept ({error}); mend it, and the same command "
-                f"goes on behind the {len(self.records)} that are kept"
+                f"goes on after the {len(self.records)} that are kept"
             ) from error
         self.records[record.key] = record

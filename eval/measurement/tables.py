@@ -55,7 +55,7 @@ class Section:
 
     Attributes:
         title: its name.
-        columns: headings behind that of the category; the first is `mode`.
+        columns: headings after that of the category; the first is `mode`.
         rows: category, and a cell per column.
         legend: what the columns mean.
     """

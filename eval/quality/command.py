@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", required=True, help=f"what was answered: a file, or one of {names}")
     parser.add_argument(
-        "--model", help="whose backbone reads the answers: folder or hub id (default: the default model)"
+        "--model", help="whose backbone reads the answers: folder or hub id (default: SmolLM2-135M-Instruct, tuned)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument(

@@ -17,7 +17,7 @@ from .recorded import RecordedTurn
 CONTROL = ControlTokens(fork_token_id=1, child_token_id=2)
 EOS = 3
 WRONG = 4
-"""The first of the ids that stand for wrong draft tokens; those of the script come behind them."""
+"""The first of the ids that stand for wrong draft tokens; those of the script come after them."""
 WRONG_IDS = 16
 FIRST = WRONG + WRONG_IDS
 """The id of a script's first token."""

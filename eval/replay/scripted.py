@@ -70,7 +70,7 @@ class Stage:
         self._ids.view(-1)[cache.slots], self._positions.view(-1)[cache.slots] = ids, positions
 
     def _places_of_control(self, script: Script, ids: Tensor, positions: Tensor, pools: Tensor, seen: Tensor) -> Tensor:
-        """A `[Fork]` stands behind the token before it, and its `[Child]` behind the `[Fork]`."""
+        """A `[Fork]` stands after the token before it, and its `[Child]` behind the `[Fork]`."""
         child = (ids == CONTROL.child_token_id).long()
         before = positions - 1 - child  # of the last token that is no control token
         at = (seen & (self._positions[pools, : seen.shape[1]] == before[:, None])).long().argmax(dim=1)

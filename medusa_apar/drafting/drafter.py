@@ -61,7 +61,7 @@ class Drafter(ABC):
         self.beams = tuple(dict.fromkeys(every))
         self._sharpness = self._inverse_temperatures()
         self._search: Search = (
-            self._search_beam if compiler is None else WarmedUpSearch(compiler.compiled(self._search_beam), self.beams)
+            self._grow if compiler is None else WarmedUpSearch(compiler.compiled(self._grow), self.beams)
         )
 
     def propose(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +82,8 @@ class Drafter(ABC):
         """
         return self._search(hidden_states, pending, shape)
 
-    def _search_beam(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+    def _grow(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+        """`propose`, as it is compiled."""
         token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
         scores = torch.zeros_like(token_ids, dtype=torch.float32)
         levels = []

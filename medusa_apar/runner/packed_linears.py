@@ -9,11 +9,12 @@ any case.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from .dtype import cpu_has_bfloat16
-from .twin import memory_in_float32, replace_linears
 
 MAX_BYTES = 2**30
 """No copies are made of models that would need more memory for them."""
@@ -49,27 +50,28 @@ def pack_linears(module: nn.Module) -> None:
     """Pack the linear layers of a twin, where that is faster and there is memory for copies."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    linears = plain_linears(module)
-    if fits_in_memory_twice(*linears):
-        replace_linears(module, [(linear, PackedLinear(linear)) for linear in linears])
+    linears: list[Any] = [each for each in module.modules() if _is_plain(each)]
+    packed = {each: PackedLinear(each) for each in linears} if fits_in_memory_twice(*linears) else {}
+    for parent in list(module.modules()):
+        for name, child in parent._modules.items():
+            if child in packed:
+                parent._modules[name] = packed[child]
 
 
-def plain_linears(module: nn.Module) -> list[nn.Linear]:
-    """Linear layers on the CPU with weights of their own, in a dtype that is multiplied there."""
-    return [
-        each
-        for each in module.modules()
-        if type(each) is nn.Linear
-        and type(each.weight) is nn.Parameter  # no quantised tensor that passes for one
-        and "forward" not in vars(each)  # nor weights that accelerate brings in for a call
-        and each.weight.device.type == "cpu"
-        and each.weight.dtype in (torch.float32, torch.bfloat16)
-    ]
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a linear layer on the CPU with a weight of its own, in a dtype that is packed."""
+    return (
+        type(module) is nn.Linear
+        and type(module.weight) is nn.Parameter  # no quantised tensor that passes for one
+        and "forward" not in vars(module)  # nor weights that accelerate brings in for a call
+        and module.weight.device.type == "cpu"
+        and module.weight.dtype in (torch.float32, torch.bfloat16)
+    )
 
 
 def fits_in_memory_twice(*modules: nn.Module) -> bool:
     """Whether copies of the modules' weights, in float32, are small enough to be made."""
-    return memory_in_float32(modules) <= MAX_BYTES
+    return sum(4 * weight.numel() for module in modules for weight in module.parameters()) <= MAX_BYTES
 
 
 def _computed(dtype: torch.dtype) -> torch.dtype:

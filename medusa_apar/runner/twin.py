@@ -8,7 +8,6 @@ from functools import partial
 from types import MethodType
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -27,7 +26,7 @@ def twin(module: M) -> M:
         module: the root of the tree.
 
     Raises:
-        ValueError: if a `forward` was replaced by a function that belongs to the module in a way that nobody can tell.
+        ValueError: if a `forward` was replaced by a function that cannot be bound to the twin.
     """
     config = getattr(module, "config", None)
     return _twin(module, config, copy(config), {})
@@ -41,8 +40,8 @@ def _twin(module: M, config: PretrainedConfig | None, own: PretrainedConfig | No
     vars(made).update({name: _rebound(value, module, made) for name, value in vars(module).items()})
     if "forward" in vars(module) and made.forward is module.forward:
         raise ValueError(
-            f"forward of the {type(module).__name__} was replaced by {module.forward!r}, which cannot be told from "
-            "another model's; register a hook, or assign types.MethodType(function, module)"
+            f"forward of the {type(module).__name__} was replaced by {module.forward!r}, which cannot be bound to "
+            "another module; register a hook, or assign types.MethodType(function, module)"
         )
     made.training = False
     if config is not None and vars(made).get("config") is config:
@@ -85,17 +84,3 @@ def _state(modules: Iterable[nn.Module]) -> Iterator[object]:
                 if weight.device.type == "cpu":
                     values = weight.detach().flatten()
                     yield tuple(values[:: -(-len(values) // SAMPLED)].tolist())
-
-
-def replace_linears(module: nn.Module, made: Iterable[tuple[nn.Linear, nn.Module]]) -> None:
-    """Put other modules in the places of linear layers of a twin."""
-    by_id = {id(linear): other for linear, other in made}
-    for parent in module.modules():
-        for name, child in parent._modules.items():
-            if id(child) in by_id:
-                parent._modules[name] = by_id[id(child)]
-
-
-def memory_in_float32(modules: Iterable[nn.Module]) -> int:
-    """Bytes of the modules' weights in float32."""
-    return sum(torch.float32.itemsize * weight.numel() for module in modules for weight in module.parameters())

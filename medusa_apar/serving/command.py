@@ -33,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
         prog="medusa-apar serve", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", default=str(DEFAULT_MODEL), help="folder or hub id (default: the default model)")
+    parser.add_argument(
+        "--model", default=str(DEFAULT_MODEL), help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)"
+    )
     parser.add_argument("--served-model-name", help="name under which clients ask for it; by default that of --model")
     parser.add_argument(
         "--engine",

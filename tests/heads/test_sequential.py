@@ -86,7 +86,7 @@ def test_heads_in_half_precision_take_the_backbones_hidden_states(backbone, sequ
 
 
 def test_without_a_path_there_is_nothing_to_draft_behind(backbone, sequential, hidden_states):
-    with pytest.raises(ValueError, match="sequential heads draft behind known tokens; pass embeddings and path"):
+    with pytest.raises(ValueError, match="sequential heads draft after known tokens; pass embeddings and path"):
         sequential(hidden_states, backbone.lm_head)
 
 

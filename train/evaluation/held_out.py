@@ -32,7 +32,7 @@ class HeldOut:
     """Held-out figures of heads.
 
     Attributes:
-        accuracy: per head the top-1 to top-5 accuracy behind the right tokens before its draft token.
+        accuracy: per head the top-1 to top-5 accuracy given the right tokens before its draft token.
         temperatures: per head what calibrates its probabilities.
         acceptance: of `HeadsConfig`.
     """

@@ -41,7 +41,7 @@ def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
 
 
 def draft_places(batch: dict[str, Any]) -> Tensor:
-    """Where something is drafted in a batch, `[batch, length]`: behind a chosen token, and before another one."""
+    """Where something is drafted in a batch, `[batch, length]`: after a chosen token, and before another one."""
     known: Tensor = (batch["labels"] != IGNORE_INDEX) & (batch["head_labels"][:, 0] != IGNORE_INDEX)
     return known
 
@@ -52,7 +52,7 @@ class Places:
 
     Attributes:
         hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
-        path: `[places, heads]` the tokens behind each place.
+        path: `[places, heads]` the tokens after each place.
         labels: `[heads, places]` what each head is to draft, or `IGNORE_INDEX`.
     """
 

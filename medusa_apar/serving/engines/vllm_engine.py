@@ -15,7 +15,7 @@ def speculative_config(heads: str, tokens: int) -> dict[str, Any]:
 
     Args:
         heads: folder of heads in vLLM's layout, as `medusa-apar heads export --format vllm` writes them.
-        tokens: draft tokens in a step, one behind the other; at most as many as there are heads.
+        tokens: draft tokens in a step, one after the other; at most as many as there are heads.
     """
     return {"method": "medusa", "model": heads, "num_speculative_tokens": tokens}
 
