@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import fmean, median
+from typing import Any
 
 from medusa_apar import MedusaAparOutput, ParagraphTree
 from medusa_apar.eval.measurement.question_sets import load_questions
@@ -46,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
         for start in range(0, len(questions), BATCH):
             batch = questions[start : start + BATCH]
             chats = [[{"role": "user", "content": question.turns[0]}] for question in batch]
-            prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
+            prompts: Any = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
             output = model.generate(
                 **left_padded(prompts, tokenizer, model.device),
                 max_new_tokens=MAX_NEW_TOKENS, do_sample=False, medusa=False, return_dict_in_generate=True,
