@@ -44,7 +44,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
     store.add(ONE)
     store._file = Path("/dev/full").open("ab")  # noqa: SIM115
     with (
-        pytest.raises(ValueError, match=r"out=.*could not be kept \(.*No space left.*goes on behind the 1 that"),
+        pytest.raises(ValueError, match=r"out=.*could not be kept \(.*No space left.*goes on after the 1 that"),
         store,
     ):
         store.add(TWO)
