@@ -9,6 +9,7 @@ from importlib import import_module
 from medusa_apar.argument_types import ArgumentParser
 
 USER_ERROR = 2
+INTERRUPTED = 130
 COMMANDS = {
     "backbone": "accuracy.forks",
     "batch": "batch.command",
@@ -43,5 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[Sequence[str]], int] = import_module(f".{COMMANDS[arguments.command]}", __package__).main
     try:
         return run(arguments.arguments)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except (ValueError, OSError) as error:
         parser.exit(USER_ERROR, f"{parser.prog} {arguments.command}: error: {' '.join(str(error).split())}\n")

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
@@ -41,7 +40,7 @@ class BatchRecord(Record):
         seconds: wall time around the call.
     """
 
-    measured: ClassVar[str] = "a batch"
+    measured: ClassVar[str] = "batches"
 
     round: int
     batch_size: int
@@ -118,13 +117,12 @@ class BatchRun:
             for place, size in enumerate(self.batch_sizes)
             for mode in rotated(self.modes, number + place)
         ]
-        missing = [key for key in batches if key not in store]
-        if missing:
-            self._warm_up()
-        with tqdm(missing, initial=len(batches) - len(missing), total=len(batches), unit="batch") as progress:
-            for number, size, mode in progress:
-                progress.set_postfix_str(f"{size} prompts, {mode}")
-                store.add(self._answer(number, size, mode))
+        store.fill(
+            batches,
+            lambda key: self._answer(*key),
+            label=lambda key: f"{key[1]} prompts, {key[2]}",
+            warm_up=self._warm_up,
+        )
 
     def _warm_up(self) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))

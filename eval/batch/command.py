@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-
-from rich.console import Console
 
 from medusa_apar.argument_types import ArgumentParser, positive, positives
 
 from ..decoding.decode import GENERATE, Limits
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
+from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
+from ..measurement.summary_files import write_summary
 from .batch_run import BatchRun, BatchStore
-from .batch_summary import LEGEND, BatchRow, markdown, summarize, terminal_table
+from .batch_summary import summarize
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _LIMITS = Limits(max_new_tokens=128)
-
-
-def write_report(run: BatchRun, store: BatchStore) -> list[BatchRow]:
-    """Write `summary.jsonl`, a line per batch size and mode, and `summary.md` beside the batches."""
-    rows = summarize(store.records.values(), run.modes)
-    lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-    (store.folder / "summary.jsonl").write_text(lines, encoding="utf-8")
-    settings = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
-    text = f"# Speed by batch size\n\n{markdown(rows)}\n{LEGEND}.\n\n{settings}\n"
-    (store.folder / "summary.md").write_text(text, encoding="utf-8")
-    return rows
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,14 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.output_dir, describe(model, arguments, questions, modes) | {"batch_sizes": arguments.batch_sizes}
     )
     with store:
-        try:
-            run.run(store, arguments.rounds)
-        except KeyboardInterrupt:
-            kept = len(store.records)
-            print(f"interrupted; {kept} batches are kept, and the same command goes on from there", file=sys.stderr)
-            return INTERRUPTED
-    output = Console()
-    output.print(terminal_table(write_report(run, store)))
-    output.print(LEGEND, style="dim")
-    output.print(f"results: {arguments.output_dir}", markup=False)
+        run.run(store, arguments.rounds)
+    write_summary(store.folder, "Speed by batch size", store.settings, [summarize(store.records.values(), modes)])
     return 0

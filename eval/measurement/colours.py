@@ -1,11 +1,17 @@
-"""Colours of the modes, and of what stands beside them, in every picture."""
+"""What pictures share: the colours of the modes and of what stands beside them, and the look of panels."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
 from ..decoding.variants import FIXED_TREE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS: dict[str, str] = {
     Mode.AR: "#333333",
@@ -17,3 +23,18 @@ COLOURS: dict[str, str] = {
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",
 }
+
+
+def save_panels(figure: Figure, path: Path, title: str) -> None:
+    """Write a figure, with one legend for all of its panels."""
+    lines: dict[str, Any] = {}
+    for panel in figure.axes:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+        handles, labels = panel.get_legend_handles_labels()
+        lines |= zip(labels, handles, strict=True)
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=min(6, len(lines)), frameon=False
+    )
+    figure.suptitle(title, fontsize="medium")
+    figure.savefig(path, dpi=120)

@@ -8,12 +8,14 @@ import platform
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+import transformers
 
 from medusa_apar.runner.dtype import cpu_has_bfloat16
-from medusa_apar.train.training_record import without_secrets
+from medusa_apar.train.training_record import commit, without_secrets
 
 FILE_NAME = "provenance.json"
 
@@ -42,6 +44,17 @@ def read_provenance(folder: Path) -> dict[str, str]:
 def device_name(device: torch.device) -> str:
     """What speeds were measured on: the GPU, or the CPU. Figures of two belong in no table together."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What figures depend on beside a measurement's own settings."""
+    return {
+        "device": device_name(device),
+        "cpu_threads": torch.get_num_threads(),
+        "commit": commit(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def processor() -> str:

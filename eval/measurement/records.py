@@ -13,7 +13,7 @@ class Record(ABC):
     """Base of dataclasses that hold one finished measurement.
 
     Attributes:
-        measured: what a record is of, for errors.
+        measured: what records are of, in the plural, for messages.
     """
 
     measured: ClassVar[str]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar import DEFAULT_MODEL, fingerprint
@@ -18,13 +17,10 @@ from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
-from medusa_apar.train.training_record import commit
 
 from ..decoding.decode import Limits
-from .provenance import device_name
+from .provenance import environment
 from .question_sets import BENCHMARKS, BUNDLED, Question
-
-INTERRUPTED = 130
 
 
 def load_model(
@@ -103,7 +99,6 @@ def describe(
 ) -> dict[str, Any]:
     """Everything that the figures of any measurement depend on."""
     backbone = model.backbone
-    device = backbone.device
     return {
         "model": model_name(arguments.model),
         "weights": fingerprint.of_weights(backbone, model.heads),
@@ -113,9 +108,5 @@ def describe(
         "questions_digest": fingerprint.of_items(questions),
         "modes": [str(mode) for mode in modes],
         **asdict(limits_of(arguments)),
-        "device": device_name(device),
-        "cpu_threads": torch.get_num_threads(),
-        "commit": commit(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **environment(backbone.device),
     }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Hashable, Mapping
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
+
+from tqdm.auto import tqdm
 
 from medusa_apar.heads.checkpoint_files import read_json
 
@@ -35,6 +38,7 @@ class RecordStore(Generic[KeyT, RecordT]):
 
     def __init__(self, path: Path, settings: Mapping[str, Any], record_type: type[RecordT]) -> None:
         self.path = path
+        self.record_type = record_type
         self.folder = path.parent
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.records: dict[KeyT, RecordT] = {}
@@ -42,7 +46,7 @@ class RecordStore(Generic[KeyT, RecordT]):
         self._check_settings(self.folder / "settings.json")
         write_provenance(self.folder)
         if self.path.exists():
-            self._read(record_type)
+            self._read()
         self._file = self.path.open("ab")
 
     def _check_settings(self, path: Path) -> None:
@@ -66,14 +70,14 @@ class RecordStore(Generic[KeyT, RecordT]):
                 "choose another folder with --output_dir, or repeat the run with its own settings"
             )
 
-    def _read(self, record_type: type[RecordT]) -> None:
+    def _read(self) -> None:
         content = self.path.read_bytes()
         complete = content.rfind(b"\n") + 1
         if complete < len(content):
             os.truncate(self.path, complete)
         for number, line in enumerate(content[:complete].splitlines(), start=1):
             try:
-                record = record_type.from_json(line)
+                record = self.record_type.from_json(line)
             except ValueError as error:
                 raise ValueError(f"{self.path}, line {number}: {error}") from error
             self.records[record.key] = record
@@ -81,9 +85,12 @@ class RecordStore(Generic[KeyT, RecordT]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with suppress(OSError):  # of a record that `add` could not write, and has said so
             self._file.close()
+        if kind is KeyboardInterrupt:
+            kept = f"{len(self.records)} {self.record_type.measured} are kept"
+            print(f"interrupted; {kept}, and the same command goes on from there", file=sys.stderr)
 
     def __contains__(self, key: KeyT) -> bool:
         return key in self.records
@@ -106,3 +113,30 @@ class RecordStore(Generic[KeyT, RecordT]):
                 f"goes on after the {len(self.records)} that are kept"
             ) from error
         self.records[record.key] = record
+
+    def fill(
+        self,
+        wanted: Iterable[KeyT],
+        measure: Callable[[KeyT], RecordT],
+        *,
+        label: Callable[[KeyT], str],
+        warm_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Measure what is missing, in the given order, with a progress bar; an interruption keeps what is finished.
+
+        Args:
+            wanted: all that the store is to hold.
+            measure: measures one.
+            label: of what is being measured, beside the bar.
+            warm_up: is called first if anything is missing.
+        """
+        keys = list(wanted)
+        missing = [key for key in keys if key not in self]
+        if missing:
+            warm_up()
+        with tqdm(
+            missing, initial=len(keys) - len(missing), total=len(keys), unit=f" {self.record_type.measured}"
+        ) as progress:
+            for key in progress:
+                progress.set_postfix_str(label(key))
+                self.add(measure(key))

@@ -1,10 +1,12 @@
-"""Cells of tables, and tables as markdown."""
+"""Tables of figures: what a table's rows are about, and a column per figure; on a terminal, as Markdown, as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
-from itertools import groupby
+from typing import Any, Generic, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -13,22 +15,14 @@ from rich.table import Table
 
 from .spread import Spread
 
-
-def cell(text: str) -> str:
-    """A text of the user's as it stands in a cell of a markdown table."""
-    return escape(text.replace("|", r"\|"))
+GroupT = TypeVar("GroupT")
 
 
 def as_markdown(table: Table) -> str:
     """The text of a table with the box `MARKDOWN`."""
     text = StringIO()
-    Console(file=text, width=240).print(table)
+    Console(file=text, width=300).print(table)
     return "\n".join(line.strip() for line in text.getvalue().splitlines() if line.strip()) + "\n"
-
-
-def figure(value: float | None, form: str) -> str:
-    """A figure in a format, or a dash where it is not known."""
-    return "-" if value is None else format(value, form)
 
 
 def spread_figures(spread: Spread) -> str:
@@ -44,44 +38,105 @@ def interval_figures(spread: Spread | None) -> str:
     return f"{low:.2f}-{high:.2f}"
 
 
-def counts(counted: int, *others: int) -> str:
+def counts(numbers: Sequence[int]) -> str:
     """A count and what is left out of it; `+` and the others only where there are any."""
-    return "+".join(map(str, (counted, *others))) if any(others) else str(counted)
+    return "+".join(map(str, numbers)) if any(numbers[1:]) else str(numbers[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table before it is drawn.
+@dataclass(frozen=True)
+class Column(Generic[GroupT]):
+    """One figure of the records that a row is about.
+
+    Attributes:
+        name: heading, and key in `summary.json`.
+        figure: of a row's records; None where they do not tell it.
+        form: format specification of the figure, or a function that writes it.
+        meaning: for the legend; empty where the name says it.
+        on_terminal: whether it stands there too, where there is little room.
+    """
+
+    name: str
+    figure: Callable[[GroupT], Any]
+    form: str | Callable[[Any], str] = ""
+    meaning: str = ""
+    on_terminal: bool = True
+
+    def text(self, figure: Any) -> str:
+        """A figure as it stands in a cell; a dash for None."""
+        if figure is None:
+            return "-"
+        return self.form(figure) if callable(self.form) else format(figure, self.form)
+
+
+@dataclass(frozen=True)
+class Section(Generic[GroupT]):
+    """A table with its title and its legend.
 
     Attributes:
         title: its name.
-        columns: headings after that of the category; the first is `mode`.
-        rows: category, and a cell per column.
-        legend: what the columns mean.
+        about: headings of what a row is about, the mode last.
+        columns: its figures.
+        groups: by what a row is about, the records that its figures are of.
+        note: what the legend says beside the meanings of the columns.
     """
 
     title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, list[str]]]
-    legend: str
+    about: tuple[str, ...]
+    columns: Sequence[Column[GroupT]]
+    groups: Mapping[tuple[Any, ...], GroupT]
+    note: str = ""
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """What each row is about, and its figures, by heading."""
+        return [
+            dict(zip(self.about, key, strict=True)) | {column.name: column.figure(group) for column in self.columns}
+            for key, group in self.groups.items()
+        ]
+
+    def row(self, *about: Any) -> dict[str, Any]:
+        """The row about this."""
+        return next(row for row in self.rows if tuple(row[name] for name in self.about) == about)
+
+    @property
+    def headings(self) -> list[str]:
+        """Of all columns."""
+        return [*self.about, *(column.name for column in self.columns)]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The texts of all rows."""
+        return [
+            [*(str(row[name]) for name in self.about), *(column.text(row[column.name]) for column in self.columns)]
+            for row in self.rows
+        ]
+
+    @property
+    def legend(self) -> str:
+        """What the columns mean."""
+        meanings = [f"{column.name}: {column.meaning}" for column in self.columns if column.meaning]
+        return "; ".join(meanings + [self.note] * bool(self.note)) + "."
 
     def terminal(self) -> Table:
-        """A section per category, narrow enough for 80 columns."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-        for name in self.columns:
-            table.add_column(name.replace("/", "\n/"), justify="left" if name == "mode" else "right")
-        for category, rows in groupby(self.rows, key=lambda row: row[0]):
-            table.add_section()
-            table.add_row(escape(category), style="bold")
-            for _, cells in rows:
-                table.add_row(*cells)
+        """Narrow enough for 80 columns; under a heading the rows that are about the same."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if len(self.about) > 1 else (0, 1, 0, 0))
+        shown = [column for column in self.columns if column.on_terminal]
+        for name in (self.about[-1], *(column.name for column in shown)):
+            heading = name.replace("/", "\n/").replace(" ", "\n")
+            table.add_column(heading, justify="left" if name == self.about[-1] else "right")
+        above: tuple[Any, ...] = ()
+        for row in self.rows:
+            if above != (above := tuple(row[name] for name in self.about[:-1])):
+                table.add_section()
+                table.add_row(escape(", ".join(map(str, above))), style="bold")
+            table.add_row(escape(str(row[self.about[-1]])), *(column.text(row[column.name]) for column in shown))
         return table
 
     def markdown(self) -> str:
-        """Title, table and legend, one line per category and mode."""
+        """The table, a line per row."""
         table = Table(box=box.MARKDOWN)
-        for name in ("category", *self.columns):
-            table.add_column(name, justify="left" if name in ("category", "mode") else "right")
-        for category, cells in self.rows:
-            table.add_row(cell(category), *cells)
-        return f"## {self.title}\n\n{as_markdown(table)}\n{self.legend}.\n"
+        for name in self.headings:
+            table.add_column(name, justify="left" if name in self.about else "right")
+        for cells in self.cells:
+            table.add_row(*(escape(text.replace("|", r"\|")) for text in cells))
+        return as_markdown(table)

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
-
-from rich.console import Console
 
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, not_negative, positive, share
@@ -20,48 +15,38 @@ from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_as
 from ..decoding.decode import FORK_ERROR_RATE, Limits
 from ..decoding.variants import FIXED_TREE, WRONG_FORKS, variant_of
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import INTERRUPTED, add_arguments, describe, limits_of, load_model, modes_of
-from .acceptance_summary import LEGEND as ACCEPTANCE_LEGEND
-from .acceptance_summary import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
+from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
+from ..measurement.summary_files import write_summary
+from ..measurement.tables import Section
+from .acceptance_summary import summarize_acceptance
 from .answer_writer import write_answers
 from .answers_table import write_answers_table
 from .speed_run import SpeedRun
 from .speed_up_plot import plot_speed_up
-from .summary import SummaryRow, summarize
-from .summary_table import LEGEND, markdown, terminal_table
-from .thread_summary import LEGEND as THREADS_LEGEND
-from .thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
-from .turns import TurnStore
+from .summary import summarize
+from .thread_summary import summarize_threads
+from .turns import TurnRecord, TurnStore
 
 
-def write_report(
-    run: SpeedRun,
-    store: TurnStore,
-    rows: Sequence[SummaryRow],
-    threads: Sequence[ThreadsRow],
-    acceptance: Sequence[AcceptanceRow],
-) -> None:
-    """Write `summary.json`, `summary.md`, `answers.csv`, `speedup.png` and `answers/` beside the turns."""
-    folder = store.folder
-    summary = {
-        "settings": store.settings,
-        "rows": [asdict(row) for row in rows],
-        "threads": [asdict(row) for row in threads],
-        "acceptance": [asdict(row) for row in acceptance],
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    settings = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
-    tables = f"{markdown(rows)}\n{LEGEND}.\n"
-    if threads:
-        tables += f"\n## Threads\n\n{threads_markdown(threads)}\n{THREADS_LEGEND}.\n"
-    if acceptance:
-        tables += f"\n## Acceptance\n\n{acceptance_markdown(acceptance)}\n{ACCEPTANCE_LEGEND}.\n"
-    (folder / "summary.md").write_text(f"# Speed\n\n{tables}\n{settings}\n", encoding="utf-8")
-    write_answers_table(store.records.values(), folder / "answers.csv")
-    plot_speed_up(rows, folder / "speedup.png")
+def write_report(run: SpeedRun, store: TurnStore) -> None:
+    """Print the tables; write the summary, `answers.csv`, `speedup.png` and `answers/` beside the turns."""
+    folder, records = store.folder, list(store.records.values())
+    tables = sections(records, run.modes)
+    write_summary(folder, "Speed", store.settings, tables)
+    write_answers_table(records, folder / "answers.csv")
+    plot_speed_up(tables[0], folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
     for mode in run.modes:
         write_answers(folder / "answers" / f"{mode}.jsonl", store.settings["model"], mode, run.questions, store.records)
+    if skipped := sum(record.skipped is not None for record in records):
+        print(f"{skipped} turns were skipped; {store.path} says why")
+
+
+def sections(records: Sequence[TurnRecord], modes: Sequence[str]) -> list[Section[Any]]:
+    """The tables: speed, and what threads and drafts do where there are any."""
+    drafting = [mode for mode in modes if not is_baseline(mode) and variant_of(mode).mode.medusa]
+    tables: list[Section[Any]] = [summarize_threads(records, modes), summarize_acceptance(records, drafting)]
+    return [summarize(records, modes), *(table for table in tables if table.groups)]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,28 +128,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), baselines)
     store = TurnStore(arguments.output_dir, describe(model, arguments, questions, modes) | _describe_baselines(run))
     with store:
-        try:
-            run.run(store, warm_up=arguments.warmup)
-        except KeyboardInterrupt:
-            kept = len(store.records)
-            print(f"interrupted; {kept} turns are kept, and the same command goes on from there", file=sys.stderr)
-            return INTERRUPTED
-    rows = summarize(store.records.values(), run.modes)
-    threads = summarize_threads(store.records.values(), run.modes)
-    drafting = [mode for mode in run.modes if not is_baseline(mode) and variant_of(mode).mode.medusa]
-    acceptance = summarize_acceptance(store.records.values(), drafting)
-    write_report(run, store, rows, threads, acceptance)
-    output = Console()
-    output.print(terminal_table(rows))
-    output.print(LEGEND, style="dim")
-    if threads:
-        output.print(threads_table(threads))
-        output.print(THREADS_LEGEND, style="dim", markup=False)
-    if acceptance:
-        output.print(acceptance_table(acceptance))
-        output.print(ACCEPTANCE_LEGEND, style="dim", markup=False)
-    skipped = sum(record.skipped is not None for record in store.records.values())
-    if skipped:
-        output.print(f"{skipped} turns were skipped; {store.path} says why")
-    output.print(f"results: {arguments.output_dir}", markup=False)
+        run.run(store, warm_up=arguments.warmup)
+    write_report(run, store)
     return 0

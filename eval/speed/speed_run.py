@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
@@ -68,19 +67,19 @@ class SpeedRun:
             store: the finished turns.
             warm_up: questions that are decoded once, and shortly, before the first that is recorded.
         """
+        asked = {question.question_id: question for question in self.questions}
         turns = [
-            (question, turn, mode)
+            (question.question_id, turn, mode)
             for number, question in enumerate(self.questions)
             for turn in range(1, len(question.turns) + 1)
             for mode in rotated(self.modes, number)
         ]
-        missing = [turn for turn in turns if (turn[0].question_id, *turn[1:]) not in store]
-        if missing:
-            self._warm_up(warm_up)
-        with tqdm(missing, initial=len(turns) - len(missing), total=len(turns), unit="turn") as progress:
-            for question, turn, mode in progress:
-                progress.set_postfix_str(f"{question.category}, {mode}")
-                store.add(self._answer(question, turn, mode, store))
+        store.fill(
+            turns,
+            lambda key: self._answer(asked[key[0]], key[1], key[2], store),
+            label=lambda key: f"{asked[key[0]].category}, {key[2]}",
+            warm_up=lambda: self._warm_up(warm_up),
+        )
 
     def _warm_up(self, times: int) -> None:
         limits = replace(self.limits, max_new_tokens=min(_WARM_UP_TOKENS, self.limits.max_new_tokens))

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
 from ..measurement.colours import COLOURS
-from .summary import SummaryRow
+from ..measurement.tables import Section
+from .summary import ModeTurns
 
 _GROUP_WIDTH = 0.8
 
 
 def plot_speed_up(
-    rows: Sequence[SummaryRow], path: Path, *, title: str = "Speed-up: median over questions, whiskers are quartiles"
+    table: Section[ModeTurns], path: Path, *, title: str = "Speed-up: median over questions, whiskers are quartiles"
 ) -> bool:
-    """Draw the speed-up against `ar` per category and mode: medians, with quartiles as whiskers.
+    """Draw the speed-ups as PNG.
 
     Returns:
         Whether there was anything to draw.
     """
-    drawn = [row for row in rows if row.speed_up is not None and row.mode != Mode.AR]
+    drawn = compared(table)
     if not drawn:
         return False
-    categories = list(dict.fromkeys(row.category for row in drawn))
-    modes = list(dict.fromkeys(row.mode for row in drawn))
-    width = _GROUP_WIDTH / len(modes)
-    figure = Figure(figsize=(max(6.0, 2.5 + 0.27 * len(categories) * len(modes)), 4.5), layout="constrained")
+    figure = Figure(figsize=(max(6.0, 2.5 + 0.27 * len(drawn)), 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    draw_speed_ups(axes, drawn)
+    axes.set_title(title, fontsize="medium")
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=len({row["mode"] for row in drawn}) + 1, frameon=False)
+    figure.savefig(path, dpi=150)
+    return True
+
+
+def compared(table: Section[ModeTurns]) -> list[dict[str, Any]]:
+    """The rows of the modes beside `ar` that have a speed-up against it."""
+    return [row for row in table.rows if row["speed-up"] is not None and row["mode"] != Mode.AR]
+
+
+def draw_speed_ups(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw a group of bars per category, a bar per mode: medians, with quartiles as whiskers, and a line for `ar`."""
+    categories = list(dict.fromkeys(row["category"] for row in rows))
+    modes = list(dict.fromkeys(row["mode"] for row in rows))
+    width = _GROUP_WIDTH / len(modes)
     for number, mode in enumerate(modes):
-        bars = [(categories.index(row.category), row.speed_up) for row in drawn if row.mode == mode and row.speed_up]
+        bars = [(categories.index(row["category"]), row["speed-up"]) for row in rows if row["mode"] == mode]
         offset = (number - (len(modes) - 1) / 2) * width
         axes.bar(
             [place + offset for place, _ in bars],
@@ -44,7 +63,7 @@ def plot_speed_up(
                 [spread.median - spread.lower_quartile for _, spread in bars],
                 [spread.upper_quartile - spread.median for _, spread in bars],
             ),
-            error_kw={"elinewidth": 1, "ecolor": "#333333"},
+            error_kw={"elinewidth": 1, "ecolor": COLOURS[Mode.AR]},
             color=COLOURS.get(mode),
             label=mode,
         )
@@ -54,10 +73,4 @@ def plot_speed_up(
     axes.set_xlim(-0.6, len(categories) - 0.4)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("tokens/s against ar")
-    axes.set_title(title, fontsize="medium")
-    axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(modes) + 1, frameon=False)
-    figure.savefig(path, dpi=150)
-    return True

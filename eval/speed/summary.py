@@ -1,10 +1,11 @@
-"""From records of turns to figures per category and mode."""
+"""How fast each mode is in each category, from the records of turns."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 
 from medusa_apar.modes import Mode
@@ -12,93 +13,118 @@ from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..decoding.baselines import Baseline
 from ..measurement.spread import Spread
+from ..measurement.tables import Column, Section, counts, interval_figures, spread_figures
 from .turns import TurnRecord
 
 OVERALL = "overall"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SummaryRow:
-    """Figures of one mode in one category.
+@dataclass(frozen=True)
+class ModeTurns:
+    """The turns of one mode, and those of all modes that they are compared with.
 
     Attributes:
-        category: the category, or `overall`.
         mode: the mode.
-        turns: answered turns, which the other figures are about.
-        skipped: turns without an answer.
-        seconds: mean wall time of a turn; modes that may not fork write other answers, mostly shorter ones.
-        tokens_per_second: answer tokens / wall time, prefill included.
-        tokens_per_step: answer tokens / steps.
-        steps: mean per turn.
-        forks: mean per turn.
-        forking: share of answers that fork.
-        slots_against_ar: peak KV slots / the slots that plain decoding of the same answers holds; None where the peak
-            was not measured.
-        outside_backbone: share of the wall time outside the backbone; None where it was not measured.
-        speed_up: of tokens/s against mode `ar` on the same turns, over questions; None without `ar`.
-        against_generate: of tokens/s against transformers' own `generate`, likewise; None without it.
-        median_tokens_per_step: over turns.
-        looping: share of answers that loop.
+        records: of all modes, in one category or in all.
     """
 
-    category: str
     mode: str
-    turns: int
-    skipped: int
-    seconds: float
-    tokens_per_second: float
-    tokens_per_step: float
-    steps: float
-    forks: float
-    forking: float
-    slots_against_ar: float | None
-    outside_backbone: float | None
-    speed_up: Spread | None
-    against_generate: Spread | None
-    median_tokens_per_step: float
-    looping: float
+    records: Sequence[TurnRecord]
+
+    @cached_property
+    def own(self) -> list[TurnRecord]:
+        """Turns of this mode."""
+        return [record for record in self.records if record.mode == self.mode]
+
+    @cached_property
+    def answered(self) -> list[TurnRecord]:
+        """Those with an answer."""
+        return [record for record in self.own if record.skipped is None]
+
+    def total(self, figure: Callable[[TurnRecord], float]) -> float:
+        """Sum of a figure over the answered turns."""
+        return sum(map(figure, self.answered))
+
+    def mean(self, figure: Callable[[TurnRecord], float]) -> float | None:
+        """Mean of a figure over the answered turns; None without any."""
+        return self.total(figure) / len(self.answered) if self.answered else None
+
+    @property
+    def tokens(self) -> float:
+        """Of all answers."""
+        return self.total(lambda record: record.stats.answer_tokens)
+
+    @property
+    def steps(self) -> float:
+        """Of all answers; at least 1, for answers that end with the prefill."""
+        return max(1, self.total(lambda record: record.stats.steps))
+
+    @property
+    def seconds(self) -> float:
+        """Of all answers."""
+        return self.total(lambda record: record.seconds)
+
+    @property
+    def slots_against_ar(self) -> float | None:
+        """Peak KV slots by those that plain decoding of the same answers holds; None where they were not counted."""
+        peak = self.total(lambda record: record.stats.peak_slots)
+        return peak / self.total(lambda record: record.stats.ar_slots) if peak else None
+
+    @property
+    def outside_backbone(self) -> float | None:
+        """Share of the wall time; None where it was not measured."""
+        inside = self.total(lambda record: record.stats.backbone_seconds)
+        return 1 - inside / self.seconds if inside else None
+
+    def tokens_per_step(self, record: TurnRecord) -> float:
+        """Of one turn."""
+        return record.stats.answer_tokens / max(1, record.stats.steps)
+
+    def speed_up(self, reference: str = Mode.AR) -> Spread | None:
+        """Of tokens/s against a reference on the same turns, over questions; None without it."""
+        return Spread.of(speed_ups(self.records, self.mode, reference))
 
 
-def summarize(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[SummaryRow]:
+COLUMNS: tuple[Column[ModeTurns], ...] = (
+    Column("turns", lambda turns: (len(turns.answered), len(turns.own) - len(turns.answered)), counts,
+           "answered + skipped"),
+    Column("tokens/s", lambda turns: (turns.answered and turns.tokens / turns.seconds) or None, ".1f",
+           "visible tokens of the answers by the wall time, prefill included"),
+    Column("tokens/step", lambda turns: (turns.answered and turns.tokens / turns.steps) or None, ".2f"),
+    Column("steps", lambda turns: turns.mean(lambda record: record.stats.steps), ".0f", "mean per turn"),
+    Column("forked", lambda turns: turns.mean(lambda record: record.stats.forks > 0), ".0%",
+           "share of answers with a fork"),
+    Column("slots/ar", lambda turns: turns.slots_against_ar, ".2f",
+           "peak KV slots against what plain decoding of the same answers holds"),
+    Column("x gen", lambda turns: turns.speed_up(Baseline.GENERATE), lambda spread: f"{spread.median:.2f}",
+           "tokens/s against transformers' generate, median over questions"),
+    Column("speed-up", lambda turns: turns.speed_up(), spread_figures,
+           "of tokens/s against mode ar, median (quartiles) over questions"),
+    Column("loops", lambda turns: turns.mean(lambda record: record.distinct_4grams < LOOPING_BELOW), ".0%",
+           f"share of answers with distinct 4-grams below {LOOPING_BELOW}"),
+    Column("95 %", lambda turns: turns.speed_up(), interval_figures,
+           "confidence interval of the speed-up's median, by bootstrap", on_terminal=False),
+    Column("median/step", lambda turns: median(map(turns.tokens_per_step, turns.answered)) if turns.answered else None,
+           ".2f", "median of tokens per step over turns", on_terminal=False),
+    Column("forks", lambda turns: turns.mean(lambda record: record.stats.forks), ".1f", "mean per turn",
+           on_terminal=False),
+    Column("outside", lambda turns: turns.outside_backbone, ".0%", "share of the time outside the backbone",
+           on_terminal=False),
+    Column("ms/step", lambda turns: (turns.answered and 1000 * turns.seconds / turns.steps) or None, ".1f",
+           on_terminal=False),
+    Column("s/turn", lambda turns: turns.mean(lambda record: record.seconds), ".2f",
+           "modes that may not fork write other answers, mostly shorter ones", on_terminal=False),
+)  # fmt: skip
+
+
+def summarize(records: Iterable[TurnRecord], modes: Sequence[str]) -> Section[ModeTurns]:
     """Figures per category, in the records' order, and overall; modes in the given order."""
     by_category: dict[str, list[TurnRecord]] = defaultdict(list)
-    everything = []
-    for record in records:
+    for record in (records := list(records)):
         by_category[record.category].append(record)
-        everything.append(record)
-    groups = [*by_category.items(), (OVERALL, everything)]
-    return [_summarize(category, mode, group) for category, group in groups for mode in modes]
-
-
-def _summarize(category: str, mode: str, records: Sequence[TurnRecord]) -> SummaryRow:
-    own = [record for record in records if record.mode == mode]
-    answered = [record for record in own if record.skipped is None]
-    tokens = sum(record.stats.answer_tokens for record in answered)
-    steps = sum(record.stats.steps for record in answered)
-    seconds = sum(record.seconds for record in answered)
-    backbone_seconds = sum(record.stats.backbone_seconds for record in answered)
-    peak_slots = sum(record.stats.peak_slots for record in answered)
-    ar_slots = sum(record.stats.ar_slots for record in answered)
-    turns = len(answered)
-    per_step = [record.stats.answer_tokens / max(1, record.stats.steps) for record in answered]
-    return SummaryRow(
-        category=category,
-        mode=mode,
-        turns=turns,
-        skipped=len(own) - turns,
-        seconds=_ratio(seconds, turns),
-        tokens_per_second=_ratio(tokens, seconds),
-        tokens_per_step=tokens / max(1, steps),
-        steps=_ratio(steps, turns),
-        forks=_ratio(sum(record.stats.forks for record in answered), turns),
-        forking=_ratio(sum(record.stats.forks > 0 for record in answered), turns),
-        slots_against_ar=_ratio(peak_slots, ar_slots) if peak_slots else None,
-        outside_backbone=1 - backbone_seconds / seconds if backbone_seconds and seconds else None,
-        speed_up=Spread.of(speed_ups(records, mode)),
-        against_generate=Spread.of(speed_ups(records, mode, reference=Baseline.GENERATE)),
-        median_tokens_per_step=median(per_step) if per_step else 0.0,
-        looping=_ratio(sum(record.distinct_4grams < LOOPING_BELOW for record in answered), turns),
-    )
+    by_category[OVERALL] = records
+    groups = {(category, mode): ModeTurns(mode, own) for category, own in by_category.items() for mode in modes}
+    return Section("Speed", ("category", "mode"), COLUMNS, groups)
 
 
 def speed_ups(records: Iterable[TurnRecord], mode: str, reference: str = Mode.AR) -> list[float]:
@@ -122,7 +148,3 @@ def tokens_per_second(records: Iterable[TurnRecord]) -> float:
         tokens += record.stats.answer_tokens
         seconds += record.seconds
     return tokens / seconds
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0

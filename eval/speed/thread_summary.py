@@ -1,107 +1,55 @@
-"""From records of turns to what threads cost and save: the second table of a measurement of speed."""
+"""What threads cost and save: the second table of a measurement of speed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
-from rich import box
-from rich.table import Table
+from medusa_apar.output import DecodingStats
 
 from ..decoding.baselines import is_baseline
 from ..decoding.variants import variant_of
-from ..measurement.tables import as_markdown, figure
+from ..measurement.tables import Column, Section
+from .summary import ModeTurns
 from .turns import TurnRecord
 
-COLUMNS = ("mode", "turns", "peak", "mean", "half", "pairs", "host", "saved")
-LEGEND = (
-    "peak, mean: KV slots at the peak, and averaged over steps, against what "
-    "plain decoding of the same answer holds at its end, mean over answers; half: share of answers whose peak is at "
-    "most half of that; pairs: pairs of a node and a slot that it attends to, against those of plain decoding of the "
-    "same answer; host: time outside backbone and heads against the time in the backbone; saved: steps of single "
-    "threads per answer, saved by forks inside a step and by [Child] beside its fork"
-)
+
+def _mean_over_stepped(figure: Callable[[DecodingStats], float | None]) -> Callable[[ModeTurns], float | None]:
+    """A figure's mean over the answers that took a step, for slots and pairs are counted step by step."""
+
+    def mean(turns: ModeTurns) -> float | None:
+        figures = [figure(record.stats) for record in turns.answered if record.stats.peak_slots]
+        known = [each for each in figures if each is not None]
+        return fmean(known) if known else None
+
+    return mean
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ThreadsRow:
-    """Figures of one mode whose answers may fork, over all categories.
-
-    Attributes:
-        mode: the mode.
-        answers: answered turns, which the other figures are about; None stands for what they do not tell.
-        peak_slots_against_ar: peak KV slots / the slots that plain decoding of the same answer holds at its end, mean
-            over answers.
-        mean_slots_against_ar: the same of the slots averaged over steps.
-        half_slots: share of answers whose peak is at most half of what plain decoding holds.
-        pairs_against_ar: attended pairs / those of plain decoding of the same answer, mean over answers.
-        host_against_backbone: wall time outside backbone and heads / wall time in the backbone.
-        saved_thread_steps: `DecodingStats.saved_thread_steps`, mean over answers.
-    """
-
-    mode: str
-    answers: int
-    peak_slots_against_ar: float | None
-    mean_slots_against_ar: float | None
-    half_slots: float | None
-    pairs_against_ar: float | None
-    host_against_backbone: float | None
-    saved_thread_steps: float | None
+def _host_against_backbone(turns: ModeTurns) -> float | None:
+    backbone = turns.total(lambda record: record.stats.backbone_seconds)
+    heads = turns.total(lambda record: record.stats.head_seconds)
+    return (turns.seconds - heads) / backbone - 1 if backbone else None
 
 
-def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> list[ThreadsRow]:
+COLUMNS: tuple[Column[ModeTurns], ...] = (
+    Column("turns", lambda turns: len(turns.answered)),
+    Column("peak", _mean_over_stepped(lambda stats: stats.peak_slots / stats.ar_slots), ".2f",
+           "KV slots at the peak against what plain decoding of the same answer holds at its end, mean over answers"),
+    Column("mean", _mean_over_stepped(lambda stats: stats.mean_slots / stats.ar_slots), ".2f",
+           "the same of the slots averaged over steps"),
+    Column("half", _mean_over_stepped(lambda stats: stats.peak_slots / stats.ar_slots <= 0.5), ".0%",
+           "share of answers whose peak is at most half of that"),
+    Column("pairs", _mean_over_stepped(lambda stats: stats.attended_pairs / stats.ar_pairs if stats.ar_pairs else None),
+           ".2f", "pairs of a node and a slot that it attends to, against plain decoding of the same answer"),
+    Column("host", _host_against_backbone, ".0%",
+           "time outside backbone and heads against the time in the backbone"),
+    Column("saved", lambda turns: turns.mean(lambda record: record.stats.saved_thread_steps), ".1f",
+           "steps of single threads per answer, saved by forks inside a step and by [Child] beside its fork"),
+)  # fmt: skip
+
+
+def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> Section[ModeTurns]:
     """A row for each of the modes whose answers may fork, in the given order."""
     records = list(records)
-    return [_summarize(records, mode) for mode in modes if not is_baseline(mode) and variant_of(mode).mode.apar]
-
-
-def _summarize(records: Sequence[TurnRecord], mode: str) -> ThreadsRow:
-    answered = [record for record in records if record.mode == mode and record.skipped is None]
-    stats = [record.stats for record in answered]
-    stepped = [figures for figures in stats if figures.peak_slots]  # slots are counted step by step
-    peaks = [figures.peak_slots / figures.ar_slots for figures in stepped]
-    seconds = sum(record.seconds for record in answered)
-    backbone_seconds = sum(figures.backbone_seconds for figures in stats)
-    head_seconds = sum(figures.head_seconds for figures in stats)
-    return ThreadsRow(
-        mode=mode,
-        answers=len(answered),
-        peak_slots_against_ar=_mean(peaks),
-        mean_slots_against_ar=_mean([figures.mean_slots / figures.ar_slots for figures in stepped]),
-        half_slots=_mean([peak <= 0.5 for peak in peaks]),
-        pairs_against_ar=_mean([figures.attended_pairs / figures.ar_pairs for figures in stepped if figures.ar_pairs]),
-        host_against_backbone=(seconds - head_seconds) / backbone_seconds - 1 if backbone_seconds else None,
-        saved_thread_steps=_mean([figures.saved_thread_steps for figures in stats]),
-    )
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
-
-
-def threads_table(rows: Sequence[ThreadsRow]) -> Table:
-    """One line per mode, narrow enough for 80 columns."""
-    return _filled(Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0), rows)
-
-
-def threads_markdown(rows: Sequence[ThreadsRow]) -> str:
-    """A markdown table, one line per mode."""
-    return as_markdown(_filled(Table(box=box.MARKDOWN), rows))
-
-
-def _filled(table: Table, rows: Sequence[ThreadsRow]) -> Table:
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "mode" else "right")
-    for row in rows:
-        table.add_row(
-            row.mode,
-            str(row.answers),
-            figure(row.peak_slots_against_ar, ".2f"),
-            figure(row.mean_slots_against_ar, ".2f"),
-            figure(row.half_slots, ".0%"),
-            figure(row.pairs_against_ar, ".2f"),
-            figure(row.host_against_backbone, ".0%"),
-            figure(row.saved_thread_steps, ".1f"),
-        )
-    return table
+    forking = [mode for mode in modes if not is_baseline(mode) and variant_of(mode).mode.apar]
+    return Section("Threads", ("mode",), COLUMNS, {(mode,): ModeTurns(mode, records) for mode in forking})

@@ -35,7 +35,7 @@ class TurnRecord(Record):
         skipped: why there is no answer; None if there is one.
     """
 
-    measured: ClassVar[str] = "a turn"
+    measured: ClassVar[str] = "turns"
 
     question_id: int | str
     category: str

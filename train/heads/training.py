@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,12 @@ from medusa_apar.tree.control_tokens import ControlTokens
 from ..backbone.training import DataArguments, load_backbone
 from ..claims import claim
 from ..command_line import InputError, run
-from ..evaluation.places import Places, backbone_logits, head_inputs, label_sources, labels_of
+from ..evaluation.places import Places, backbone_logits, label_sources, labels_of
 from ..rows.bad_rows import BadRowError, BadRows
 from ..rows.responses import read_responses
 from ..rows.tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack, prompt_token_ids
 from ..trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
+from .hidden_states import HIDDEN_STATES, HiddenStates
 from .own_answers import kept_answers, own_answers
 
 logger = logging.getLogger(__name__)
@@ -200,6 +202,13 @@ class HeadsTrainingArguments(TreeTrainingArguments):
     learning_rate: float = 1e-3
     warmup_steps: float = 0.1
     num_train_epochs: float = 2.0
+    keep_hidden_states: bool = field(
+        default=False,
+        metadata={
+            "help": "write the backbone's hidden states to `output_dir` in the first epoch, and read them in later ones; "
+            "removed at the end"
+        },
+    )
     muon: bool = field(
         default=False,
         metadata={"help": "Muon for the matrices and AdamW for the rest; --optim and --adam_* change nothing then"},
@@ -252,6 +261,8 @@ class HeadsTrainer(HeadsEvaluation):
     ) -> None:
         super().__init__(heads, *args, **kwargs)
         self.backbone = backbone.requires_grad_(False).eval().to(self.args.device)
+        kept = Path(self.args.output_dir) / HIDDEN_STATES if self.args.keep_hidden_states else None
+        self.hidden_states = HiddenStates(self.backbone, kept)
         self.heads = heads
         self.judged = self.backbone, heads
         self.decay = decay
@@ -264,8 +275,7 @@ class HeadsTrainer(HeadsEvaluation):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        with torch.no_grad():
-            hidden = head_inputs(self.backbone, inputs)
+        hidden = self.hidden_states.of_batch(inputs)
         places = Places.of_batch(hidden, inputs)
         logits = places.logits(model, self.backbone)
         if self.distil:
@@ -307,6 +317,8 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         trainer.measured().record_in(heads.config)
     heads.config.backbone = data.model
     trainer.finish()
+    if args.process_index == 0:
+        shutil.rmtree(Path(args.output_dir) / HIDDEN_STATES, ignore_errors=True)
     return Path(args.output_dir)
 
 

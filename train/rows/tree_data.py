@@ -325,7 +325,7 @@ class TreeCollator:
         pad_token_id: fills rows up to `length`.
         length: fixed row length in tokens; None pads to the longest row.
         label_heads: also give, `[batch, heads, length]` for this many heads, `head_labels` and `head_places`: the place
-            in the row from which the backbone itself chooses the label.
+            in the row from which the backbone itself chooses the label. And `lengths`, the tokens of each row.
     """
 
     pad_token_id: int
@@ -363,4 +363,5 @@ class TreeCollator:
         if self.label_heads:
             tensors["head_labels"] = torch.stack(head_labels)
             tensors["head_places"] = torch.stack(head_places)
+            tensors["lengths"] = torch.tensor([len(row) for row in rows])
         return tensors

@@ -241,7 +241,7 @@ class Tuning:
             "train", "heads", "--model", str(backbone), "--output_dir", str(heads), "--kind", self.arguments.kind,
             "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "both",
             "--own_answers", str(self.progress.planned["own_answers"]),
-            "--muon", "--learning_rate", str(_HEADS_LEARNING_RATE),
+            "--muon", "--learning_rate", str(_HEADS_LEARNING_RATE), "--keep_hidden_states", "True",
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
         )  # fmt: skip
         if is_main_process():

@@ -14,7 +14,7 @@ from medusa_apar.eval.decoding.baselines import Baseline, BaselineOptions, answe
 from medusa_apar.eval.decoding.decode import Limits, decode
 from medusa_apar.eval.speed import command as speed
 
-from .scripted_model import ALL_MODES, ScriptedModel
+from ..scripted_model import ALL_MODES, ScriptedModel
 
 LIMITS = Limits(max_new_tokens=24)
 QUESTION = '{"question_id": 1, "category": "math", "turns": ["One?"]}'
@@ -119,10 +119,10 @@ def test_baselines_stand_beside_the_modes(command: Command, model: ScriptedModel
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["prompt_lookup_tokens"] == 3
     assert len(summary["settings"]["assistant_weights"]) == 16
-    overall = {row["mode"]: row for row in summary["rows"] if row["category"] == "overall"}
-    assert overall["generate"]["slots_against_ar"] == 1
-    assert overall["prompt-lookup"]["slots_against_ar"] is None
-    assert overall["prompt-lookup"]["tokens_per_step"] > 0
+    overall = {row["mode"]: row for row in summary["tables"]["Speed"] if row["category"] == "overall"}
+    assert overall["generate"]["slots/ar"] == 1
+    assert overall["prompt-lookup"]["slots/ar"] is None
+    assert overall["prompt-lookup"]["tokens/step"] > 0
     line = next(line for line in (tmp_path / "out" / "summary.md").read_text().splitlines() if "| assisted" in line)
     assert line.split("|")[8].strip() == "-"
     assert (tmp_path / "out" / "speedup.png").stat().st_size > 1000

@@ -8,7 +8,7 @@ import pytest
 
 from medusa_apar.eval.speed.turns import TurnStore
 
-from .scripted_model import record
+from ..scripted_model import record
 
 SETTINGS = {"model": "m", "modes": ("ar", "apar"), "max_new_tokens": 8}
 ONE = record(1, "ar", answer="Grüße\n\u2028", answer_tokens=3, steps=2, mean_slots=1.5)

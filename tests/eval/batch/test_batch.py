@@ -17,7 +17,7 @@ from medusa_apar import MedusaAparModel, MedusaHeads
 from medusa_apar.eval.batch import batch_run
 from medusa_apar.eval.batch import command as batch
 from medusa_apar.eval.batch.batch_run import BatchRecord
-from medusa_apar.eval.batch.batch_summary import COLUMNS, markdown, summarize, terminal_table
+from medusa_apar.eval.batch.batch_summary import COLUMNS, summarize
 from medusa_apar.tree.control_tokens import ControlTokens
 
 QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "}"]}}' for n in range(1, 4)]
@@ -58,8 +58,8 @@ def test_measures_every_size_in_every_mode_in_rotating_order(command: Command, t
     for number, size in [(1, 1), (1, 2), (2, 1), (2, 2)]:
         assert tokens[number, size, "ar"] == tokens[number, size, "generate"] > 0
     assert all(row["steps"] > 0 and row["seconds"] > 0 for row in found)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "summary.jsonl").read_text().splitlines()]
-    assert [(row["batch_size"], row["mode"], row["rounds"]) for row in rows] == [
+    rows = json.loads((tmp_path / "out" / "summary.json").read_text())["tables"]["Speed by batch size"]
+    assert [(row["batch size"], row["mode"], row["rounds"]) for row in rows] == [
         (size, mode, 2) for size in (1, 2) for mode in orders[0]
     ]
     assert "| medusa-apar |" in (tmp_path / "out" / "summary.md").read_text()
@@ -133,34 +133,33 @@ RECORDS = [
 
 
 def test_compares_with_ar_in_the_same_round() -> None:
-    rows = {(row.batch_size, row.mode): row for row in summarize(RECORDS, ("ar", "apar", "medusa"))}
-    assert list(rows) == [(1, "ar"), (1, "apar"), (32, "ar"), (32, "apar")]
-    large = rows[32, "apar"]
-    assert large.speed_up is not None
-    assert (large.speed_up.median, large.lowest_speed_up) == (1.0, 0.5)
-    assert large.tokens_per_second.median == 87.5
-    assert large.tokens_per_step == 20
-    small = rows[1, "apar"]
-    assert (small.rounds, small.tokens_per_second.median) == (2, 30)
-    assert small.speed_up is not None
-    assert (small.speed_up.median, small.speed_up.count) == (2, 1)
+    section = summarize(RECORDS, ("ar", "apar", "medusa"))
+    assert list(section.groups) == [(1, "ar"), (1, "apar"), (32, "ar"), (32, "apar")]
+    large = section.row(32, "apar")
+    assert (large["speed-up"].median, large["lowest"]) == (1.0, 0.5)
+    assert large["tokens/s"].median == 87.5
+    assert large["tokens/step"] == 20
+    small = section.row(1, "apar")
+    assert (small["rounds"], small["tokens/s"].median) == (2, 30)
+    assert (small["speed-up"].median, small["speed-up"].count) == (2, 1)
 
 
 def test_leaves_out_speed_ups_without_ar() -> None:
-    row = summarize([record(1, 1, "apar", 10, 1)], ("apar",))[0]
-    assert (row.speed_up, row.lowest_speed_up) == (None, None)
-    assert [cell.strip() for cell in markdown([row]).splitlines()[-1].strip("|").split("|")][-2:] == ["-", "-"]
+    section = summarize([record(1, 1, "apar", 10, 1)], ("apar",))
+    assert (section.rows[0]["speed-up"], section.rows[0]["lowest"]) == (None, None)
+    assert section.cells[0][-2:] == ["-", "-"]
 
 
 def test_tables_have_every_figure() -> None:
-    rows = summarize(RECORDS, ("ar", "apar"))
-    header, _, *lines = markdown(rows).splitlines()
-    assert len(lines) == len(rows) == 4
-    assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
+    section = summarize(RECORDS, ("ar", "apar"))
+    header, _, *lines = section.markdown().splitlines()
+    assert len(lines) == len(section.rows) == 4
+    names = ["batch size", "mode", *(column.name for column in COLUMNS)]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == names
     assert [cell.strip() for cell in lines[-1].strip("|").split("|")] == [
         "32", "apar", "2", "88", "20.00", "1.00 (0.8-1.2)", "0.50",
     ]  # fmt: skip
     text = StringIO()
-    Console(file=text, width=80).print(terminal_table(rows))
+    Console(file=text, width=80).print(section.terminal())
     assert "1.00 (0.8-1.2)" in text.getvalue()
-    assert len(text.getvalue().splitlines()) == 9
+    assert "…" not in text.getvalue()

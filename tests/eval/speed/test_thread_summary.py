@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from medusa_apar.eval.speed.thread_summary import (
-    COLUMNS,
-    ThreadsRow,
-    summarize_threads,
-    threads_markdown,
-    threads_table,
-)
+from medusa_apar.eval.measurement.tables import Section
+from medusa_apar.eval.speed.summary import ModeTurns
+from medusa_apar.eval.speed.thread_summary import summarize_threads
 from medusa_apar.eval.speed.turns import TurnRecord
 
-from .scripted_model import record
+from ..scripted_model import record
 
 RECORDS = [
     record(1, "generate", seconds=4, answer_tokens=40),
@@ -36,45 +32,50 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def row(*records: TurnRecord) -> ThreadsRow:
-    (only,) = summarize_threads(records, ("apar",))
+def table(*records: TurnRecord, mode: str = "apar") -> Section[ModeTurns]:
+    return summarize_threads(records, (mode,))
+
+
+def row(*records: TurnRecord) -> dict[str, Any]:
+    (only,) = table(*records).rows
     return only
 
 
 def test_only_modes_whose_answers_may_fork_have_a_row() -> None:
     modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "fixed-tree", "medusa-apar")
-    assert [row.mode for row in summarize_threads(RECORDS, modes)] == ["apar", "fixed-tree", "medusa-apar"]
+    rows = summarize_threads(RECORDS, modes).rows
+    assert [row["mode"] for row in rows] == ["apar", "fixed-tree", "medusa-apar"]
 
 
 def test_slots_are_compared_answer_by_answer() -> None:
     found = row(*RECORDS)
-    assert found.answers == 2
-    assert found.peak_slots_against_ar == pytest.approx((30 / 60 + 80 / 100) / 2)
-    assert found.mean_slots_against_ar == pytest.approx((15 / 60 + 60 / 100) / 2)
+    assert found["turns"] == 2
+    assert found["peak"] == pytest.approx((30 / 60 + 80 / 100) / 2)
+    assert found["mean"] == pytest.approx((15 / 60 + 60 / 100) / 2)
 
 
 def test_a_peak_of_exactly_a_half_is_a_half() -> None:
     peaks = [record(n, "apar", peak_slots=peak, ar_slots=100) for n, peak in enumerate((20, 50, 51, 90))]
-    assert row(*peaks).half_slots == 0.5
+    assert row(*peaks)["half"] == 0.5
 
 
 def test_an_answer_without_a_step_tells_nothing_about_slots() -> None:
     found = row(record(1, "apar", peak_slots=80, ar_slots=100, mean_slots=60), record(2, "apar", ar_slots=9))
-    assert (found.answers, found.peak_slots_against_ar, found.mean_slots_against_ar) == (2, 0.8, 0.6)
-    assert found.half_slots == 0
+    assert (found["turns"], found["peak"], found["mean"]) == (2, 0.8, 0.6)
+    assert found["half"] == 0
 
 
 def test_the_hosts_share_is_the_time_outside_backbone_and_heads() -> None:
-    assert row(*RECORDS).host_against_backbone == pytest.approx((6 - 4 - 1) / 4)
+    assert row(*RECORDS)["host"] == pytest.approx((6 - 4 - 1) / 4)
 
 
 def test_counts_the_steps_that_forks_save_per_answer() -> None:
-    assert row(*RECORDS).saved_thread_steps == (3 + 2 + 1) / 2
+    assert row(*RECORDS)["saved"] == (3 + 2 + 1) / 2
 
 
 def test_the_table_has_every_figure() -> None:
-    header, rule, line = threads_markdown([row(*RECORDS)]).splitlines()
-    assert [cell.strip() for cell in header.strip("|").split("|")] == list(COLUMNS)
+    header, rule, line = table(*RECORDS).markdown().splitlines()
+    assert [cell.strip() for cell in header.strip("|").split("|")] == table().headings
     assert set(rule) <= set("|-: ")
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "apar", "2", "0.65", "0.42", "50%", "0.75", "25%", "3.0",
@@ -82,15 +83,15 @@ def test_the_table_has_every_figure() -> None:
 
 
 def test_what_is_not_known_is_shown_as_a_dash() -> None:
-    line = threads_markdown([row(RECORDS[-1])]).splitlines()[-1]
-    assert [cell.strip() for cell in line.strip("|").split("|")] == ["apar", "0", *"------"]
+    assert table(RECORDS[-1]).cells == [["apar", "0", *"------"]]
 
 
 def test_the_terminal_table_fits_into_80_columns() -> None:
     text = StringIO()
-    long_mode = replace(row(*RECORDS), mode="medusa-apar", saved_thread_steps=123.4)
-    Console(file=text, width=80).print(threads_table([long_mode]))
+    many = [record(n, "medusa-apar", peak_slots=50, ar_slots=60, forks_inside_steps=123) for n in range(2)]
+    section = table(*many, mode="medusa-apar")
+    Console(file=text, width=80).print(section.terminal())
     lines = text.getvalue().splitlines()
-    assert any(all(name in line for name in COLUMNS) for line in lines)
-    assert any("medusa-apar" in line and "123.4" in line for line in lines)
+    assert any(all(name in line for name in section.headings) for line in lines)
+    assert any("medusa-apar" in line and "123.0" in line for line in lines)
     assert "…" not in text.getvalue()

@@ -15,7 +15,7 @@ from medusa_apar.eval.cli import main
 from medusa_apar.eval.measurement.question_sets import load_questions
 from medusa_apar.eval.replay.hits import PUBLISHED
 
-from ..fixtures import TINY
+from ...fixtures import TINY
 
 
 def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(

@@ -14,7 +14,7 @@ from medusa_apar.cli import main
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import write_medusa_llm
 
-from ..fixtures import TINY
+from ...fixtures import TINY
 
 ARGUMENTS = ["--backbone", str(TINY), "--limit", "2", "--max-new-tokens", "64"]
 

@@ -15,7 +15,7 @@ from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
 from medusa_apar.eval.decoding.fork_errors import ForkError
 from medusa_apar.eval.speed import command as speed
 
-from .scripted_model import ALL_MODES, CONTEXT, ScriptedModel
+from ..scripted_model import ALL_MODES, CONTEXT, ScriptedModel
 
 QUESTIONS = (
     '{"question_id": 1, "category": "math", "turns": ["One?", "Two?"]}',
@@ -162,8 +162,8 @@ def test_records_a_prompt_that_is_too_long_as_skipped(
     assert reasons[2, 1] is None
     assert "the prompt has" in reasons[2, 2]
     assert "3 turns were skipped" in capsys.readouterr().out
-    overall = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"][-1]
-    assert (overall["turns"], overall["skipped"]) == (1, 3)
+    overall = json.loads((tmp_path / "out" / "summary.json").read_text())["tables"]["Speed"][-1]
+    assert overall["turns"] == [1, 3]
 
 
 def test_writes_summary_plot_and_answers(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_writes_summary_plot_and_answers(command: Command, tmp_path: Path, capsy
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["max_new_tokens"] == 20
-    assert [(row["category"], row["mode"]) for row in summary["rows"]] == [
+    assert [(row["category"], row["mode"]) for row in summary["tables"]["Speed"]] == [
         (category, mode) for category in ("math", "stem", "overall") for mode in ALL_MODES
     ]
     assert "| medusa-apar |" in (out / "summary.md").read_text()
@@ -191,9 +191,9 @@ def test_modes_with_threads_have_a_second_table(
 ) -> None:
     command()
     out = tmp_path / "out"
-    threads = json.loads((out / "summary.json").read_text())["threads"]
-    assert [(row["mode"], row["answers"]) for row in threads] == [("apar", 3), ("medusa-apar", 3)]
-    assert all(row["peak_slots_against_ar"] == 1 for row in threads)
+    threads = json.loads((out / "summary.json").read_text())["tables"]["Threads"]
+    assert [(row["mode"], row["turns"]) for row in threads] == [("apar", 3), ("medusa-apar", 3)]
+    assert all(row["peak"] == 1 for row in threads)
     first, second = (out / "summary.md").read_text().split("## Threads")
     assert [text.count("| apar ") for text in (first, second)] == [3, 1]
     assert "- max_new_tokens: 20" in second
@@ -205,7 +205,7 @@ def test_without_threads_there_is_one_table(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command("--modes", "ar,medusa")
-    assert json.loads((tmp_path / "out" / "summary.json").read_text())["threads"] == []
+    assert list(json.loads((tmp_path / "out" / "summary.json").read_text())["tables"]) == ["Speed"]
     assert "Threads" not in (tmp_path / "out" / "summary.md").read_text()
     assert "[Child] beside its fork" not in capsys.readouterr().out
 
