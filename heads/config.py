@@ -90,7 +90,7 @@ class SequentialHeadsConfig(HeadsConfig):
             None: any token may be, and the backbone's `lm_head` projects.
         embedding_scale: what the backbone's embeddings are multiplied by, so that their entries are about 1: backbones
             scale them in ways of their own.
-        **kwargs: of `HeadsConfig`. Accuracy is that behind the right tokens before.
+        **kwargs: of `HeadsConfig`. Accuracy is that after the right tokens.
     """
 
     model_type = "medusa_apar_sequential_heads"

@@ -1,10 +1,10 @@
-"""The command line: a parser that takes `--output_dir` for `--output-dir`, and numbers."""
+"""The command line: a parser that takes `--output_dir` for `--output-dir`, numbers, and lists of names."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import isfinite
 from typing import Any
 
@@ -80,3 +80,16 @@ def share(text: str) -> float:
     if value > 1:
         raise argparse.ArgumentTypeError(f"{text} is above 1")
     return value
+
+
+def names_of(what: str, choices: Collection[str]) -> Callable[[str], list[str]]:
+    """A type for names out of these, separated by commas, each once; `what` they name is for errors."""
+
+    def names(text: str) -> list[str]:
+        given = list(dict.fromkeys(name.strip() for name in text.split(",")))
+        for name in given:
+            if name not in choices:
+                raise argparse.ArgumentTypeError(f"{what} {name!r} is unknown; choose from {', '.join(choices)}")
+        return given
+
+    return names

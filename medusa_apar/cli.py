@@ -204,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Medusa heads and APAR paragraph threads under one attention mask per step.",
         epilog="; ".join(f"{name}: {(command.__doc__ or '').strip()}" for name, command in COMMANDS.items()),
     )
-    parser.add_argument("command", choices=tuple(COMMANDS), help="add --help behind it for its arguments")
+    parser.add_argument("command", choices=tuple(COMMANDS), help="its arguments: `COMMAND --help`")
     arguments = list(sys.argv[1:] if argv is None else argv)
     for argument in arguments:
         _check_text(argument, parser)

@@ -72,7 +72,7 @@ class DecodingOptions:
         max_slots: slots of the KV pool; threads for which there is no room wait. By default what the device can
             hold. Does not change the answer.
         nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.
-        medusa_choices: a fixed tree of ranks behind every thread's pending token in place of the likeliest nodes of all
+        medusa_choices: a fixed tree of ranks after every thread's pending token in place of the likeliest nodes of all
             threads, as medusa-llm lists it; paths that are longer than there are heads end with them.
         acceptance: `exact` is lossless. `typical` is medusa-llm's typical acceptance, and lossy.
         posterior_threshold, posterior_alpha: of typical acceptance.

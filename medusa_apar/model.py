@@ -274,7 +274,7 @@ class MedusaAparModel(PushToHubMixin):
 
         Takes the arguments of transformers' `generate` for decoder-only models, and the fields of `DecodingOptions`:
         `medusa`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`, `acceptance`,
-        `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would write behind
+        `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would write after
         that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token for token
         (with the control tokens, where the backbone has any, in `suppress_tokens`).
 

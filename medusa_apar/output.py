@@ -16,11 +16,11 @@ class DecodingStats:
     Attributes:
         steps: forward passes of the backbone after prefill.
         answer_tokens: visible tokens of the final answers: the final EOS counts, control tokens do not.
-        discarded_tokens: tokens that were decoded and fell behind a cut (a limit, a stopping criterion).
+        discarded_tokens: tokens that were decoded and lie after a cut (a limit, a stopping criterion).
         forks: threads opened beside the root threads.
         forward_nodes: nodes over all steps; `forward_nodes / steps` is the mean width of a forward pass.
         accepted_draft_tokens: Draft tokens that the backbone confirmed.
-        forks_inside_steps: forks behind which the parent's path went on in the same step.
+        forks_inside_steps: forks after which the parent's path went on in the same step.
         eager_children: children whose `[Child]` was computed in the step of their `[Fork]`.
         preemptions: times that a waiting thread's slots were taken for another.
         peak_slots: most KV slots held at once.

@@ -1,4 +1,4 @@
-"""Who may come in: a number of answers at a time, a queue that ends, and 429 behind it."""
+"""Admission: so many answers at a time, a bounded queue, and status 429 beyond it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Admission:
 
     Args:
         running: requests that run at the same time.
-        waiting: requests that wait behind them.
+        waiting: requests that wait for these.
     """
 
     def __init__(self, running: int, waiting: int) -> None:

@@ -13,7 +13,7 @@ class BodyLimit:
     """Middleware that goes by the header Content-Length, and asks for it where it is missing.
 
     Args:
-        app: the application behind it.
+        app: the application that it wraps.
         most: bytes of a body.
     """
 

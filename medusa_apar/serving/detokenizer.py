@@ -39,7 +39,7 @@ class IncrementalDetokenizer:
         stop = self._first_stop(whole)
         if stop is not None:
             self.stopped = True
-            # However many tokens came at once, those behind the stop string do not count.
+            # However many tokens came at once, those after the stop string do not count.
             counts = range(len(readable))
             self.tokens = bisect_left(counts, True, key=lambda count: self._stops_within(readable[:count]))
             whole = whole[:stop]

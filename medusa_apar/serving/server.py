@@ -41,7 +41,7 @@ class ServerLimits:
 
     Attributes:
         running: answers that are written at the same time.
-        waiting: requests that wait behind them; further ones get status 429.
+        waiting: requests that wait; further ones get status 429.
         threads: most threads of one answer that write at the same time.
         body_bytes: of a request.
     """

@@ -18,7 +18,7 @@ class Piece:
     Attributes:
         thread: index of the thread; 0 is the root thread.
         token_ids: what is written of it.
-        running: whether the thread writes on right behind it.
+        running: whether the thread writes on right after it.
     """
 
     thread: int
@@ -42,7 +42,7 @@ class Snapshot:
 
     @staticmethod
     def of(tree: ParagraphTree, limit: int) -> Snapshot:
-        """The answer that a tree of threads holds, cut behind so many visible tokens."""
+        """The answer that a tree of threads holds, cut after so many visible tokens."""
         finished = tree.complete
         if finished:
             tree = tree.trimmed(limit)

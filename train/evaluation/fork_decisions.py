@@ -15,7 +15,7 @@ KINDS = ("first", "later")
 
 @dataclass(slots=True)
 class ForkDecisions:
-    """Counts of decisions to fork, apart for those before and behind the first fork of a path.
+    """Counts of decisions to fork, apart for those before and after the first fork of a path.
 
     Attributes:
         counts: `[2, 3]` int64: by kind the forks that were chosen rightly, those chosen wrongly, and those missed.

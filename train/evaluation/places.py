@@ -30,7 +30,7 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
 
 
 def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
-    """Logits `[..., vocab_size]` behind `head_inputs`, scaled (Granite) or capped (Gemma) as the model does itself."""
+    """Logits `[..., vocab_size]` of `head_inputs`, scaled (Granite) or capped (Gemma) as the model does itself."""
     logits: Tensor = backbone.get_output_embeddings()(hidden)
     config = backbone.config.get_text_config()
     scale: float = getattr(config, "logits_scaling", 1.0)
@@ -87,7 +87,7 @@ def label_sources(batch: dict[str, Any]) -> Tensor:
         batch: of `TreeCollator`.
 
     Returns:
-        `[heads, places]` int64; behind the end of a path, where there is no label, anything.
+        `[heads, places]` int64; after the end of a path, where there is no label, anything.
     """
     wanted = draft_places(batch)
     rows, length = wanted.shape

@@ -17,7 +17,7 @@ class Defect(StrEnum):
     """A way in which an answer's structure is broken."""
 
     EMPTY_DETAIL = "empty detail"
-    """A list item without text, or one that ends in a colon, or a heading, with nothing behind it."""
+    """A list item without text, or one that ends in a colon, or a heading, with nothing after it."""
     OPEN_END = "open end"
     """The last line is an introduction: it ends in a colon."""
     NUMBERING = "numbering"
@@ -39,9 +39,9 @@ class _Line:
     Attributes:
         kind: what it is.
         level: of a heading its depth from 1 (a bold line: 7), otherwise columns of indentation.
-        text: what stands behind the marker.
+        text: the text after the marker.
         number: of a numbered item or heading.
-        delimiter: behind the number.
+        delimiter: after the number.
     """
 
     kind: _Kind
@@ -121,7 +121,7 @@ def _indentation(raw: str) -> int:
 
 
 def _is_empty(line: _Line, following: _Line | None) -> bool:
-    """Whether a line asks for something behind it, and what follows is not it."""
+    """Whether a line asks for something after it, and what follows is not it."""
     if line.kind is _Kind.HEADING:
         return _is_empty_heading(line, following)
     if line.kind not in (_Kind.NUMBERED, _Kind.BULLET) or not line.introduces:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A root with details behind it: `text[start:root_end]` and `text[root_end:end]`."""
+    """A root with details after it: `text[start:root_end]` and `text[root_end:end]`."""
 
     start: int
     root_end: int

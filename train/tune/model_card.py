@@ -25,15 +25,17 @@ def write_model_card(folder: Path, measured: Path, base: str, seconds: Mapping[s
         base: the model that was tuned.
         seconds: what each stage took.
     """
-    speed = _read(measured / "speed-tuned" / "summary.json")
-    quality = _read(measured / "quality-tuned" / "summary.json")["measures"]
-    untuned = _read(measured / "quality-untuned" / "summary.json")["measures"]
+    measurement = _read(measured / "speed-tuned" / "summary.json")
+    settings, speed = measurement["settings"], measurement["tables"]["Speed"]
+    quality, untuned = (
+        _read(measured / f"quality-{model}" / "summary.json")["tables"]["Without a judge"]
+        for model in ("tuned", "untuned")
+    )
     backbone = _read(measured / "backbone.json")
     heads = _read(folder / "heads" / "config.json")
-    settings = speed["settings"]
     seconds = {stage: taken for stage, taken in seconds.items() if stage != "measurement"}
     together = duration(sum(seconds.values()))
-    questions = max(row["turns"] for row in _overall(speed["rows"]))
+    questions = max(row["turns"][0] for row in _overall(speed))
     text = f"""---
 base_model: {base}
 library_name: peft
@@ -63,7 +65,7 @@ Made by `medusa-apar tune` in {together} before the measurement ({_list(seconds)
 {questions} held-out questions, greedy, up to {settings["max_new_tokens"]} tokens. {settings["device"]},
 {settings["dtype"]}, {settings["cpu_threads"]} CPU threads.
 
-{_speed_table(speed["rows"])}
+{_speed_table(speed)}
 
 x generate: tokens/s against transformers' own `generate`, median over questions; forks: mean per answer.
 
@@ -72,7 +74,7 @@ x generate: tokens/s against transformers' own `generate`, median over questions
 nats/token: minus the log-likelihood of the answers under the untuned model; broken: an empty item, an introduction
 without what it introduces, or a wrong number.
 
-Answers that fork, by what the untuned model's own answer is: {_forking(speed["rows"])}. Forks along the untuned model's
+Answers that fork, by what the untuned model's own answer is: {_forking(speed)}. Forks along the untuned model's
 held-out answers, against where these have their structure: {_forks(backbone)}.
 Heads, best drafts alone on held-out answers: {1 + sum(heads["acceptance"]):.2f} tokens per step; top-1 accuracy
 {", ".join(f"{row[0]:.2f}" for row in heads["accuracy"])}.
@@ -98,15 +100,16 @@ def _speed_table(rows: Sequence[dict[str, Any]]) -> str:
              "| --- | ---: | ---: | ---: | ---: | ---: |"]  # fmt: skip
     for row in _overall(rows):
         lines.append(
-            f"| {row['mode']} | {row['tokens_per_second']:.1f} | {row['against_generate']['median']:.2f} "
-            f"| {row['tokens_per_step']:.2f} | {row['forks']:.1f} | {row['seconds']:.1f} |"
+            f"| {row['mode']} | {_number(row['tokens/s'], '.1f')} "
+            f"| {_number(row['x gen'] and row['x gen']['median'], '.2f')} | {_number(row['tokens/step'], '.2f')} "
+            f"| {_number(row['forks'], '.1f')} | {_number(row['s/turn'], '.1f')} |"
         )
     return "\n".join(lines)
 
 
 def _forking(rows: Iterable[dict[str, Any]]) -> str:
-    shares = {row["category"]: row["forking"] for row in rows if row["mode"] == Mode.APAR}
-    parts = [f"{name} {shares[name]:.0%}" for name in CATEGORIES if name in shares]
+    shares = {row["category"]: row["forked"] for row in rows if row["mode"] == Mode.APAR}
+    parts = [f"{name} {_number(shares[name], '.0%')}" for name in CATEGORIES if name in shares]
     return ", ".join(parts)
 
 
@@ -114,8 +117,8 @@ def _quality_table(rows: Sequence[dict[str, Any]]) -> str:
     lines = ["| answers of | tokens | nats/token | loops | broken |", "| --- | ---: | ---: | ---: | ---: |"]
     for row in _overall(rows):
         lines.append(
-            f"| {row['mode']} | {_number(row['tokens'], '.0f')} | {_number(row['nats_per_token'], '.2f')} "
-            f"| {_number(row['looping'], '.0%')} | {_number(row['broken'], '.0%')} |"
+            f"| {row['mode']} | {_number(row['tokens'], '.0f')} | {_number(row['nats/token'], '.2f')} "
+            f"| {_number(row['loops'], '.0%')} | {_number(row['broken'], '.0%')} |"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """Completions servers that take and return token ids, such as vLLM's, behind one engine.
 
 All threads of an answer go to one replica, which holds the keys and values of their common prefix. When a replica
-fails, its threads go on at another one, behind the tokens that they have already written.
+fails, its threads go on at another one, after the tokens that they have already written.
 """
 
 from __future__ import annotations

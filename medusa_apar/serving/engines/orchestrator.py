@@ -173,7 +173,7 @@ class _Writing:
             self._start(child)
 
     def _enforce_limit(self) -> None:
-        """End the threads whose next token comes behind the limit in reading order."""
+        """End the threads whose next token comes after the limit in reading order."""
         limit = self._request.max_new_tokens
         if self._tree.visible_tokens() < limit:
             return
