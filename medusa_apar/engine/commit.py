@@ -45,8 +45,7 @@ class Commit:
         token_ids, sampled = nodes.token_ids.tolist(), output.sampled.tolist()  # faster one by one than arrays
         eager = np.flatnonzero(nodes.is_eager_child)
         kept = np.zeros(len(nodes), dtype=np.bool_)
-        own = nodes.thread[~nodes.is_eager_child]
-        carried = (np.bincount(own, minlength=len(threads)) - 1).tolist()
+        carried = (np.bincount(nodes.thread[~nodes.is_eager_child], minlength=len(threads)) - 1).tolist()
         for number, (thread, path) in enumerate(zip(threads, output.paths(nodes, len(threads)), strict=True)):
             tokens = [*(token_ids[node] for node in path[1:]), sampled[path[-1]]]
             tokens = tokens[: self._until_end(thread, tokens)]
@@ -77,25 +76,20 @@ class Commit:
         tree = request.tree
         if request.stopping is not None or request.stream is not None:
             readable = readable_token_ids(tree)[: request.limit]
-            cut = None if request.stopping is None else request.stopping.cut(readable)
-            if cut is not None:
+            if request.stopping is not None and (cut := request.stopping.cut(readable)) is not None:
                 request.limit, request.cut_reason = cut, "stop"
             if request.stream is not None:
                 request.stream.update(readable[: request.limit])
         if tree.visible_tokens() >= request.limit:
-            for index in tree.threads_after(request.limit):
-                thread = tree.threads[index]
+            for thread in (tree.threads[index] for index in tree.threads_after(request.limit)):
                 thread.finish_reason = thread.finish_reason or request.cut_reason
-        for live in request.live:
-            if live.thread.finish_reason is not None:
-                live.pool.close_row(live.row)
-        request.live = [live for live in request.live if live.thread.finish_reason is None]
+        request.release([live for live in request.live if live.thread.finish_reason is not None])
 
     def _until_end(self, thread: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
         tokens = tokens[: self._context_length - len(thread.thread.token_ids)]
-        ends = (count for count, token in enumerate(tokens, start=1) if token in thread.request.eos_token_ids)
-        return next(ends, len(tokens))
+        eos = thread.request.eos_token_ids
+        return next((count for count, token in enumerate(tokens, start=1) if token in eos), len(tokens))
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
         request = parent.request

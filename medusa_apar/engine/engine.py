@@ -86,8 +86,7 @@ class Engine:
             self._compute(threads)
         elif threads:
             self._decode(threads)
-        requests = list(dict.fromkeys(thread.request for thread in threads))
-        for request in requests:
+        for request in (requests := list(dict.fromkeys(thread.request for thread in threads))):
             self._commit.finish(request)
         self._scheduler.forget_ended()
         return requests

@@ -41,9 +41,7 @@ class Scheduler:
 
     def remove(self, request: Request) -> None:
         """Free all slots of a request."""
-        for thread in request.live:
-            thread.pool.close_row(thread.row)
-        request.live = []
+        request.release(list(request.live))
         self.forget_ended()
 
     def forget_ended(self) -> None:
@@ -58,19 +56,16 @@ class Scheduler:
     def room(self, threads: Sequence[LiveThread]) -> int:
         """Nodes for which every pool of these threads has slots."""
         counts = np.bincount([thread.pool.index for thread in threads], minlength=len(self._pools)).tolist()
-        spare = min(pool.room - count for pool, count in zip(self._pools, counts, strict=True) if count)
-        return len(threads) + int(spare)
+        return len(threads) + min(pool.room - count for pool, count in zip(self._pools, counts, strict=True) if count)
 
     def _fitting(self, sharing: Sequence[Request]) -> list[LiveThread]:
         """The threads of a pool's requests that fit into it: always the first one."""
         queue = [thread for request in sharing for thread in request.live[: request.max_threads]]
         if not queue:
             return []
-        pool = queue[0].pool
         wanted = np.cumsum([thread.uncomputed + 1 for thread in queue])
-        fitting = int(np.searchsorted(wanted, pool.room, side="right"))
-        if fitting == 0:
+        fitting = int(np.searchsorted(wanted, queue[0].pool.room, side="right"))
+        if not fitting:
             live = [thread for request in sharing for thread in request.live]
-            self._metrics.stats.preemptions += preempt(pool, live, int(wanted[0]))
-            fitting = 1
-        return queue[:fitting]
+            self._metrics.stats.preemptions += preempt(queue[0].pool, live, int(wanted[0]))
+        return queue[: max(1, fitting)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from medusa_apar.drafting.acceptance import RunningAcceptance
@@ -51,6 +52,12 @@ class Request:
     pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
     running_acceptance: RunningAcceptance = field(default_factory=RunningAcceptance)
+
+    def release(self, threads: Sequence[LiveThread]) -> None:
+        """Let go of threads that have ended, and free what no other sees."""
+        for live in threads:
+            self.pool.close_row(live.row)
+            self.live.remove(live)
 
 
 @dataclass(slots=True, eq=False)
