@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medusa_apar.eval.speed.summary import OVERALL
+from medusa_apar.eval.measurement.tables import OVERALL
 from medusa_apar.train.structure import extract
 
 

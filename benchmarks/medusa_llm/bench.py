@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from medusa_apar.argument_types import ArgumentParser, positive
 from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.measurement.question_sets import load_questions
-from medusa_apar.eval.measurement.setup import INTERRUPTED, describe, load_model
+from medusa_apar.eval.measurement.setup import describe, load_model
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import as_markdown, spread_figures
 from medusa_apar.model import MedusaAparModel
@@ -216,12 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             parser.error(str(error))
         with store:
-            try:
-                bench.run(questions, store)
-            except KeyboardInterrupt:
-                kept = len(store.records)
-                print(f"interrupted; {kept} answers are kept, and the same command goes on from there", file=sys.stderr)
-                return INTERRUPTED
+            bench.run(questions, store)
     rows = summarize(store.records, bench.systems, gaps(model, store.records, prompts))
     write_report(store, rows)
     output = Console()

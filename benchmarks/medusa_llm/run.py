@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
 from medusa_apar.eval.measurement.prompts import ChatPrompts
 from medusa_apar.eval.measurement.question_sets import Question
-from medusa_apar.eval.measurement.records import Record
-from medusa_apar.eval.measurement.rotation import rotated
-from medusa_apar.eval.measurement.store import RecordStore
+from medusa_apar.eval.measurement.store import Record, RecordStore, rotated
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
@@ -45,7 +42,7 @@ class SystemRecord(Record):
         seconds: wall time in the process that decoded.
     """
 
-    measured: ClassVar[str] = "an answer"
+    measured: ClassVar[str] = "answers"
 
     question_id: int | str
     system: str
@@ -154,27 +151,25 @@ class Bench:
 
     def run(self, questions: Sequence[Question], store: SystemStore) -> None:
         """Answer every question that the store lacks; the first, shortly, once more before them to warm up."""
-        turns = [
-            (question, system) for number, question in enumerate(questions) for system in rotated(self.systems, number)
-        ]
-        missing = [turn for turn in turns if (turn[0].question_id, turn[1]) not in store]
-        limits, self.limits = self.limits, replace(self.limits, max_new_tokens=_WARM_UP_TOKENS)
-        if missing:
-            for system in self.systems:
-                self._answer(questions[0], system)
-        self.limits = limits
-        with tqdm(missing, initial=len(turns) - len(missing), total=len(turns), unit="answer") as progress:
-            for question, system in progress:
-                progress.set_postfix_str(system)
-                store.add(self._answer(question, system))
+        asked = {question.question_id: question for question in questions}
+        store.fill(
+            [(id_, system) for number, id_ in enumerate(asked) for system in rotated(self.systems, number)],
+            lambda key: self._answer(asked[key[0]], key[1], self.limits),
+            label=lambda key: key[1],
+            warm_up=lambda: self._warm_up(questions[0]),
+        )
 
-    def _answer(self, question: Question, system: str) -> SystemRecord:
+    def _warm_up(self, question: Question) -> None:
+        for system in self.systems:
+            self._answer(question, system, replace(self.limits, max_new_tokens=_WARM_UP_TOKENS))
+
+    def _answer(self, question: Question, system: str, limits: Limits) -> SystemRecord:
         prompt = self.prompts.first_turn(question)
         identity: dict[str, Any] = {"question_id": question.question_id, "system": system}
         if system in self.choices:
-            reply = self.worker.answer(prompt[0].tolist(), self.choices[system], self.limits.max_new_tokens)
+            reply = self.worker.answer(prompt[0].tolist(), self.choices[system], limits.max_new_tokens)
             return SystemRecord(**identity, **reply)
-        answer = decode(self.model, system, prompt, self.limits)
+        answer = decode(self.model, system, prompt, limits)
         return SystemRecord(**identity, token_ids=answer.token_ids, steps=answer.stats.steps, seconds=answer.seconds)
 
 

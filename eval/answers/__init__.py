@@ -1,1 +1,1 @@
-"""Answers in FastChat's files, and where files are looked for."""
+"""Answers in FastChat's files."""

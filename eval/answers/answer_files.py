@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,29 @@ from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
 from ..decoding.variants import FIXED_TREE
+from ..measurement.json_lines import parse_line
 from ..measurement.question_sets import Question
-from .sources import read_rows
 
 Answers = Mapping[int | str, tuple[str, ...]]
 """The turns' answers by question."""
 
 _ORDER = [*map(str, Baseline), *map(str, Mode), FIXED_TREE]
 _SHOWN = 5
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file of JSON lines, each with its place in the file; blank lines are passed over.
+
+    Raises:
+        ValueError: for a line that is none, named by file and number.
+    """
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                yield place, parse_line(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
 
 
 def read_answers(path: Path) -> dict[int | str, tuple[str, ...]]:
@@ -28,27 +43,22 @@ def read_answers(path: Path) -> dict[int | str, tuple[str, ...]]:
     """
     answers: dict[int | str, tuple[str, ...]] = {}
     for place, row in read_rows(path):
-        question_id, turns = row.get("question_id"), _turns(row)
-        if isinstance(question_id, bool) or not isinstance(question_id, int | str) or turns is None:
+        question_id = row.get("question_id")
+        try:
+            turns = row["choices"][0]["turns"]
+        except (KeyError, IndexError, TypeError):
+            turns = None
+        are_texts = isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)
+        if isinstance(question_id, bool) or not isinstance(question_id, int | str) or not are_texts:
             raise ValueError(
                 f"{place}: no answer in FastChat's model_answer format; expected question_id and choices[0].turns"
             )
         if question_id in answers:
             raise ValueError(f"{place}: question_id {question_id!r} occurs a second time")
-        answers[question_id] = turns
+        answers[question_id] = tuple(turns)
     if not answers:
         raise ValueError(f"{path} has no answers; expected one JSON object per line")
     return answers
-
-
-def _turns(row: dict[str, Any]) -> tuple[str, ...] | None:
-    try:
-        turns = row["choices"][0]["turns"]
-    except (KeyError, IndexError, TypeError):
-        return None
-    if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
-        return None
-    return tuple(turns)
 
 
 def load_answers(folder: Path, questions: Sequence[Question], limit: int | None = None) -> dict[str, Answers]:
@@ -69,37 +79,30 @@ def load_answers(folder: Path, questions: Sequence[Question], limit: int | None 
     if not paths:
         raise ValueError(
             f"answers={str(folder)!r} holds no .jsonl file; give the folder that `medusa-apar eval speed` wrote, "
-            "its --output_dir with /answers behind"
+            "its --output_dir with /answers after it"
         )
     modes = sorted(paths, key=lambda mode: (_ORDER.index(mode) if mode in _ORDER else len(_ORDER), mode))
-    found: dict[str, Answers] = {}
-    for mode in modes:
-        found[mode] = read_answers(paths[mode])
-        _check(paths[mode], found[mode], questions, limit)
-    return found
+    found = {mode: read_answers(paths[mode]) for mode in modes}
+    for mode, answers in found.items():
+        _check(paths[mode], answers, questions, limit)
+    return dict(found)
 
 
 def _check(path: Path, answers: Answers, questions: Sequence[Question], limit: int | None) -> None:
     remedy = "give the questions that were answered with --questions"
-    unknown = answers.keys() - {question.question_id for question in questions}
-    if unknown:
+    if unknown := answers.keys() - {question.question_id for question in questions}:
         raise ValueError(f"{path} answers {_named(unknown)}, which the question set lacks; {remedy}")
-    wanted = questions[:limit]
-    missing = [question.question_id for question in wanted if question.question_id not in answers]
-    if missing:
+    wanted = {question.question_id: len(question.turns) for question in questions[:limit]}
+    if missing := wanted.keys() - answers.keys():
         raise ValueError(
             f"{path} has no answer to {_named(missing)}; {remedy}, take only the first with --limit, or answer them all"
         )
-    for question in wanted:
-        turns = len(answers[question.question_id])
-        if turns != len(question.turns):
-            raise ValueError(
-                f"{path} has {turns} turns for question {question.question_id!r}, which has {len(question.turns)}; "
-                f"{remedy}"
-            )
+    for question_id, turns in wanted.items():
+        if (found := len(answers[question_id])) != turns:
+            raise ValueError(f"{path} has {found} turns for question {question_id!r}, which has {turns}; {remedy}")
 
 
-def _named(ids: Sequence[int | str] | set[int | str]) -> str:
-    ids = sorted(ids, key=lambda id_: (isinstance(id_, str), id_))
+def _named(ids: Collection[int | str]) -> str:
+    shown = sorted(ids, key=lambda id_: (isinstance(id_, str), id_))[:_SHOWN]
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
-    return f"question {', '.join(repr(id_) for id_ in ids[:_SHOWN])}{more}"
+    return f"question {', '.join(map(repr, shown))}{more}"

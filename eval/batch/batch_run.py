@@ -17,9 +17,7 @@ from ..decoding.baselines import BaselineOptions, padding
 from ..decoding.decode import Limits, decode
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
-from ..measurement.records import Record
-from ..measurement.rotation import rotated
-from ..measurement.store import RecordStore
+from ..measurement.store import Record, RecordStore, rotated
 from ..speed.speed_run import check_modes
 
 BatchKey = tuple[int, int, str]

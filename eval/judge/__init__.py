@@ -1,1 +1,1 @@
-"""A judge that grades answers, behind any OpenAI-compatible endpoint."""
+"""A judge that grades answers, at any OpenAI-compatible endpoint."""

@@ -1,23 +1,32 @@
-"""The judge behind an OpenAI-compatible endpoint for chat completions."""
+"""The judge at an OpenAI-compatible endpoint for chat completions, asked whatever is not known yet."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Self, cast
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, Self, cast
 
 import openai
+from tqdm.auto import tqdm
 
 from .inquiries import Inquiry
-from .options import TEMPERATURE, InquiryRefusedError, JudgeError, JudgeOptions
-
-_NO_KEY = "none"
-"""What is sent where no key is set: local servers take any."""
+from .judgements import TEMPERATURE, Judgement, JudgementStore, JudgeOptions
 
 _REFUSALS = (400, 413, 422)
 """Statuses by which an endpoint refuses this request, but maybe not another."""
+_SHOWN = 200
+"""Characters of what the endpoint said that an error repeats."""
+
+
+class JudgeError(RuntimeError):
+    """The endpoint cannot be used as it is: nothing further is to be asked."""
+
+
+class InquiryRefusedError(RuntimeError):
+    """The endpoint refuses this inquiry, a text that is too long, say; another may pass."""
 
 
 class StoppedError(Exception):
@@ -59,17 +68,20 @@ class Endpoint:
 
     Args:
         options: who judges, and how requests are sent.
+
+    Attributes:
+        pace: lets the requests through, or stops them.
     """
 
     def __init__(self, options: JudgeOptions) -> None:
         self.options = options
-        self._pace = Pace(options.requests_per_minute)
+        self.pace = Pace(options.requests_per_minute)
         self._client = openai.OpenAI(
             base_url=options.url,
-            api_key=os.environ.get(options.key_variable) or _NO_KEY,
+            api_key=os.environ.get(options.key_variable) or "none",  # local servers take any
             timeout=options.timeout,
             max_retries=options.retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self._pace.wait()]}),
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self.pace.wait()]}),
         )
 
     def __enter__(self) -> Self:
@@ -78,25 +90,15 @@ class Endpoint:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def stop(self) -> None:
-        """Send no further request; those that wait for their turn raise `StoppedError`."""
-        self._pace.stop()
-
     def ask(self, inquiry: Inquiry) -> str:
         """What the judge says; empty where it says nothing.
 
         Raises:
             InquiryRefusedError: if the endpoint refuses this inquiry.
             JudgeError: if it refuses the key, cannot be reached, fails, or speaks another language; it stops then.
-            StoppedError: after `stop`.
+            StoppedError: after the pace was stopped.
         """
-        try:
-            return self._ask(inquiry)
-        except JudgeError:
-            self.stop()
-            raise
-
-    def _ask(self, inquiry: Inquiry) -> str:
+        completion: object = None
         try:
             completion = self._client.chat.completions.create(
                 model=self.options.model,
@@ -104,70 +106,103 @@ class Endpoint:
                 temperature=TEMPERATURE,
                 max_tokens=self.options.max_tokens,
             )
-        except openai.OpenAIError as error:
-            self._explain(inquiry, error)
-        except ValueError as error:  # a body that is no JSON
-            raise self._nonsense(str(error)) from error
-        return self._text(completion)
-
-    def _explain(self, inquiry: Inquiry, error: openai.OpenAIError) -> NoReturn:
-        """Raise the error that names the endpoint and the remedy."""
-        options = self.options
-        where = f"judge_url={options.url!r}"
-        if isinstance(error, openai.APITimeoutError):
-            raise JudgeError(
-                f"{where} gave no answer within {options.timeout:g} s, {_attempts(options)}; raise --judge-timeout, or "
-                "lower --parallel"
-            ) from error
-        if isinstance(error, openai.APIConnectionError):
-            raise JudgeError(
-                f"{where} cannot be reached, {_attempts(options)} ({error.__cause__ or error}); check the address, and "
-                "that the server runs"
-            ) from error
-        if not isinstance(error, openai.APIStatusError):
-            raise self._nonsense(str(error)) from error
-        said = f"status {error.status_code}: {_message(error)}"
-        if error.status_code in _REFUSALS:
-            about = f"turn {inquiry.turn} of question {inquiry.question_id!r} under {inquiry.prompt!r}"
-            raise InquiryRefusedError(f"{where} refused {about} ({said})") from error
-        raise JudgeError(f"{where} {self._failure(error.status_code)} ({said})") from error
-
-    def _failure(self, status: int) -> str:
-        variable = self.options.key_variable
-        if status in (401, 403):
-            known = "refused the key" if os.environ.get(variable) else "asks for a key, and none is set"
-            return f"{known}; put one that it takes into the environment variable {variable}"
-        if status == 404:
-            return f"does not know this path, or judge_model={self.options.model!r}; does the URL lack a /v1?"
-        if status == 429:
-            return f"is busy, {_attempts(self.options)}; lower --requests-per-minute or --parallel, or see your quota"
-        return f"fails, {_attempts(self.options)}; try again later, or see its log"
-
-    def _text(self, completion: object) -> str:
-        choices = getattr(completion, "choices", None)
-        message = getattr(choices[0], "message", None) if isinstance(choices, Sequence) and choices else None
-        if message is None:
-            raise self._nonsense(repr(completion))
-        content = getattr(message, "content", None)
+            content = completion.choices[0].message.content
+        except (openai.OpenAIError, AttributeError, LookupError, TypeError, ValueError) as error:
+            where = f"judge_url={self.options.url!r}"
+            if isinstance(error, openai.APIStatusError) and error.status_code in _REFUSALS:
+                about = f"turn {inquiry.turn} of question {inquiry.question_id!r} under {inquiry.prompt!r}"
+                raise InquiryRefusedError(f"{where} refused {about} {_said(error)}") from error
+            self.pace.stop()
+            raise JudgeError(f"{where} {self._failure(error, completion)}") from error
         return content if isinstance(content, str) else ""
 
-    def _nonsense(self, said: str) -> JudgeError:
-        return JudgeError(
-            f"judge_url={self.options.url!r} gave no chat completion; give the address of an OpenAI-compatible "
-            f"endpoint, with /v1 at its end if it has one (it gave: {_shortened(said)})"
-        )
+    def _failure(self, error: Exception, completion: object) -> str:
+        """What went wrong, and the remedy."""
+        options = self.options
+        asked = f"asked {options.retries + 1} times" if options.retries else "asked once"
+        if isinstance(error, openai.APITimeoutError):
+            return f"gave no answer within {options.timeout:g} s, {asked}; raise --judge-timeout, or lower --parallel"
+        if isinstance(error, openai.APIConnectionError):
+            why = error.__cause__ or error
+            return f"cannot be reached, {asked} ({why}); check the address, and that the server runs"
+        if not isinstance(error, openai.APIStatusError):
+            given = _shortened(repr(error if completion is None else completion))
+            remedy = "give the address of an OpenAI-compatible endpoint, with /v1 at its end if it has one"
+            return f"gave no chat completion; {remedy} (it gave: {given})"
+        variable = options.key_variable
+        key = "refused the key" if os.environ.get(variable) else "asks for a key, and none is set"
+        refused = f"{key}; put one that it takes into the environment variable {variable}"
+        explained = {
+            401: refused,
+            403: refused,
+            404: f"does not know this path, or judge_model={options.model!r}; does the URL lack a /v1?",
+            429: f"is busy, {asked}; lower --requests-per-minute or --parallel, or see your quota",
+        }
+        failed = f"fails, {asked}; try again later, or see its log"
+        return f"{explained.get(error.status_code, failed)} {_said(error)}"
 
 
-def _attempts(options: JudgeOptions) -> str:
-    return f"asked {options.retries + 1} times" if options.retries else "asked once"
+def _said(error: openai.APIStatusError) -> str:
+    said = error.body.get("message") if isinstance(error.body, Mapping) else error.body
+    return f"(status {error.status_code}: {_shortened(str(said or error.message))})"
 
 
-def _message(error: openai.APIStatusError) -> str:
-    body = error.body
-    said = body.get("message") if isinstance(body, Mapping) else body
-    return _shortened(str(said or error.message))
-
-
-def _shortened(text: str, length: int = 200) -> str:
+def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= length else text[:length] + " ..."
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
+
+
+def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStore, parallel: int) -> list[str]:
+    """Ask what the store lacks, and keep every judgement as soon as it is there.
+
+    Args:
+        inquiries: what is to be asked; the same text is asked once.
+        endpoint: who is asked.
+        store: what is known already.
+        parallel: requests at a time.
+
+    Returns:
+        What the endpoint said of inquiries that it refused.
+
+    Raises:
+        JudgeError: if the endpoint cannot be used; what was under way before is kept.
+    """
+    by_digest = {inquiry.digest: inquiry for inquiry in inquiries}
+    limit = endpoint.options.max_tokens
+    missing = [inquiry for digest, inquiry in by_digest.items() if not store.knows(digest, limit)]
+    keeping = threading.Lock()
+    refused = []
+
+    def ask(inquiry: Inquiry) -> None:
+        judgement = Judgement(
+            digest=inquiry.digest,
+            question_id=inquiry.question_id,
+            turn=inquiry.turn,
+            prompt=inquiry.prompt,
+            text=endpoint.ask(inquiry),
+            max_tokens=limit,
+            finished_at=time.time(),
+        )
+        with keeping:
+            store.add(judgement)
+
+    with (
+        ThreadPoolExecutor(parallel) as executor,
+        tqdm(initial=len(by_digest) - len(missing), total=len(by_digest), unit=" judgements") as progress,
+    ):
+        asked = {executor.submit(ask, inquiry): inquiry for inquiry in missing}
+        try:
+            for answer in as_completed(asked):
+                progress.set_postfix_str(asked[answer].prompt)
+                try:
+                    answer.result()
+                except InquiryRefusedError as error:
+                    refused.append(str(error))
+                except StoppedError:  # because of an error that is still to come
+                    continue
+                progress.update()
+        except BaseException:
+            endpoint.pace.stop()
+            executor.shutdown(cancel_futures=True)
+            raise
+    return refused

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..answers.answer_files import Answers
 from ..measurement.question_sets import Question
-from .judge_prompts import JudgeMode, JudgePrompt, needs_reference, prompt_name
-from .references import judged_turns
-
-_DIGEST_LENGTH = 32
+from .judge_prompts import JudgeMode, JudgePrompt, judged_turns, needs_reference, prompt_name
+from .judgements import Judgement
+from .mode_turns import ModeTurn, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,105 +41,75 @@ class Inquiry:
         return digest_of(self.messages)
 
 
-def digest_of(messages: Sequence[Mapping[str, str]]) -> str:
-    """Short name of a conversation's content."""
-    return hashlib.sha256(json.dumps(list(messages)).encode()).hexdigest()[:_DIGEST_LENGTH]
-
-
 @dataclass(frozen=True, slots=True)
-class Grading:
-    """An answer to be rated."""
-
-    question: Question
-    turn: int
-    mode: str
-    inquiry: Inquiry
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """An answer to be compared with the baseline's.
+class Assessment(ModeTurn):
+    """An answer to be rated, or to be compared with the baseline's.
 
     Attributes:
-        question: what was answered.
-        turn: counted from 1.
-        mode: who answered.
-        baseline: the mode that it is compared with.
-        inquiries: two, with the mode's answer first, and with the baseline's first; none where the answers are the
-            same, which two opposite orders can only find a tie.
+        inquiries: one that asks for a rating; of a comparison two, with the mode's answer first, and with the
+            baseline's first, or none where the answers are the same, which two opposite orders can only find a tie.
+        baseline: the mode that it is compared with; None where it is rated.
     """
 
-    question: Question
-    turn: int
-    mode: str
-    baseline: str
     inquiries: tuple[Inquiry, ...]
+    baseline: str | None
+
+    def said(self, judgements: Mapping[str, Judgement]) -> list[Judgement] | None:
+        """The judgements that it needs, found by digest; None where one is missing."""
+        digests = [inquiry.digest for inquiry in self.inquiries]
+        return [judgements[digest] for digest in digests] if all(digest in judgements for digest in digests) else None
 
 
-class Inquirer:
-    """Puts questions and answers into the judge's prompts.
+def assess(
+    questions: Sequence[Question],
+    answers: Mapping[str, Answers],
+    prompts: Mapping[str, JudgePrompt],
+    references: Answers,
+    baseline: str | None = None,
+) -> list[Assessment]:
+    """Put every answer into the judge's prompts.
 
     Args:
         questions: the questions.
-        prompts: the prompts by name.
+        answers: by mode.
+        prompts: by name.
         references: reference answers.
+        baseline: the mode that all others are compared with; None where answers are rated.
+
+    Raises:
+        ValueError: if nothing can be compared with this baseline.
     """
+    if baseline is not None and (baseline not in answers or len(answers) < 2):
+        raise ValueError(
+            f"baseline={baseline!r} cannot be compared with: there are answers of {', '.join(answers)}; choose one of "
+            "at least two with --baseline"
+        )
 
-    def __init__(self, questions: Sequence[Question], prompts: Mapping[str, JudgePrompt], references: Answers) -> None:
-        self.questions = questions
-        self.prompts = prompts
-        self.references = references
+    def inquiry(question: Question, turn: int, **texts: tuple[str, ...]) -> Inquiry:
+        """The prompt of a turn, its fields filled with the texts of all turns, by name, numbered and not."""
+        with_reference = needs_reference(question)
+        way = JudgeMode.SINGLE if baseline is None else JudgeMode.PAIRWISE
+        prompt = prompts[prompt_name(way, with_reference, turn)]
+        texts["question"] = question.turns
+        if with_reference:
+            texts["ref_answer"] = references[question.question_id]
+        fields = {name: by_turn[0] for name, by_turn in texts.items()}
+        for name, by_turn in texts.items():
+            fields |= {f"{name}_{number}": text for number, text in enumerate(by_turn, start=1)}
+        return Inquiry(question.question_id, turn, prompt.name, prompt.system, prompt.template.format(**fields))
 
-    def gradings(self, mode: str, answers: Answers) -> list[Grading]:
-        """Every answer of a mode, to be rated."""
-        return [
-            Grading(question, turn, mode, self._about_one(question, turn, answers[question.question_id]))
-            for question in self.questions
-            for turn in judged_turns(question)
-        ]
+    def inquiries(question: Question, turn: int, mode: str) -> tuple[Inquiry, ...]:
+        own = answers[mode][question.question_id]
+        if baseline is None:
+            return (inquiry(question, turn, answer=own),)
+        other = answers[baseline][question.question_id]
+        orders = () if own[:turn] == other[:turn] else ((own, other), (other, own))
+        return tuple(inquiry(question, turn, answer_a=first, answer_b=second) for first, second in orders)
 
-    def matches(self, mode: str, answers: Answers, baseline: str, others: Answers) -> list[Match]:
-        """Every answer of a mode against the baseline's."""
-        return [
-            self._match(question, turn, (mode, answers[question.question_id]), (baseline, others[question.question_id]))
-            for question in self.questions
-            for turn in judged_turns(question)
-        ]
-
-    def _match(
-        self, question: Question, turn: int, own: tuple[str, tuple[str, ...]], other: tuple[str, tuple[str, ...]]
-    ) -> Match:
-        (mode, answers), (baseline, others) = own, other
-        if answers[:turn] == others[:turn]:
-            return Match(question, turn, mode, baseline, ())
-        orders = ((answers, others), (others, answers))
-        inquiries = tuple(self._about_two(question, turn, first, second) for first, second in orders)
-        return Match(question, turn, mode, baseline, inquiries)
-
-    def _about_one(self, question: Question, turn: int, answers: tuple[str, ...]) -> Inquiry:
-        if turn == 1:
-            fields = {"question": question.turns[0], "answer": answers[0]}
-        else:
-            fields = {**_numbered("question", question.turns[:2]), **_numbered("answer", answers[:2])}
-        return self._inquiry(JudgeMode.SINGLE, question, turn, fields)
-
-    def _about_two(self, question: Question, turn: int, first: tuple[str, ...], second: tuple[str, ...]) -> Inquiry:
-        if turn == 1:
-            fields = {"question": question.turns[0], "answer_a": first[0], "answer_b": second[0]}
-        else:
-            fields = {
-                **_numbered("question", question.turns[:2]),
-                **_numbered("answer_a", first[:2]),
-                **_numbered("answer_b", second[:2]),
-            }
-        return self._inquiry(JudgeMode.PAIRWISE, question, turn, fields)
-
-    def _inquiry(self, mode: JudgeMode, question: Question, turn: int, fields: Mapping[str, str]) -> Inquiry:
-        prompt = self.prompts[prompt_name(mode, question.category, turn)]
-        references = self.references[question.question_id] if needs_reference(question.category) else ()
-        user = prompt.template.format(**fields, **_numbered("ref_answer", references))
-        return Inquiry(question.question_id, turn, prompt.name, prompt.system, user)
-
-
-def _numbered(name: str, values: Sequence[str]) -> dict[str, str]:
-    return {f"{name}_{number}": value for number, value in enumerate(values, start=1)}
+    return [
+        Assessment(question, turn, mode, inquiries(question, turn, mode), baseline)
+        for mode in answers
+        if mode != baseline
+        for question in questions
+        for turn in judged_turns(question)
+    ]

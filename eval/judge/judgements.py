@@ -1,4 +1,4 @@
-"""Judgements, kept as soon as they are there."""
+"""Who judges, and the judgements, kept as soon as they are there."""
 
 from __future__ import annotations
 
@@ -6,10 +6,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..measurement.records import Record
-from ..measurement.store import RecordStore
-from .options import TEMPERATURE, JudgeOptions
+from ..measurement.store import Record, RecordStore
 from .verdicts import rating_of, verdict_of
+
+TEMPERATURE = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeOptions:
+    """Who judges, and how requests are sent.
+
+    Attributes:
+        url: of the endpoint, without `/chat/completions`.
+        model: the judge's name there.
+        key_variable: the environment variable that holds the key.
+        max_tokens: limit of a judgement.
+        timeout: seconds to wait for a judgement.
+        retries: further attempts, after growing pauses, where the endpoint is busy, fails or does not answer.
+        requests_per_minute: limit, retries included; None for none.
+
+    Raises:
+        ValueError: for an address that is none.
+    """
+
+    url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    max_tokens: int = 2048
+    timeout: float = 120.0
+    retries: int = 5
+    requests_per_minute: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"judge_url={self.url!r} is no address; give one like http://localhost:8000/v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +56,7 @@ class Judgement(Record):
         finished_at: seconds since the epoch.
     """
 
-    measured: ClassVar[str] = "a judgement"
+    measured: ClassVar[str] = "judgements"
 
     digest: str
     question_id: int | str
@@ -40,35 +70,22 @@ class Judgement(Record):
     def key(self) -> str:
         return self.digest
 
-    @property
-    def decides(self) -> bool:
-        """Whether the judge named a rating or a verdict."""
-        return rating_of(self.text) is not None or verdict_of(self.text) is not None
-
 
 class JudgementStore(RecordStore[str, Judgement]):
     """Judgements of one judge in a folder: `judgements.jsonl` and `settings.json`.
 
     Both ways to judge share it, and so do further modes and questions: what was asked is never asked again, but for
     what the judge left undecided once it may say more.
-
-    Args:
-        folder: made if it does not exist.
-        options: who judges.
-
-    Raises:
-        ValueError: if the folder holds judgements of another judge, or a broken line.
     """
 
     def __init__(self, folder: Path, options: JudgeOptions) -> None:
-        settings = {
-            "judge_url": options.url,
-            "judge_model": options.model,
-            "temperature": TEMPERATURE,
-        }
+        settings = {"judge_url": options.url, "judge_model": options.model, "temperature": TEMPERATURE}
         super().__init__(folder / "judgements.jsonl", settings, Judgement)
+        self.options = options
 
     def knows(self, digest: str, max_tokens: int) -> bool:
         """Whether an inquiry need not be asked, given the limit that its answer would have."""
-        judgement = self.records.get(digest)
-        return judgement is not None and (judgement.decides or judgement.max_tokens >= max_tokens)
+        if (found := self.records.get(digest)) is None:
+            return False
+        decided = rating_of(found.text) is not None or verdict_of(found.text) is not None
+        return decided or found.max_tokens >= max_tokens

@@ -1,152 +1,91 @@
-"""From judgements to scores per category, turn and mode."""
+"""What the judge finds of each mode in each category."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
-from typing import TypeVar
 
-from ..speed.summary import OVERALL
-from .inquiries import Grading, Match
+from ..measurement.tables import OVERALL, Column, Section, counts
+from .inquiries import Assessment
 from .judgements import Judgement
+from .mode_turns import by_category
 from .verdicts import Outcome, outcome_of, rating_of, verdict_of
 
-Judgements = Mapping[str, Judgement]
-JudgedT = TypeVar("JudgedT", Grading, Match)
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """Ratings of one mode in one category.
+@dataclass(frozen=True, slots=True)
+class ModeScores:
+    """Assessments of one mode.
 
     Attributes:
-        category: the category, or `overall`.
-        mode: the mode.
-        turn: counted from 1; None for all turns together.
-        judgements: ratings, which the score is about.
-        unrated: judgements without a rating.
-        missing: answers without a judgement.
-        score: mean rating, from 1 to 10; None without a rating.
+        assessments: all of them ratings, or all of them comparisons.
+        judgements: what the judge said, by digest.
     """
 
-    category: str
-    mode: str
-    turn: int | None
-    judgements: int
-    unrated: int
-    missing: int
-    score: float | None
+    assessments: Sequence[Assessment]
+    judgements: Mapping[str, Judgement]
+
+    @property
+    def counted(self) -> tuple[int, int, int]:
+        """Judgements with a score, judgements without one, assessments without a judgement."""
+        scores, judged = len(self.scores()), sum(each.said(self.judgements) is not None for each in self.assessments)
+        return scores, judged - scores, len(self.assessments) - judged
+
+    def scores(self, turn: int | None = None) -> list[float]:
+        """Ratings from 1 to 10, or outcomes, of a turn, by default of all."""
+        found = [self._score(each) for each in self.assessments if turn in (None, each.turn)]
+        return [score for score in found if score is not None]
+
+    def _score(self, assessment: Assessment) -> float | None:
+        said = assessment.said(self.judgements)
+        if said is None:
+            return None
+        if assessment.baseline is None:
+            return rating_of(said[0].text)
+        return outcome_of(*(verdict_of(each.text) for each in said)) if said else Outcome.TIE
+
+    def mean(self, turn: int | None = None) -> float | None:
+        """Mean score of a turn, by default of all; None without any."""
+        return fmean(scores) if (scores := self.scores(turn)) else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairScore:
-    """How one mode's answers compare with the baseline's in one category.
+_OUTCOMES: tuple[Column[ModeScores], ...] = (
+    Column("same", lambda mode: sum(not each.inquiries for each in mode.assessments), "",
+           "of an answer with the same one, a tie without asking"),
+    Column("wins", lambda mode: mode.scores().count(Outcome.WIN), "", "where both orders agree"),
+    Column("ties", lambda mode: mode.scores().count(Outcome.TIE)),
+    Column("losses", lambda mode: mode.scores().count(Outcome.LOSS), "", "where both orders agree"),
+)  # fmt: skip
 
-    Attributes:
-        category: the category, or `overall`.
-        mode: the mode.
-        baseline: the mode that it is compared with.
-        turn: counted from 1; None for all turns together.
-        judgements: comparisons with a verdict in both orders, and ties of same answers.
-        same: of these, comparisons of an answer with the same one, which nobody was asked about.
-        wins: of the mode, in both orders.
-        ties: verdicts of a tie, and verdicts that the order turned.
-        losses: of the mode, in both orders.
-        unrated: comparisons without a verdict in one of the orders.
-        missing: comparisons without a judgement in one of the orders.
-        win_rate: (wins + ties / 2) / judgements; None without any.
+
+def summarize_scores(assessments: Sequence[Assessment], judgements: Mapping[str, Judgement]) -> Section[ModeScores]:
+    """Ratings, or comparisons with one baseline: scores per category and mode, and overall, with a column per turn.
+
+    Args:
+        assessments: at least one.
+        judgements: what the judge said, by digest.
     """
-
-    category: str
-    mode: str
-    baseline: str
-    turn: int | None
-    judgements: int
-    same: int
-    wins: int
-    ties: int
-    losses: int
-    unrated: int
-    missing: int
-    win_rate: float | None
-
-
-def rate(gradings: Sequence[Grading], judgements: Judgements) -> list[Score]:
-    """Scores per category, in the gradings' order, and overall; per turn, and all turns together."""
-    return _by_group(gradings, lambda category, turn, group: _score(category, turn, group, judgements))
-
-
-def compare(matches: Sequence[Match], judgements: Judgements) -> list[PairScore]:
-    """Outcomes per category, in the matches' order, and overall; per turn, and all turns together."""
-    return _by_group(matches, lambda category, turn, group: _pair_score(category, turn, group, judgements))
+    baseline = assessments[0].baseline
+    if baseline is None:
+        title, form, meaning, outcomes = "Ratings", ".2f", "mean rating of all turns", _OUTCOMES[:0]
+        judged = "ratings from 1 to 10, + judgements without a rating, + answers without a judgement"
+    else:
+        title, form, meaning, outcomes = f"Against {baseline}", ".0%", "(wins + ties / 2) / comparisons", _OUTCOMES
+        judged = "comparisons, + those without a verdict in both orders, + those without a judgement"
+    columns: list[Column[ModeScores]] = [
+        Column("judged", lambda mode: mode.counted, counts, judged),
+        *outcomes,
+        *(
+            Column(f"turn {turn}", partial(ModeScores.mean, turn=turn), form)
+            for turn in sorted({each.turn for each in assessments})
+        ),
+        Column("all", ModeScores.mean, form, meaning),
+    ]
+    groups = {about: ModeScores(group, judgements) for about, group in by_category(assessments).items()}
+    return Section(title, ("category", "mode"), columns, groups)
 
 
-RowT = TypeVar("RowT")
-
-
-def _by_group(judged: Sequence[JudgedT], summarize: Callable[[str, int | None, Sequence[JudgedT]], RowT]) -> list[RowT]:
-    categories = [*dict.fromkeys(item.question.category for item in judged), OVERALL]
-    turns = [*sorted({item.turn for item in judged}), None]
-    rows = []
-    for category in categories:
-        for mode in dict.fromkeys(item.mode for item in judged):
-            for turn in turns:
-                group = [
-                    item
-                    for item in judged
-                    if item.mode == mode and category in (item.question.category, OVERALL) and turn in (item.turn, None)
-                ]
-                if group:
-                    rows.append(summarize(category, turn, group))
-    return rows
-
-
-def _score(category: str, turn: int | None, gradings: Sequence[Grading], judgements: Judgements) -> Score:
-    texts = [judgements[item.inquiry.digest].text for item in gradings if item.inquiry.digest in judgements]
-    found = [rating_of(text) for text in texts]
-    ratings = [rating for rating in found if rating is not None]
-    return Score(
-        category=category,
-        mode=gradings[0].mode,
-        turn=turn,
-        judgements=len(ratings),
-        unrated=len(texts) - len(ratings),
-        missing=len(gradings) - len(texts),
-        score=fmean(ratings) if ratings else None,
-    )
-
-
-def _pair_score(category: str, turn: int | None, matches: Sequence[Match], judgements: Judgements) -> PairScore:
-    complete = [match for match in matches if all(inquiry.digest in judgements for inquiry in match.inquiries)]
-    found = Counter(outcome(match, judgements) for match in complete)
-    wins, ties, losses = (found[which] for which in Outcome)
-    judged = wins + ties + losses
-    return PairScore(
-        category=category,
-        mode=matches[0].mode,
-        baseline=matches[0].baseline,
-        turn=turn,
-        judgements=judged,
-        same=sum(not match.inquiries for match in complete),
-        wins=wins,
-        ties=ties,
-        losses=losses,
-        unrated=found[None],
-        missing=len(matches) - len(complete),
-        win_rate=(wins + ties / 2) / judged if judged else None,
-    )
-
-
-def outcome(match: Match, judgements: Judgements) -> Outcome | None:
-    """The outcome of a comparison that was judged; None where one of the orders has no verdict."""
-    if not match.inquiries:
-        return Outcome.TIE
-    first, second = (verdict_of(judgements[inquiry.digest].text) for inquiry in match.inquiries)
-    return outcome_of(first, second)
-
-
-def unread(rows: Iterable[Score | PairScore]) -> int:
-    """Answers, or comparisons, whose judgement says nothing, over all categories and turns."""
-    return sum(row.unrated for row in rows if row.category == OVERALL and row.turn is None)
+def unread(section: Section[ModeScores]) -> int:
+    """How many answers, or comparisons, have a judgement that says nothing."""
+    return sum(row["judged"][1] for row in section.rows if row["category"] == OVERALL)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
+from enum import Enum, StrEnum
 
 LOWEST, HIGHEST = 1, 10
 _RATINGS = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))
@@ -17,22 +17,18 @@ class Verdict(StrEnum):
     TIE = "C"
 
 
-class Outcome(StrEnum):
-    """How an answer compares with the baseline's."""
+class Outcome(float, Enum):
+    """How an answer compares with the baseline's; their mean is the rate of wins, of which a tie is half a one."""
 
-    WIN = "win"
-    TIE = "tie"
-    LOSS = "loss"
+    WIN = 1.0
+    TIE = 0.5
+    LOSS = 0.0
 
 
 def rating_of(text: str) -> float | None:
     """The rating in a judge's text: the first `[[7]]`, else the first `[7]`; None without one from 1 to 10."""
-    for pattern in _RATINGS:
-        match = pattern.search(text)
-        if match:
-            rating = float(match[1])
-            return rating if LOWEST <= rating <= HIGHEST else None
-    return None
+    match = next(filter(None, (pattern.search(text) for pattern in _RATINGS)), None)
+    return rating if match and LOWEST <= (rating := float(match[1])) <= HIGHEST else None
 
 
 def verdict_of(text: str) -> Verdict | None:
@@ -41,19 +37,13 @@ def verdict_of(text: str) -> Verdict | None:
 
 
 def outcome_of(first: Verdict | None, second: Verdict | None) -> Outcome | None:
-    """How an answer compares with the baseline's by two verdicts.
+    """How an answer compares with the baseline's; a win, or a loss, only where both verdicts agree.
 
     Args:
-        first: where the answer is A and the baseline's B.
+        first: where the answer is A and the baseline's B; None where the judge gave none, and nothing is known then.
         second: where the baseline's answer is A.
-
-    Returns:
-        A win, or a loss, only where both agree; None where one of them has no verdict.
     """
     if first is None or second is None:
         return None
-    if (first, second) == (Verdict.A, Verdict.B):
-        return Outcome.WIN
-    if (first, second) == (Verdict.B, Verdict.A):
-        return Outcome.LOSS
-    return Outcome.TIE
+    decided = {(Verdict.A, Verdict.B): Outcome.WIN, (Verdict.B, Verdict.A): Outcome.LOSS}
+    return decided.get((first, second), Outcome.TIE)

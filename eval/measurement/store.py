@@ -5,17 +5,57 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
 from medusa_apar.heads.checkpoint_files import read_json
 
 from .provenance import write_provenance
-from .records import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Record(ABC):
+    """Base of dataclasses that hold one finished measurement.
+
+    Attributes:
+        measured: what records are of, in the plural, for messages.
+    """
+
+    measured: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def key(self) -> Any:
+        """What was measured; unique in a store."""
+
+    @classmethod
+    def from_json(cls, line: bytes) -> Self:
+        """Read a line that `to_json` wrote.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        row = json.loads(line)
+        try:
+            return cls._from_row(row)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"no record of {cls.measured}: {error}") from error
+
+    @classmethod
+    def _from_row(cls, row: dict[str, Any]) -> Self:
+        """The record whose fields a row holds; records with dataclasses in their fields read them here."""
+        return cls(**row)
+
+    def to_json(self) -> bytes:
+        """The record as one line."""
+        return json.dumps(asdict(self), ensure_ascii=False).encode() + b"\n"
+
 
 KeyT = TypeVar("KeyT", bound=Hashable)
 RecordT = TypeVar("RecordT", bound=Record)
@@ -140,3 +180,9 @@ class RecordStore(Generic[KeyT, RecordT]):
             for key in progress:
                 progress.set_postfix_str(label(key))
                 self.add(measure(key))
+
+
+def rotated(systems: Sequence[str], turn: int) -> list[str]:
+    """The systems from place `turn` on, then the others: no system is always measured behind the same one."""
+    first = turn % len(systems)
+    return [*systems[first:], *systems[:first]]

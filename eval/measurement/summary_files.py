@@ -28,8 +28,11 @@ def write_summary(folder: Path, title: str, settings: Mapping[str, Any], section
     listed = "\n".join(f"- {name}: {value}" for name, value in settings.items())
     (folder / "summary.md").write_text(f"# {title}\n\n{tables}\n{listed}\n", encoding="utf-8")
     output = Console()
-    for section in sections:
-        output.print(section.title, style="bold")
+    output.print(title, style="bold", markup=False)
+    for number, section in enumerate(sections):
+        if section.title != title:
+            output.print(section.title, style="bold", markup=False)
         output.print(section.terminal())
-        output.print(section.legend, style="dim", markup=False)
+        if section.legend not in [later.legend for later in sections[number + 1 :]]:
+            output.print(section.legend, style="dim", markup=False)
     output.print(f"results: {folder}", markup=False)

@@ -16,6 +16,8 @@ from rich.table import Table
 from .spread import Spread
 
 GroupT = TypeVar("GroupT")
+OVERALL = "overall"
+"""Name of the row about all categories."""
 
 
 def as_markdown(table: Table) -> str:

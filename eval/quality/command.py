@@ -5,16 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import torch
-import transformers
-from rich.console import Console
 
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, not_negative, positive, seconds
@@ -24,18 +18,18 @@ from medusa_apar.runner.dtype import DTYPES
 from medusa_apar.train.training_record import commit
 
 from ..answers.answer_files import Answers, load_answers
-from ..judge.judge_plan import JudgePlan, plan
-from ..judge.judge_prompts import JudgeMode
-from ..judge.judgements import Judgement, JudgementStore
-from ..judge.options import JudgeError, JudgeOptions
-from ..judge.scores import unread
-from ..measurement.provenance import device_name
+from ..judge.inquiries import Assessment, assess
+from ..judge.judge_prompts import JudgeMode, load_judge_prompts, load_references
+from ..judge.judgements import JudgementStore, JudgeOptions
+from ..judge.judgment_files import write_judgments
+from ..judge.scores import summarize_scores, unread
+from ..measurement.provenance import environment
 from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
-from ..measurement.setup import INTERRUPTED, load_model, model_name
+from ..measurement.setup import load_model, model_name
+from ..measurement.summary_files import write_summary
 from ..measurement.tables import Section
 from .measure_summary import summarize
-from .measures import AnsweredTurn, MeasuredStore, Measurement, answered_turns
-from .tables import measures_section
+from .measures import AnsweredTurn, Measured, MeasuredStore, Measurement, answered_turns
 
 FAILED = 1
 _SHOWN_FAILURES = 3
@@ -76,16 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(
-    arguments: argparse.Namespace, questions: Sequence[Question], answers: dict[str, Answers]
-) -> JudgePlan | None:
-    """What the judge is to be asked; None without one."""
+def _judge_of(arguments: argparse.Namespace) -> JudgeOptions | None:
     if arguments.judge_url is None:
         for name in _OF_A_JUDGE:
-            if getattr(arguments, name) is not None:
-                raise ValueError(
-                    f"{name}={getattr(arguments, name)!r} is of no use without a judge; name one with --judge-url"
-                )
+            if (value := getattr(arguments, name)) is not None:
+                raise ValueError(f"{name}={value!r} is of no use without a judge; name one with --judge-url")
         return None
     if arguments.judge_model is None:
         raise ValueError(f"judge_url={arguments.judge_url!r} needs the judge's name there; give it with --judge-model")
@@ -94,7 +83,7 @@ def _plan(
             f"judge_url={arguments.judge_url!r} needs the package openai; install it with "
             "pip install -e '.[judge]' in a checkout"
         )
-    options = JudgeOptions(
+    return JudgeOptions(
         url=arguments.judge_url,
         model=arguments.judge_model,
         key_variable=arguments.judge_key,
@@ -103,157 +92,105 @@ def _plan(
         retries=arguments.judge_retries,
         requests_per_minute=arguments.requests_per_minute,
     )
-    return plan(
-        options,
-        JudgeMode(arguments.judge_mode),
-        arguments.questions,
-        questions,
-        answers,
-        baseline=arguments.baseline,
-        prompts=arguments.judge_prompts,
-        references=arguments.references,
-    )
+
+
+def _assessments(
+    arguments: argparse.Namespace, questions: Sequence[Question], answers: Mapping[str, Answers]
+) -> list[Assessment]:
+    """What the judge is to look at."""
+    mode = JudgeMode(arguments.judge_mode)
+    prompts = load_judge_prompts(arguments.judge_prompts, mode)
+    references = load_references(arguments.references, arguments.questions, questions)
+    return assess(questions, answers, prompts, references, arguments.baseline if mode is JudgeMode.PAIRWISE else None)
 
 
 def _describe(model: MedusaAparModel, name: str | None) -> dict[str, Any]:
     """Everything that the figures of an answer depend on."""
     backbone = model.backbone
-    device = backbone.device
+    around = environment(backbone.device)
     return {
         "model": model_name(name),
         "weights": fingerprint.of_weights(backbone),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": device_name(device),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
+        **{name: around[name] for name in ("device", "torch", "transformers")},
     }
 
 
 def _describe_report(arguments: argparse.Namespace, questions: Sequence[Question]) -> dict[str, Any]:
     """What the tables depend on beside that."""
-    described = {
+    judge = () if arguments.judge_url is None else ("judge_url", "judge_model", "judge_mode", "judge_max_tokens")
+    baseline = ("baseline",) if judge and arguments.judge_mode == JudgeMode.PAIRWISE else ()
+    return {
         "answers": str(arguments.answers),
         "questions": arguments.questions,
         "questions_digest": fingerprint.of_items(questions),
         "commit": commit(),
-    }
-    if arguments.judge_url is None:
-        return described
-    names = ("judge_url", "judge_model", "judge_mode", "judge_max_tokens")
-    baseline = {"baseline": arguments.baseline} if arguments.judge_mode == JudgeMode.PAIRWISE else {}
-    return described | {name: getattr(arguments, name) for name in names} | baseline
-
-
-def _write_report(
-    folder: Path,
-    settings: Mapping[str, Any],
-    turns: Sequence[AnsweredTurn],
-    store: MeasuredStore,
-    judged: JudgePlan | None,
-    judgements: Mapping[str, Judgement],
-) -> list[Section]:
-    """Write `summary.json`, `summary.md` and `answers.jsonl`, and give the tables."""
-    measures = summarize(turns, store.records)
-    sections = [measures_section(measures), *(judged.sections(judgements) if judged else [])]
-    summary = {
-        "settings": settings,
-        "measures": [asdict(row) for row in measures],
-        "scores": [asdict(row) for row in judged.scores(judgements)] if judged else [],
-        "pairs": [asdict(row) for row in judged.pairs(judgements)] if judged else [],
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    tables = "\n".join(section.markdown() for section in sections)
-    described = "\n".join(f"- {name}: {value}" for name, value in settings.items())
-    (folder / "summary.md").write_text(f"# Quality\n\n{tables}\n{described}\n", encoding="utf-8")
-    lines = "".join(json.dumps(_figures(turn, store), ensure_ascii=False) + "\n" for turn in turns)
-    (folder / "answers.jsonl").write_text(lines, encoding="utf-8")
-    if judged is not None:
-        judged.write(folder / "judge", judgements)
-    return sections
-
-
-def _figures(turn: AnsweredTurn, store: MeasuredStore) -> dict[str, Any]:
-    """The line of an answer; an empty one has no figures."""
-    found = store.records.get(turn.digest)
-    nats = None if found is None or found.nats is None else found.nats / found.tokens
-    return {
-        "question_id": turn.question.question_id,
-        "category": turn.question.category,
-        "turn": turn.turn,
-        "mode": turn.mode,
-        "tokens": 0 if found is None else found.tokens,
-        "nats_per_token": nats,
-        "distinct_4grams": None if found is None else found.distinct_4grams,
-        "defects": [str(defect) for defect in turn.defects],
+        **{name: getattr(arguments, name) for name in judge + baseline},
     }
 
 
-def _ask(judged: JudgePlan, store: JudgementStore, parallel: int) -> list[str]:
+def _write_answers(path: Path, turns: Iterable[AnsweredTurn], measured: Mapping[str, Measured]) -> None:
+    """Write a line per answer; an empty one has no figures."""
+    lines = []
+    for turn in turns:
+        found = measured.get(turn.digest)
+        row = {
+            "question_id": turn.question.question_id,
+            "category": turn.question.category,
+            "turn": turn.turn,
+            "mode": turn.mode,
+            "tokens": 0 if found is None else found.tokens,
+            "nats_per_token": None if found is None or found.nats is None else found.nats / found.tokens,
+            "distinct_4grams": None if found is None else found.distinct_4grams,
+            "defects": [str(defect) for defect in turn.defects],
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _ask(assessments: Iterable[Assessment], store: JudgementStore, parallel: int) -> list[str]:
     """Ask the judge what is not known yet; what was refused, or why nothing more could be asked."""
-    from ..judge.endpoint import Endpoint  # needs the package openai
-    from ..judge.judging import judge
+    from ..judge.endpoint import Endpoint, JudgeError, judge  # needs the package openai
 
-    with Endpoint(judged.options) as endpoint:
+    inquiries = [inquiry for each in assessments for inquiry in each.inquiries]
+    with store, Endpoint(store.options) as endpoint:
         try:
-            return judge(judged.inquiries, endpoint, store, parallel)
+            return judge(inquiries, endpoint, store, parallel)
         except JudgeError as error:
-            kept = len(store.records)
-            return [f"{error}; {kept} judgements are kept, and the same command goes on from there"]
+            return [f"{error}; {len(store.records)} judgements are kept, and the same command goes on from there"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    out: Path = arguments.output_dir
     everything = load_questions(arguments.questions)
     answers = load_answers(arguments.answers, everything, arguments.limit)
     questions = everything[: arguments.limit]
-    judged = _plan(arguments, questions, answers)
+    judge = _judge_of(arguments)
+    assessments = _assessments(arguments, questions, answers) if judge else []
     model, tokenizer = load_model(arguments.model, arguments.dtype)
     measurement = Measurement(model, tokenizer)
-    settings = _describe(model, arguments.model)
-    store = MeasuredStore(arguments.output_dir, settings)
-    judgement_store = JudgementStore(arguments.output_dir / "judge", judged.options) if judged else None
+    store = MeasuredStore(out, _describe(model, arguments.model))
+    judgements = JudgementStore(out / "judge", judge) if judge else None
     turns = list(answered_turns(questions, answers))
-    failures: list[str] = []
-    judgements: Mapping[str, Judgement] = {}
-    try:
-        with store, judgement_store or nullcontext():
-            measurement.run(turns, store)
-            if judged is not None and judgement_store is not None:
-                failures = _ask(judged, judgement_store, arguments.parallel)
-                judgements = judgement_store.records
-    except KeyboardInterrupt:
-        kept = f"{len(store.records)} measured answers"
-        if judgement_store is not None:
-            kept += f" and {len(judgement_store.records)} judgements"
-        print(f"interrupted; {kept} are kept, and the same command goes on from there", file=sys.stderr)
-        return INTERRUPTED
-    described = settings | _describe_report(arguments, questions)
-    _show(_write_report(arguments.output_dir, described, turns, store, judged, judgements))
-    if judged is not None:
-        _report_unread(judged, judgements, arguments.output_dir)
-    print(f"results: {arguments.output_dir}")
-    for failure in failures[:_SHOWN_FAILURES]:
-        print(f"{parser.prog}: error: {failure}", file=sys.stderr)
-    if len(failures) > _SHOWN_FAILURES:
-        print(f"{parser.prog}: error: and {len(failures) - _SHOWN_FAILURES} more like these", file=sys.stderr)
-    return FAILED if failures else 0
-
-
-def _show(sections: Sequence[Section]) -> None:
-    output = Console()
-    for section in sections:
-        output.print(section.title, style="bold")
-        output.print(section.terminal())
-        output.print(section.legend, style="dim", markup=False)
-
-
-def _report_unread(judged: JudgePlan, judgements: Mapping[str, Judgement], out: Path) -> None:
-    count = unread([*judged.scores(judgements), *judged.pairs(judgements)])
-    if count:
+    with store:
+        measurement.run(turns, store)
+    failures = [] if judgements is None else _ask(assessments, judgements, arguments.parallel)
+    _write_answers(out / "answers.jsonl", turns, store.records)
+    sections: list[Section[Any]] = [summarize(turns, store.records)]
+    if judgements is not None:
+        sections.append(summarize_scores(assessments, judgements.records))
+        write_judgments(judgements, assessments)
+    write_summary(out, "Quality", store.settings | _describe_report(arguments, questions), sections)
+    if judgements is not None and (count := unread(sections[1])):
         print(
-            f"{count} judgements of {judged.options.url} name no rating or verdict and count nowhere; "
-            f"{out / 'judge' / 'judgements.jsonl'} has their texts; a judge that follows the prompts, or a higher "
-            "--judge-max-tokens, may mend it"
+            f"{count} judgements of {judgements.options.url} name no rating or verdict and count nowhere; "
+            f"{judgements.path} has their texts; a judge that follows the prompts, or a higher --judge-max-tokens, "
+            "may mend it"
         )
+    hidden = len(failures) - _SHOWN_FAILURES
+    for failure in failures[:_SHOWN_FAILURES] + [f"and {hidden} more like these"] * (hidden > 0):
+        print(f"{parser.prog}: error: {failure}", file=sys.stderr)
+    return FAILED if failures else 0

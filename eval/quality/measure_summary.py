@@ -1,91 +1,75 @@
-"""From measured answers to figures per category and mode."""
+"""What is told without a judge in each category, from measured answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from medusa_apar.train.own_text.defects import Defect
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
-from ..speed.summary import OVERALL
+from ..judge.mode_turns import by_category
+from ..measurement.tables import Column, Section, counts
 from .measures import AnsweredTurn, Measured
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasureRow:
-    """Figures of one mode in one category that need no judge; None stands for what no answer tells.
+@dataclass(frozen=True, slots=True)
+class ModeAnswers:
+    """Answers of one mode.
 
     Attributes:
-        category: the category, or `overall`.
-        mode: the mode.
-        answers: answers that are not empty, which the other figures are about.
-        empty: empty answers.
-        too_long: answers without a likelihood, because they do not fit into the model's context.
-        tokens: mean per answer.
-        nats_per_token: minus the log-likelihood of all answers / their tokens.
-        distinct_4grams: share of distinct 4-grams, mean over answers.
-        looping: share of answers that loop.
-        empty_details: share of answers with `Defect.EMPTY_DETAIL`.
-        open_ends: share of answers with `Defect.OPEN_END`.
-        misnumbered: share of answers with `Defect.NUMBERING`.
-        broken: share of answers with any of these defects.
+        measured: those that are not empty, with their figures.
+        empty: how many others there are.
     """
 
-    category: str
-    mode: str
-    answers: int
+    measured: Sequence[tuple[AnsweredTurn, Measured]]
     empty: int
-    too_long: int
-    tokens: float | None
-    nats_per_token: float | None
-    distinct_4grams: float | None
-    looping: float | None
-    empty_details: float | None
-    open_ends: float | None
-    misnumbered: float | None
-    broken: float | None
+
+    @property
+    def read(self) -> list[tuple[float, int]]:
+        """Nats and tokens of the answers that have a likelihood."""
+        return [(each.nats, each.tokens) for _, each in self.measured if each.nats is not None]
+
+    @property
+    def nats_per_token(self) -> float | None:
+        """Of all answers together; None where none has a likelihood."""
+        return sum(nats for nats, _ in read) / sum(tokens for _, tokens in read) if (read := self.read) else None
 
 
-def summarize(turns: Sequence[AnsweredTurn], measured: Mapping[str, Measured]) -> list[MeasureRow]:
-    """Figures per category, in the questions' order, and overall; modes in the turns' order."""
-    categories = [*dict.fromkeys(turn.question.category for turn in turns), OVERALL]
-    modes = list(dict.fromkeys(turn.mode for turn in turns))
-    return [
-        _summarize(
-            category,
-            mode,
-            [turn for turn in turns if turn.mode == mode and category in (turn.question.category, OVERALL)],
-            measured,
-        )
-        for category in categories
-        for mode in modes
-    ]
+def _mean(figure: Callable[[AnsweredTurn, Measured], float]) -> Callable[[ModeAnswers], float | None]:
+    """A figure's mean over the answers that are not empty; None without any."""
+    return lambda answers: fmean(figure(*each) for each in answers.measured) if answers.measured else None
 
 
-def _summarize(category: str, mode: str, turns: Sequence[AnsweredTurn], measured: Mapping[str, Measured]) -> MeasureRow:
-    answered = [turn for turn in turns if turn.answer]
-    figures = [measured[turn.digest] for turn in answered]
-    read = [(one.nats, one.tokens) for one in figures if one.nats is not None]
-    broken = [turn.defects for turn in answered]
-    return MeasureRow(
-        category=category,
-        mode=mode,
-        answers=len(answered),
-        empty=len(turns) - len(answered),
-        too_long=len(figures) - len(read),
-        tokens=_mean(one.tokens for one in figures),
-        nats_per_token=sum(nats for nats, _ in read) / sum(tokens for _, tokens in read) if read else None,
-        distinct_4grams=_mean(one.distinct_4grams for one in figures),
-        looping=_mean(one.distinct_4grams < LOOPING_BELOW for one in figures),
-        empty_details=_mean(Defect.EMPTY_DETAIL in found for found in broken),
-        open_ends=_mean(Defect.OPEN_END in found for found in broken),
-        misnumbered=_mean(Defect.NUMBERING in found for found in broken),
-        broken=_mean(bool(found) for found in broken),
-    )
+COLUMNS: tuple[Column[ModeAnswers], ...] = (
+    Column("answers", lambda answers: (len(answers.measured), answers.empty), counts, "not empty + empty"),
+    Column("tokens", _mean(lambda _, measured: measured.tokens), ".0f", "mean per answer"),
+    Column("nats/token", lambda answers: answers.nats_per_token, ".3f",
+           "minus the log-likelihood of the text to the backbone, read from beginning to end, lower is likelier"),
+    Column("4-grams", _mean(lambda _, measured: measured.distinct_4grams), ".2f", "share of distinct ones"),
+    Column("loops", _mean(lambda _, measured: measured.distinct_4grams < LOOPING_BELOW), ".0%",
+           f"share of answers with fewer than {LOOPING_BELOW} of them"),
+    Column("empty", _mean(lambda turn, _: Defect.EMPTY_DETAIL in turn.defects), ".0%",
+           "of answers with an item or a heading with nothing after it"),
+    Column("open", _mean(lambda turn, _: Defect.OPEN_END in turn.defects), ".0%", "of answers that end in a colon"),
+    Column("numbers", _mean(lambda turn, _: Defect.NUMBERING in turn.defects), ".0%",
+           "of answers whose numbering skips or repeats"),
+    Column("broken", _mean(lambda turn, _: bool(turn.defects)), ".0%", "of answers with any of the three"),
+    Column("too long", lambda answers: len(answers.measured) - len(answers.read), "",
+           "answers without a likelihood, because they do not fit into the model's context", on_terminal=False),
+)  # fmt: skip
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return fmean(values) if values else None
+def summarize(turns: Sequence[AnsweredTurn], measured: Mapping[str, Measured]) -> Section[ModeAnswers]:
+    """Figures per category and mode, and overall.
+
+    Args:
+        turns: of all modes.
+        measured: figures of the answers that are not empty, by digest.
+    """
+    groups = {}
+    for about, group in by_category(turns).items():
+        answered = [(turn, measured[turn.digest]) for turn in group if turn.answer]
+        groups[about] = ModeAnswers(answered, len(group) - len(answered))
+    return Section("Without a judge", ("category", "mode"), COLUMNS, groups)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
-from tqdm.auto import tqdm
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
@@ -15,29 +17,21 @@ from medusa_apar.train.own_text.defects import Defect, defects
 from medusa_apar.train.own_text.repetition import distinct_ngrams
 
 from ..answers.answer_files import Answers
-from ..judge.inquiries import digest_of
+from ..judge.mode_turns import ModeTurn, digest_of
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
-from ..measurement.records import Record
-from ..measurement.store import RecordStore
-from .likelihood import nats_of
+from ..measurement.store import Record, RecordStore
 
 
 @dataclass(frozen=True, slots=True)
-class AnsweredTurn:
-    """One turn of a question, answered in one mode.
+class AnsweredTurn(ModeTurn):
+    """A turn and its answer.
 
     Attributes:
-        question: the question.
-        turn: counted from 1.
-        mode: who answered.
         messages: the conversation up to the user's turn, with the mode's own earlier answers.
         answer: the answer's text; empty where the turn was skipped.
     """
 
-    question: Question
-    turn: int
-    mode: str
     messages: tuple[dict[str, str], ...]
     answer: str
 
@@ -74,7 +68,7 @@ class Measured(Record):
         distinct_4grams: share of distinct 4-grams among its tokens.
     """
 
-    measured: ClassVar[str] = "an answer"
+    measured: ClassVar[str] = "answers"
 
     digest: str
     tokens: int
@@ -87,15 +81,7 @@ class Measured(Record):
 
 
 class MeasuredStore(RecordStore[str, Measured]):
-    """Measured answers in a folder: `measured.jsonl` and `settings.json`.
-
-    Args:
-        folder: made if it does not exist.
-        settings: everything that the figures depend on; JSON values only.
-
-    Raises:
-        ValueError: if the folder holds answers measured otherwise, or a broken line.
-    """
+    """Measured answers in a folder: `measured.jsonl` and `settings.json`."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         super().__init__(folder / "measured.jsonl", settings, Measured)
@@ -120,12 +106,11 @@ class Measurement:
     def run(self, turns: Sequence[AnsweredTurn], store: MeasuredStore) -> None:
         """Measure every answer that the store lacks; empty ones are passed over."""
         by_digest = {turn.digest: turn for turn in turns if turn.answer}
-        missing = [digest for digest in by_digest if digest not in store]
-        with tqdm(missing, initial=len(by_digest) - len(missing), total=len(by_digest), unit="answer") as progress:
-            for digest in progress:
-                turn = by_digest[digest]
-                progress.set_postfix_str(f"{turn.question.category}, {turn.mode}")
-                store.add(self.measure(turn))
+        store.fill(
+            by_digest,
+            lambda digest: self.measure(by_digest[digest]),
+            label=lambda digest: f"{by_digest[digest].question.category}, {by_digest[digest].mode}",
+        )
 
     def measure(self, turn: AnsweredTurn) -> Measured:
         """The figures of an answer that is not empty, by one forward pass."""
@@ -140,3 +125,27 @@ class Measurement:
             nats=nats_of(self.model, prompt, tokens) if fits else None,
             distinct_4grams=distinct_ngrams(tokens, 4),
         )
+
+
+@torch.inference_mode()
+def nats_of(model: MedusaAparModel, prompt: Tensor, answer: Sequence[int]) -> float:
+    """Minus the log-likelihood of an answer, in nats, by one causal forward pass.
+
+    Control tokens have no share in the softmax, as in mode `ar`: this is how likely plain decoding is to write the
+    text, however it was written.
+
+    Args:
+        model: whose backbone reads.
+        prompt: `[1, length]`.
+        answer: its tokens, at least one.
+    """
+    backbone = cast(Any, model.backbone)
+    length = len(answer)
+    input_ids = torch.cat((prompt, torch.tensor([list(answer)])), dim=1).to(backbone.device)
+    logits: Tensor = backbone(input_ids=input_ids, use_cache=False, logits_to_keep=length + 1).logits[
+        0, -length - 1 : -1
+    ]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if model.control is not None:
+        logits[:, [model.control.fork_token_id, model.control.child_token_id]] = float("-inf")
+    return float(cross_entropy(logits, input_ids[0, -length:], reduction="sum"))

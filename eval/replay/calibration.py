@@ -7,7 +7,7 @@ without a model, and what it says of the other half is held against what was rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,8 @@ from medusa_apar.drafting.fixed_tree import tuned_tree
 from .hits import HitModel
 from .recorded import RecordedTurn
 
-TREE_NODES = 63
-"""Draft tokens in the tree with which the recorded run decoded."""
-
-Tree = frozenset[tuple[int, ...]]
+TREE = frozenset(tuned_tree(HitModel.published().accuracy, 63))
+"""Paths of ranks of the draft tokens that every step of the recorded run carried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +46,16 @@ class Calibration:
         """Of the simulated tokens per step on unseen questions, relative."""
         return self.unseen_simulated / self.unseen_recorded - 1
 
+    def __str__(self) -> str:
+        return (
+            f"correlation of the heads' errors {self.correlation:.3f}, fitted on half of the questions: "
+            f"{self.simulated:.3f} tokens per step there ({self.recorded:.3f} recorded), "
+            f"{self.unseen_simulated:.3f} on the other half ({self.unseen_recorded:.3f} recorded, {self.error:+.1%}); "
+            f"independent heads would give {self.independent:.3f}"
+        )
 
-def tree_of_run(hits: HitModel) -> Tree:
-    """The tree of draft tokens that a run with these accuracies decodes with."""
-    return frozenset(tuned_tree(hits.accuracy, TREE_NODES))
 
-
-def simulated_steps(ranks: NDArray[np.int64], tree: Tree) -> int:
+def simulated_steps(ranks: NDArray[np.int64], tree: Collection[tuple[int, ...]] = TREE) -> int:
     """Steps of one thread along an answer.
 
     Args:
@@ -63,17 +64,17 @@ def simulated_steps(ranks: NDArray[np.int64], tree: Tree) -> int:
     """
     rows = ranks.tolist()
     place, steps = 0, 0
-    while place < len(rows) - 1:  # the token behind this place is pending; a step computes it
+    while place < len(rows) - 1:  # the token after this place is pending; a step computes it
         path = tuple(rows[place])
-        accepted = next((length for length in range(len(path), 0, -1) if path[:length] in tree), 0)
-        place += 1 + accepted
+        place += 1 + next((length for length in range(len(path), 0, -1) if path[:length] in tree), 0)
         steps += 1
     return steps
 
 
-def tokens_per_step(turns: Sequence[RecordedTurn], hits: HitModel, tree: Tree, seed: int = 0) -> float:
+def tokens_per_step(turns: Sequence[RecordedTurn], correlation: float) -> float:
     """Simulated tokens per step over turns."""
-    steps = sum(simulated_steps(hits.draw(turn.tokens, seed=(seed, number)), tree) for number, turn in enumerate(turns))
+    hits = HitModel.published(correlation)
+    steps = sum(simulated_steps(hits.draw(turn.tokens, seed=(0, number))) for number, turn in enumerate(turns))
     return sum(turn.tokens for turn in turns) / steps
 
 
@@ -88,27 +89,21 @@ def calibrate(turns: Sequence[RecordedTurn]) -> Calibration:
     questions = list(dict.fromkeys(turn.question_id for turn in turns))
     if len(questions) < 2:
         raise ValueError(f"the answers to calibrate on are to {len(questions)} questions; half of them are for the fit")
-    seen = set(questions[::2])
-    fitted = [turn for turn in turns if turn.question_id in seen]
-    unseen = [turn for turn in turns if turn.question_id not in seen]
-    recorded, unseen_recorded = _recorded(fitted), _recorded(unseen)
-    tree = tree_of_run(HitModel.published())
-
-    def simulated(correlation: float, of: Sequence[RecordedTurn]) -> float:
-        return tokens_per_step(of, HitModel.published(correlation), tree)
-
+    fitted = [turn for turn in turns if turn.question_id in questions[::2]]
+    unseen = [turn for turn in turns if turn.question_id in questions[1::2]]
+    recorded = _recorded(fitted)
     best = minimize_scalar(
-        lambda correlation: (simulated(correlation, fitted) - recorded) ** 2,
+        lambda correlation: (tokens_per_step(fitted, correlation) - recorded) ** 2,
         bounds=(0.0, 0.95), method="bounded", options={"xatol": 1e-3},
     )  # fmt: skip
     correlation = round(float(best.x), 3)
     return Calibration(
         correlation,
         recorded=recorded,
-        simulated=simulated(correlation, fitted),
-        unseen_recorded=unseen_recorded,
-        unseen_simulated=simulated(correlation, unseen),
-        independent=simulated(0.0, turns),
+        simulated=tokens_per_step(fitted, correlation),
+        unseen_recorded=_recorded(unseen),
+        unseen_simulated=tokens_per_step(unseen, correlation),
+        independent=tokens_per_step(turns, 0.0),
     )
 
 

@@ -33,7 +33,7 @@ class HitModel:
 
     Attributes:
         accuracy: of each head the top-1 to top-`RANKS` accuracy.
-        correlation: of the heads' errors behind one token, from 0 (independent) to below 1: of the normal variables of
+        correlation: of the heads' errors after one token, from 0 (independent) to below 1: of the normal variables of
             a Gaussian copula with one common factor.
     """
 
@@ -45,15 +45,10 @@ class HitModel:
         """The published accuracies."""
         return HitModel(tuple(tuple(ranked(*each)) for each in PUBLISHED), correlation)
 
-    @property
-    def heads(self) -> int:
-        """How many heads there are."""
-        return len(self.accuracy)
-
     def draw(self, places: int, seed: Sequence[int]) -> NDArray[np.int64]:
-        """At which rank each head has the right token behind each place: `[places, heads]`; `RANKS` where it misses."""
+        """At which rank each head has the right token after each place: `[places, heads]`; `RANKS` where it misses."""
         random = np.random.default_rng(seed)
-        common, own = random.standard_normal((places, 1)), random.standard_normal((places, self.heads))
+        common, own = random.standard_normal((places, 1)), random.standard_normal((places, len(self.accuracy)))
         shares = norm.cdf(np.sqrt(self.correlation) * common + np.sqrt(1 - self.correlation) * own)
         by_head = [np.searchsorted(tops, shares[:, head]) for head, tops in enumerate(self.accuracy)]
         return np.stack(by_head, axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,10 @@ def read_recorded(path: Path, questions: Sequence[Question]) -> list[RecordedTur
             except (ValueError, TypeError, IndexError) as error:
                 raise ValueError(f"{path}, line {number}: not FastChat's model_answer format ({error})") from error
             rows.append((question, choice))
-    counted = [
-        (len(text), tokens)
-        for _, choice in rows
-        for text, tokens in zip(choice["turns"], choice.get("new_tokens", ()), strict=False)
-    ]
-    characters = sum(each for each, _ in counted) / sum(tokens for _, tokens in counted) if counted else None
-    return [turn for question, choice in rows for turn in _turns(question, choice, characters or CHARACTERS_PER_TOKEN)]
+    counted = [pair for _, row in rows for pair in zip(row["turns"], row.get("new_tokens", ()), strict=False)]
+    characters, tokens = sum(len(text) for text, _ in counted), sum(count for _, count in counted)
+    per_token = characters / tokens if tokens else CHARACTERS_PER_TOKEN
+    return [turn for question, choice in rows for turn in _turns(question, choice, per_token)]
 
 
 def _check_choice(choice: dict[str, Any], question: Question) -> None:
@@ -83,23 +80,19 @@ def _check_choice(choice: dict[str, Any], question: Question) -> None:
             raise ValueError(f"{name} is {figures!r}, expected whole numbers from {least}")
 
 
-def _turns(question: Question, choice: dict[str, Any], characters_per_token: float) -> list[RecordedTurn]:
+def _turns(question: Question, choice: dict[str, Any], characters_per_token: float) -> Iterator[RecordedTurn]:
     tokens, last_steps = choice.get("new_tokens", ()), choice.get("idxs", ())
-    turns = []
     conversation = ""
     for at, answer in enumerate(choice["turns"]):
         conversation += question.turns[at]
         if answer.strip():
-            turns.append(
-                RecordedTurn(
-                    question_id=question.question_id,
-                    category=question.category,
-                    turn=at + 1,
-                    conversation=conversation,
-                    answer=answer,
-                    tokens=tokens[at] if at < len(tokens) else round(len(answer) / characters_per_token) + 1,
-                    steps=last_steps[at] + 1 if at < len(last_steps) else None,
-                )
+            yield RecordedTurn(
+                question_id=question.question_id,
+                category=question.category,
+                turn=at + 1,
+                conversation=conversation,
+                answer=answer,
+                tokens=tokens[at] if at < len(tokens) else round(len(answer) / characters_per_token) + 1,
+                steps=last_steps[at] + 1 if at < len(last_steps) else None,
             )
         conversation += answer
-    return turns

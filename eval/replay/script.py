@@ -17,22 +17,21 @@ from .recorded import RecordedTurn
 CONTROL = ControlTokens(fork_token_id=1, child_token_id=2)
 EOS = 3
 WRONG = 4
-"""The first of the ids that stand for wrong draft tokens; those of the script come after them."""
-WRONG_IDS = 16
-FIRST = WRONG + WRONG_IDS
+"""The first of 16 ids that stand for wrong draft tokens."""
+FIRST = WRONG + 16
 """The id of a script's first token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a backbone is to write behind a prompt.
+    """What a backbone is to write after a prompt.
 
     Places are indices of a tree-packed row; the token at place p has the id `FIRST + p`, save control tokens and EOS.
 
     Attributes:
         prompt: `[1, length]` the prompt.
         token_ids: `[places]` int64.
-        successor: `[places + 1]` int64, the place of the next token on the path; behind an end the last place, which
+        successor: `[places + 1]` int64, the place of the next token on the path; after an end the last place, which
             has no token, and is its own successor.
         tokens: visible ones of the answer, its EOS included.
         forks: in the answer.
@@ -46,17 +45,12 @@ class Script:
 
     @property
     def nowhere(self) -> int:
-        """The place behind every end."""
+        """The place after every end."""
         return len(self.token_ids)
 
     def to(self, device: torch.device) -> Script:
         """The script on a device."""
-        return replace(
-            self,
-            prompt=self.prompt.to(device),
-            token_ids=self.token_ids.to(device),
-            successor=self.successor.to(device),
-        )
+        return replace(self, **{name: getattr(self, name).to(device) for name in ("prompt", "token_ids", "successor")})
 
     def ahead(self, places: Tensor, tokens: int) -> Tensor:
         """The places so many tokens further on their paths."""
@@ -87,26 +81,24 @@ def script_of_tree(tree: ParagraphNode, prompt_tokens: int, tokens: int) -> Scri
     """The script of an answer of so many tokens, its EOS included, dealt out among the tree's nodes by characters."""
     nodes = list(tree.reading_order())
     counts = _shares([len(node.text) for node in nodes], tokens - 1)
-    row = TreeRow.empty()
     count_of = {id(node): count for node, count in zip(nodes, counts, strict=True)}
-    stack: list[tuple[ParagraphNode, int, int, int]] = [(tree, prompt_tokens, -1, -1)]
+    row = TreeRow.empty()
+    stack: list[tuple[ParagraphNode, list[int], int, int]] = [(tree, [WRONG] * prompt_tokens, -1, -1)]
     while stack:
         node, opening, parent, after = stack.pop()
         if after >= 0 and not opening:
             row.successor[after] = len(row)
         end = EOS if node.next_sibling is None else CONTROL.fork_token_id
-        first = len(row)
-        own = [FIRST + first + at for at in range(opening + count_of[id(node)])]
-        if opening and after >= 0:
-            own[0] = CONTROL.child_token_id
-        index = row.append_node([*own, end], parent, after, prompt_length=opening if after < 0 else 0)
+        index = row.append_node([*opening, *[WRONG] * count_of[id(node)], end], parent, after)
         if node.first_child is not None and node.next_sibling is not None:
             fork = len(row) - 1
-            stack += ((node.next_sibling, 0, index, fork), (node.first_child, 1, index, fork))
+            stack += ((node.next_sibling, [], index, fork), (node.first_child, [CONTROL.child_token_id], index, fork))
     nowhere = len(row)
+    token_ids = torch.tensor(row.input_ids)
+    token_ids = torch.where(token_ids == WRONG, FIRST + torch.arange(nowhere), token_ids)
     return Script(
-        prompt=torch.tensor([row.input_ids[:prompt_tokens]]),
-        token_ids=torch.tensor(row.input_ids),
+        prompt=token_ids[None, :prompt_tokens],
+        token_ids=token_ids,
         successor=torch.tensor([nowhere if at == NO_SUCCESSOR else at for at in row.successor] + [nowhere]),
         tokens=sum(counts) + 1,
         forks=row.input_ids.count(CONTROL.fork_token_id),
@@ -115,10 +107,9 @@ def script_of_tree(tree: ParagraphNode, prompt_tokens: int, tokens: int) -> Scri
 
 def _shares(characters: list[int], tokens: int) -> list[int]:
     """Deal tokens out by characters, at least one each; they add up to `tokens` unless there are more nodes."""
-    total, seen, given = sum(characters), 0, 0
-    counts = []
+    total, seen = sum(characters), 0
+    counts: list[int] = []
     for each in characters:
         seen += each
-        counts.append(max(1, round(tokens * seen / total) - given))
-        given += counts[-1]
+        counts.append(max(1, round(tokens * seen / total) - sum(counts)))
     return counts

@@ -6,6 +6,8 @@ before them on their path, which the step's mask shows. The place goes into the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -16,6 +18,9 @@ from medusa_apar.heads import MedusaHeads
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.model import MedusaAparModel
 
+from ..decoding.decode import Answer, Limits, decode_variant
+from ..decoding.variants import Variant
+from ..measurement.shapes import random_model
 from .hits import RANKS, HitModel
 from .script import CONTROL, EOS, FIRST, WRONG, Script
 
@@ -23,6 +28,10 @@ _BASE = 256
 """Digits of a place in the hidden state; numbers up to it are exact in bfloat16."""
 _CERTAIN = 1e4
 """Logit of a chosen token."""
+_VOCABULARY = 32000
+"""Ids for the tokens of a script, also of a shape with fewer."""
+_SPARE = 8
+"""Tokens by which the limit lies above a script's, so that none is cut."""
 
 
 class Stage:
@@ -70,7 +79,7 @@ class Stage:
         self._ids.view(-1)[cache.slots], self._positions.view(-1)[cache.slots] = ids, positions
 
     def _places_of_control(self, script: Script, ids: Tensor, positions: Tensor, pools: Tensor, seen: Tensor) -> Tensor:
-        """A `[Fork]` stands after the token before it, and its `[Child]` behind the `[Fork]`."""
+        """A `[Fork]` stands after the token before it, and its `[Child]` after the `[Fork]`."""
         child = (ids == CONTROL.child_token_id).long()
         before = positions - 1 - child  # of the last token that is no control token
         at = (seen & (self._positions[pools, : seen.shape[1]] == before[:, None])).long().argmax(dim=1)
@@ -145,33 +154,49 @@ class ScriptedModel:
     Args:
         backbone: a random Llama.
         hits: how often its heads are to be right.
-
-    Raises:
-        ValueError: for a vocabulary that is too small for scripts.
     """
 
     def __init__(self, backbone: PreTrainedModel, hits: HitModel) -> None:
+        self.hits = hits
         self.stage = Stage()
-        heads = cast(ScriptedHeads, ScriptedHeads.for_backbone(backbone, num_heads=hits.heads, shared_projection=False))
+        heads: Any = ScriptedHeads.for_backbone(backbone, num_heads=len(hits.accuracy), shared_projection=False)
         heads.stage, heads.hits = self.stage, hits
         model = cast(Any, backbone)
         model.lm_head = ScriptedProjection(model.lm_head, self.stage)
         model.register_forward_pre_hook(self.stage.locate, with_kwargs=True)
-        backbone.generation_config.eos_token_id = EOS
-        backbone.generation_config.pad_token_id = EOS
-        control = {"fork_token_id": CONTROL.fork_token_id, "child_token_id": CONTROL.child_token_id}
-        self.model = MedusaAparModel(backbone, heads, **control)
+        backbone.generation_config.eos_token_id = backbone.generation_config.pad_token_id = EOS
+        self.model = MedusaAparModel(backbone, heads, **asdict(CONTROL))
 
-    def follow(self, script: Script, ranks: Tensor) -> None:
-        """Write a script from now on; `ranks` `[places, heads]` tell which draft tokens are right.
+    def write(self, script: Script, variant: Variant, limits: Limits, *, seed: Sequence[int], rows: int = 1) -> Answer:
+        """Let the engine write a script, whole, in every row of a batch; the seed is that of the hits.
 
         Raises:
             ValueError: if the script has more tokens than the vocabulary has ids.
+            RuntimeError: what was written is not the script; the engine is broken.
         """
-        vocabulary = self.model.backbone.config.vocab_size
+        vocabulary, device = self.model.backbone.config.vocab_size, self.model.device
         if FIRST + len(script.token_ids) > vocabulary:
             raise ValueError(
                 f"an answer of {len(script.token_ids)} tokens, prompt included, needs as many ids, and the backbone's "
                 f"vocabulary has {vocabulary}; choose a backbone with a larger one"
             )
-        self.stage.follow(script, ranks)
+        ranks = torch.from_numpy(self.hits.draw(len(script.token_ids), seed))
+        script = script.to(device)
+        self.stage.follow(script, ranks.to(device))
+        prompt = script.prompt.repeat(rows, 1)
+        limits = replace(limits, max_new_tokens=script.tokens + _SPARE)
+        answer = decode_variant(self.model, variant, prompt, torch.ones_like(prompt), limits)
+        wanted = (rows * script.tokens, rows * script.forks)
+        if (answer.stats.answer_tokens, answer.stats.forks) != wanted:
+            raise RuntimeError(
+                f"mode {variant.mode.value!r}: the engine wrote {answer.stats.answer_tokens} tokens with "
+                f"{answer.stats.forks} forks, and the scripts of all rows have {wanted[0]} with {wanted[1]}"
+            )
+        return answer
+
+
+def scripted_model(shape: str, dtype: torch.dtype, hits: HitModel) -> ScriptedModel:
+    """The model of a shape, on the GPU if there is one; its weights are the same every time."""
+    torch.manual_seed(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return ScriptedModel(random_model(shape, device, dtype, vocab_size=_VOCABULARY), hits)

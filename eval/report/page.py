@@ -1,188 +1,136 @@
-"""The page: what it shows, put into its templates."""
+"""The page: chapters of pictures and tables, put into its templates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from medusa_apar.modes import Mode
 
 from ..measurement.provenance import read_provenance
-from ..measurement.spread import Spread
-from ..measurement.tables import interval_figures, spread_figures
-from ..speed.acceptance_summary import LEGEND as ACCEPTANCE_LEGEND
-from ..speed.acceptance_summary import AcceptanceRow, acceptance_markdown, acceptance_table, summarize_acceptance
-from ..speed.summary import OVERALL, SummaryRow
-from ..speed.summary_table import LEGEND, markdown
-from ..speed.thread_summary import LEGEND as THREADS_LEGEND
-from ..speed.thread_summary import ThreadsRow, summarize_threads, threads_markdown, threads_table
+from ..measurement.tables import Column, Section, interval_figures, spread_figures
+from ..speed.speed_up_plot import compared, draw_speed_ups
 from ..speed.turns import TurnRecord
-from .drawings import (
-    LEFT,
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    WIDTH,
-    Scatter,
-    SlotCurves,
-    Timeline,
-    panel_picture,
-    rounded,
-    scatter_of,
-    slot_curves,
-    timeline_of,
-)
-from .results import QualityResults, Results, SpeedResults
+from .pictures import as_svg, draw_against_speed, draw_growth, draw_slots, draw_timeline
+from .results import Measurement, Quality, Speed, overall
+
+_DRAWN = ("tokens/s", "speed-up", "s/answer")
+"""What pictures show of something that grows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """What the page shows of one measurement of speed.
+class Part:
+    """One heading of a chapter, and what stands below it: a picture, texts of threads by a line about each, a table.
 
     Attributes:
-        results: the measurement.
-        threads: what threads cost and save, per mode.
-        acceptance: how far draft tokens reach, per mode and depth.
-        timeline, slots: pictures of one answer; None where no answer has threads.
-        answer: that answer.
+        picture: an `<svg>`.
+        folded: whether the page shows no more than the heading to those who do not ask for the table.
     """
 
-    results: SpeedResults
-    threads: list[ThreadsRow]
-    acceptance: list[AcceptanceRow]
-    timeline: Timeline | None
-    slots: SlotCurves | None
-    answer: TurnRecord | None
-
-    @property
-    def categories(self) -> list[str]:
-        """The categories, and all of them together last."""
-        return list(dict.fromkeys(row.category for row in self.results.rows))
-
-    @property
-    def compared(self) -> list[str]:
-        """The modes that have a speed-up to show."""
-        shown = [row.mode for row in self.results.overall if row.speed_up is not None]
-        return [mode for mode in shown if mode != Mode.AR]
-
-    def row(self, category: str, mode: str) -> SummaryRow:
-        """The figures of a mode in a category."""
-        return next(row for row in self.results.rows if (row.category, row.mode) == (category, mode))
-
-    @property
-    def largest(self) -> float:
-        """The right end of the bars: the largest upper end of any speed-up."""
-        ends = [
-            row.speed_up.interval[1] if row.speed_up.interval else row.speed_up.median
-            for row in self.results.rows
-            if row.speed_up is not None
-        ]
-        return max([1.0, *ends]) * 1.02
+    title: str
+    picture: str = ""
+    caption: str = ""
+    table: Section[Any] | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    folded: bool = False
 
 
-def _section(results: SpeedResults, question_id: str | None) -> Section:
-    modes = [mode for mode in results.modes if mode in tuple(Mode)]
-    answer = results.picture(question_id)
-    slots = None
-    if answer is not None:
-        compared = [results.of(answer.question_id, answer.turn, mode) for mode in modes]
-        held = {each.mode: each.stats.slots_by_step for each in compared if each and each.stats.slots_by_step}
-        slots = slot_curves(held) if held else None
-    return Section(
-        results=results,
-        threads=summarize_threads(results.records, modes),
-        acceptance=summarize_acceptance(results.records, [mode for mode in modes if Mode(mode).medusa]),
-        timeline=None if answer is None else timeline_of(answer.threads),
-        slots=slots,
-        answer=answer,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class QualitySection:
-    """What the page shows of one measurement of quality.
-
-    Attributes:
-        results: the measurement.
-        speed_ups: by mode, where the answers that it read were measured too.
-        against_speed: the judge's rating, or else nats/token, against these; None where there are none.
-    """
-
-    results: QualityResults
-    speed_ups: dict[str, Spread]
-    against_speed: Scatter | None
-
-
-def _quality_section(quality: QualityResults, measured: Sequence[SpeedResults]) -> QualitySection:
-    answers = Path(quality.summary["settings"]["answers"]).resolve()
-    speed = next((each for each in measured if (each.folder / "answers").resolve() == answers), None)
-    if speed is None:
-        return QualitySection(quality, {}, None)
-    speed_ups = {row.mode: row.speed_up for row in speed.overall if row.speed_up}
-    name, rows, key = ("rating", quality.scores, "score")
-    if not rows:
-        name, rows, key = ("nats/token", quality.measures, "nats_per_token")
-    points = {
-        row["mode"]: (speed_ups[row["mode"]].median, row[key])
-        for row in rows
-        if row["mode"] in speed_ups and row[key] is not None
-    }
-    return QualitySection(quality, speed_ups, scatter_of(name, points) if points else None)
-
-
-def write_page(folder: Path, results: Results, question_id: str | None = None) -> Path:
-    """Write `index.html` and `report.md`.
-
-    Args:
-        folder: made if it does not exist.
-        results: what to show.
-        question_id: of the answer whose timeline is drawn.
-
-    Returns:
-        The page.
+def write_page(folder: Path, results: Sequence[Measurement], question_id: str | None = None) -> Path:
+    """Write `index.html`, whose path is returned, and `report.md`, with the timeline of an answer to that question.
 
     Raises:
-        ValueError: no measurement has an answer to that question.
+        ValueError: no measurement has one.
     """
-    sections = [_section(each, question_id) for each in results.speed]
-    if question_id is not None and not any(section.answer for section in sections):
-        folders = ", ".join(str(each.folder) for each in results.speed) or "any folder"
+    speed = [each for each in results if isinstance(each, Speed)]
+    answers = [each.picture(question_id) for each in speed]
+    if question_id is not None and not any(answers):
+        folders = ", ".join(str(each.folder) for each in speed) or "any folder"
         raise ValueError(f"answer={question_id!r}: no answer of mode {Mode.MEDUSA_APAR} to that question in {folders}")
     environment = Environment(
         loader=PackageLoader("medusa_apar.eval.report"),
         autoescape=select_autoescape(["html.jinja"]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "headings": lambda table: [str(column.header) for column in table.columns],
-        "lines": lambda table: list(zip(*(column.cells for column in table.columns), strict=True)),
-        "spread": spread_figures,
-        "interval": interval_figures,
-        "rounded": rounded,
-        "provenance": lambda measured: read_provenance(measured).items(),
-    }
-    shown = {
-        "sections": sections,
-        "quality": [_quality_section(each, results.speed) for each in results.quality],
-        "sweeps": [(sweep, [panel_picture(panel) for panel in sweep.panels]) for sweep in results.sweeps],
-        "overall": OVERALL,
-        "width": WIDTH,
-        "left": LEFT,
-        "panel_width": PANEL_WIDTH,
-        "panel_height": PANEL_HEIGHT,
-        "legends": {"speed": LEGEND, "threads": THREADS_LEGEND, "acceptance": ACCEPTANCE_LEGEND},
-        "markdown": markdown,
-        "threads_table": threads_table,
-        "threads_markdown": threads_markdown,
-        "acceptance_table": acceptance_table,
-        "acceptance_markdown": acceptance_markdown,
-    }
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"interval": interval_figures, "provenance": read_provenance}
+    chapters = [
+        *((each, _speed_parts(each, answer)) for each, answer in zip(speed, answers, strict=True)),
+        *((each, [*map(_growth_part, each.tables)]) for each in results if not isinstance(each, Speed | Quality)),
+        *((each, _quality_parts(each, speed)) for each in results if isinstance(each, Quality)),
+    ]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, template in (("index.html", "page.html.jinja"), ("report.md", "page.md.jinja")):
-        text = environment.get_template(template).render(shown)
+    for name in ("index.html", "report.md"):
+        template = environment.get_template(f"{name}.jinja")
+        text = template.render(chapters=chapters, speed=speed[0] if speed else None)
         (folder / name).write_text(text.rstrip() + "\n", encoding="utf-8")
     return folder / "index.html"
+
+
+def _speed_parts(measured: Speed, answer: TurnRecord | None) -> list[Part]:
+    speed, *others = measured.tables
+    parts = [Part(speed.title, table=measured.overall)]
+    if bars := compared(speed):
+        caption = "Tokens/s against ar: median over questions, with quartiles; the dashed line is ar."
+        parts.append(Part("Speed-up against ar", as_svg(partial(draw_speed_ups, rows=bars)), caption))
+    if answer is not None:
+        parts.append(_timeline_part(answer))
+        if held := measured.slots(answer):
+            caption = "KV slots held in each step, by mode. A line ends where the answer does."
+            parts.append(Part("KV slots over the same answer", as_svg(partial(draw_slots, held=held)), caption))
+    return [*parts, *(Part(table.title, table=table) for table in others), *_by_category([speed])]
+
+
+def _timeline_part(answer: TurnRecord) -> Part:
+    lines = answer.threads
+    texts = {
+        f"thread {number}, steps {line.opened} to {line.ended}, {sum(count for _, count in line.tokens)} tokens"
+        + ("" if line.parent is None else f", forked from thread {line.parent}"): line.text
+        for number, line in enumerate(lines)
+    }
+    caption = (
+        f"Question {answer.question_id}, {answer.mode}: {answer.stats.answer_tokens} tokens in {answer.stats.steps} "
+        "steps. A row is a thread, a bar a step; the higher, the more tokens were accepted in it."
+    )
+    picture = as_svg(partial(draw_timeline, lines=lines), height=0.8 + 0.3 * len(lines))
+    return Part("One answer, step by step", picture, caption, texts=texts)
+
+
+def _growth_part(table: Section[Any]) -> Part:
+    drawn = [figure for figure in _DRAWN if figure in table.headings]
+    panels = [partial(draw_growth, table=table, figure=figure) for figure in drawn]
+    caption = f"{', '.join(drawn)} by {table.about[0]} and mode."
+    return Part(table.title, as_svg(*panels, width=4.5 * len(panels)), caption, table)
+
+
+def _quality_parts(measured: Quality, speed: Sequence[Speed]) -> list[Part]:
+    answers = Path(measured.settings["answers"]).resolve()
+    same = [each for each in speed if (each.folder / "answers").resolve() == answers]
+    spreads = {row["mode"]: row["speed-up"] for each in same[:1] for row in each.overall.rows if row["speed-up"]}
+    tables = {table.title: overall(table) for table in measured.tables}
+    first, *_ = tables
+    drawn, figure, better = ("Ratings", "all", "up") if "Ratings" in tables else (first, "nats/token", "down")
+    points = {
+        row["mode"]: (spreads[row["mode"]].median, row[figure])
+        for row in tables[drawn].rows
+        if row["mode"] in spreads and row[figure] is not None
+    }
+    if spreads:
+        meaning = "of these answers, median (quartiles) over questions"
+        column: Column[Any] = Column("speed-up", lambda row: spreads.get(row["mode"]), spread_figures, meaning)
+        tables[first] = replace(tables[first], columns=[*tables[first].columns, column])
+    parts = [Part(title, table=table) for title, table in tables.items()]
+    if points:
+        picture = as_svg(partial(draw_against_speed, figure=f"{drawn}: {figure}", points=points), width=4.5)
+        caption = f"{drawn}, {figure}, against the speed-up of the same answers. Right is faster, {better} is better."
+        parts.append(Part("Quality against speed", picture, caption))
+    return [*parts, *_by_category(measured.tables)]
+
+
+def _by_category(tables: Sequence[Section[Any]]) -> list[Part]:
+    """Of the tables by category those of more than one."""
+    several = [table for table in tables if len({category for category, _ in table.groups}) > 2]
+    return [Part(f"{table.title} by category", table=table, folded=True) for table in several]

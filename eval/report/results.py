@@ -3,71 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medusa_apar.heads.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
-from ..speed.summary import OVERALL, SummaryRow, summarize
+from ..batch import batch_summary
+from ..batch.batch_run import BatchRecord
+from ..measurement.store import Record
+from ..measurement.tables import OVERALL, Column, Section, counts
+from ..quality import measure_summary
+from ..speed.command import sections
+from ..speed.summary import ModeTurns, summarize
 from ..speed.turns import TurnRecord
-from .sweeps import Sweep, read_records, read_sweep
+
+GroupT = TypeVar("GroupT")
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 @dataclass(frozen=True)
-class SpeedResults:
-    """A measurement of speed, or a replay.
+class Measurement:
+    """What a folder holds.
 
     Attributes:
         folder: where it lies.
+        title: what was measured, in a few words; a simulation is called one.
         settings: what its figures depend on.
-        records: its turns.
+        tables: its figures; those of something that grows are about how far, and the mode.
     """
 
     folder: Path
+    title: str
     settings: dict[str, Any]
-    records: tuple[TurnRecord, ...]
+    tables: list[Section[Any]]
 
-    @property
-    def title(self) -> str:
-        """What was measured, in a few words; a simulation is called one."""
-        if "what" in self.settings:
-            return f"{self.settings['what']}: {self.settings['answers']} on a random {self.settings['backbone']}"
-        compiled = ", compiled" if self.settings.get("compiled") else ""
-        return f"{self.settings['model']} on {self.settings['questions']}, {self.settings['dtype']}{compiled}"
 
-    @property
-    def modes(self) -> list[str]:
-        """What was compared."""
-        return list(self.settings["modes"])
+class Quality(Measurement):
+    """A measurement of quality; all tables are by category and mode, and the first is that without a judge."""
+
+
+@dataclass(frozen=True)
+class Speed(Measurement):
+    """A measurement of speed, or a replay; the first table is by category and mode.
+
+    Attributes:
+        records: its turns.
+    """
+
+    records: list[TurnRecord]
 
     @cached_property
-    def rows(self) -> list[SummaryRow]:
-        """Figures per category and mode, and overall."""
-        return summarize(self.records, self.modes)
+    def overall(self) -> Section[ModeTurns]:
+        """The first table's rows about all categories together."""
+        return overall(self.tables[0])
 
     @property
-    def overall(self) -> list[SummaryRow]:
-        """Figures per mode."""
-        return [row for row in self.rows if row.category == OVERALL]
-
-    @property
-    def fastest(self) -> SummaryRow | None:
-        """The mode of this engine with the largest speed-up; None where none was compared with `ar`."""
-        own = [row for row in self.overall if row.mode in tuple(Mode) and row.mode != Mode.AR and row.speed_up]
-        return max(own, key=lambda row: row.speed_up.median if row.speed_up else 0.0, default=None)
+    def fastest(self) -> dict[str, Any] | None:
+        """The row of this engine's mode with the largest speed-up; None where none was compared with `ar`."""
+        compared = [row for row in self.overall.rows if row["speed-up"] is not None]
+        own = [row for row in compared if row["mode"] in tuple(Mode) and row["mode"] != Mode.AR]
+        return max(own, key=lambda row: float(row["speed-up"].median), default=None)
 
     def picture(self, question_id: str | None = None) -> TurnRecord | None:
         """The turn whose timeline tells most: of the first turns that do not loop the one with the most threads.
 
-        Args:
-            question_id: of the question that is wanted in its place.
-
-        Returns:
-            None where no timeline of such a turn was measured.
+        Of that question alone, if it is named. None where no timeline of such a turn was measured.
         """
         drawn = [record for record in self.records if record.threads and record.mode == Mode.MEDUSA_APAR]
         if question_id is not None:
@@ -75,71 +80,29 @@ class SpeedResults:
         fluent = [record for record in drawn if record.turn == 1 and record.distinct_4grams >= LOOPING_BELOW]
         return max(fluent or drawn, key=lambda record: len(record.threads), default=None)
 
-    def of(self, question_id: int | str, turn: int, mode: str) -> TurnRecord | None:
-        """The record of a turn in a mode, if there is one."""
-        return next((record for record in self.records if record.key == (question_id, turn, mode)), None)
+    def slots(self, turn: TurnRecord) -> dict[str, list[int]]:
+        """KV slots held in each step of that turn, by mode of this engine; empty where they were not counted."""
+        held = {record.key: record.stats.slots_by_step for record in self.records}
+        return {str(mode): slots for mode in Mode if (slots := held.get((turn.question_id, turn.turn, mode)))}
 
 
-@dataclass(frozen=True, slots=True)
-class QualityResults:
-    """A measurement of quality.
-
-    Attributes:
-        folder: where it lies.
-        summary: what its `summary.json` holds.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-
-    @property
-    def title(self) -> str:
-        """What was measured, in a few words."""
-        settings = self.summary["settings"]
-        return f"{settings['answers']} to {settings['questions']}, read by {settings['model']}"
-
-    @property
-    def measures(self) -> list[dict[str, Any]]:
-        """Judge-free figures per mode."""
-        return [row for row in self.summary["measures"] if row["category"] == OVERALL]
-
-    @property
-    def scores(self) -> list[dict[str, Any]]:
-        """A judge's ratings per mode, if one was asked."""
-        return [row for row in self.summary["scores"] if row["category"] == OVERALL and row["turn"] is None]
-
-    @property
-    def pairs(self) -> dict[str, dict[str, Any]]:
-        """A judge's comparisons with the baseline by mode, if one was asked."""
-        overall = [row for row in self.summary["pairs"] if row["category"] == OVERALL and row["turn"] is None]
-        return {row["mode"]: row for row in overall}
+def overall(table: Section[GroupT]) -> Section[GroupT]:
+    """Of a table by category the rows about all categories together."""
+    groups = {about[1:]: group for about, group in table.groups.items() if about[0] == OVERALL}
+    return replace(table, about=table.about[1:], groups=groups)
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What a page shows.
-
-    Attributes:
-        speed: measurements of speed, the one of the headline first.
-        quality: measurements of quality.
-        sweeps: measurements of something that grows.
-    """
-
-    speed: list[SpeedResults]
-    quality: list[QualityResults]
-    sweeps: list[Sweep]
-
-
-def read_results(folders: Sequence[Path]) -> Results:
+def read_results(folders: Sequence[Path]) -> list[Measurement]:
     """Read folders of results.
 
     Raises:
-        ValueError: for a folder that holds none, or what another version wrote; names it and the remedy.
+        ValueError: for a folder that holds none yet, or what another version wrote; names it and the remedy.
     """
-    results = Results([], [], [])
+    results = []
     for folder in folders:
         try:
-            _read_folder(folder, results)
+            results.append(measured := _read_folder(folder))
+            _ = [table.rows for table in measured.tables]  # raise here if records lack something
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{folder} holds results of another version ({first_line(error)} is wrong in it); measure again into "
@@ -148,21 +111,88 @@ def read_results(folders: Sequence[Path]) -> Results:
     return results
 
 
-def _read_folder(folder: Path, results: Results) -> None:
-    turns, summary = folder / "turns.jsonl", folder / "summary.json"
-    if turns.is_file() and (folder / "settings.json").is_file():
-        settings = read_json(folder / "settings.json")
-        speed = SpeedResults(folder, settings, tuple(read_records(turns, TurnRecord)))
-        _ = speed.title, speed.rows  # raise here if settings or records lack something
-        results.speed.append(speed)
-    elif (sweep := read_sweep(folder)) is not None:
-        results.sweeps.append(sweep)
-    elif summary.is_file() and "measures" in (found := read_json(summary)):
-        quality = QualityResults(folder, found)
-        _ = quality.title  # raises here if the summary lacks it
-        results.quality.append(quality)
+def _read_folder(folder: Path) -> Measurement:
+    readers = {"turns": _speed, "batches": _batches, "points": _scaling, "loads": _loads}
+    for name, read in readers.items():
+        path = folder / f"{name}.jsonl"
+        if path.is_file() and (folder / "settings.json").is_file():
+            return read(path, read_json(folder / "settings.json"))
+    if (folder / "summary.json").is_file():
+        return _quality(folder, read_json(folder / "summary.json"))
+    raise ValueError(
+        f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
+        "wrote with --output_dir"
+    )
+
+
+def _records(path: Path, record_type: type[RecordT]) -> list[RecordT]:
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # a line that was cut off is measured again when the run goes on
+    try:
+        records = [record_type.from_json(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; measure again into another folder") from error
+    if not records:
+        raise ValueError(f"{path} holds nothing yet; let the measurement end first")
+    return records
+
+
+def _title(settings: dict[str, Any]) -> str:
+    return f"{settings['model']} on {settings['questions']}, {settings['dtype']}"
+
+
+def _speed(path: Path, settings: dict[str, Any]) -> Speed:
+    if "what" in settings:
+        title = f"{settings['what']}: {settings['answers']} on a random {settings['backbone']}"
     else:
-        raise ValueError(
-            f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
-            "wrote with --output_dir"
-        )
+        title = _title(settings) + ", compiled" * bool(settings.get("compiled"))
+    records = _records(path, TurnRecord)
+    _, *others = sections(records, [mode for mode in settings["modes"] if mode in tuple(Mode)])
+    return Speed(path.parent, title, settings, [summarize(records, settings["modes"]), *others], records)
+
+
+def _batches(path: Path, settings: dict[str, Any]) -> Measurement:
+    table = batch_summary.summarize(_records(path, BatchRecord), settings["modes"])
+    return Measurement(path.parent, f"Batches: {_title(settings)}", settings, [table])
+
+
+def _scaling(path: Path, settings: dict[str, Any]) -> Measurement:
+    from ..scaling import scaling_summary  # needs the packages of training, as what wrote the folder did
+    from ..scaling.points import Axis, Point
+    from ..scaling.scaling_run import ScalingRecord
+
+    title = f"{settings['what']}: tokens/s as threads, rows, answers and backbones grow"
+    records = {record.key: record for record in _records(path, ScalingRecord)}
+    sweeps = {Axis(axis): values for axis, values in settings["sweeps"].items()}
+    tables = scaling_summary.summarize(records, Point(**settings["base"]), sweeps, settings["modes"])
+    return Measurement(path.parent, title, settings, tables)
+
+
+def _loads(path: Path, settings: dict[str, Any]) -> Measurement:
+    from ..serving import load_summary  # needs the packages of serving
+    from ..serving.load_run import LoadRecord
+
+    title = f"Serving: {settings['model']} on vLLM, {settings['questions']}"
+    return Measurement(path.parent, title, settings, [load_summary.summarize(_records(path, LoadRecord))])
+
+
+def _quality(folder: Path, summary: dict[str, Any]) -> Quality:
+    settings = summary["settings"]
+    title = f"Quality: {settings['answers']} to {settings['questions']}, read by {settings['model']}"
+    return Quality(folder, title, settings, [_from_rows(*table) for table in summary["tables"].items()])
+
+
+def _from_rows(title: str, rows: list[dict[str, Any]]) -> Section[dict[str, Any]]:
+    """The table whose rows `summary.json` has."""
+    form, note = ".0%", "turns, all: (wins + ties / 2) / comparisons"
+    if title == "Ratings":
+        form, note = ".2f", "turns, all: mean rating, from 1 to 10"
+
+    def text(figure: Any) -> str:
+        return counts(figure) if isinstance(figure, list) else format(figure, form if isinstance(figure, float) else "")
+
+    known: dict[str, Column[Any]] = {column.name: column for column in measure_summary.COLUMNS}
+    of_row = {name: itemgetter(name) for name in rows[0] if name not in ("category", "mode")}
+    columns = [replace(known.get(name, Column(name, get, text)), figure=get) for name, get in of_row.items()]
+    groups = {(row["category"], row["mode"]): row for row in rows}
+    return Section(title, ("category", "mode"), columns, groups, "" if of_row.keys() <= known.keys() else note)

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, ClassVar
-
-import torch
-from tqdm.auto import tqdm
 
 from medusa_apar.modes import Mode
 
-from ..decoding.decode import Limits, decode
-from ..measurement.records import Record
-from ..measurement.rotation import rotated
-from ..measurement.store import RecordStore
-from ..replay.hits import HitModel
+from ..decoding.decode import Limits
+from ..decoding.variants import Variant
+from ..measurement.store import Record, RecordStore, rotated
 from ..replay.scripted import ScriptedModel
-from .points import Point
-from .workload import script_of_point
+from .points import Point, script_of_point
 
 ScalingKey = tuple[Point, int, str]
-
-_SPARE = 8
-"""Tokens by which the limit lies above a script's, so that none is cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +34,7 @@ class ScalingRecord(Record):
         head_seconds: of these, in the heads.
     """
 
-    measured: ClassVar[str] = "a point"
+    measured: ClassVar[str] = "points"
 
     point: Point
     round: int
@@ -68,87 +59,57 @@ class ScalingRecord(Record):
         return self.answer_tokens / self.seconds
 
 
-class ScalingStore(RecordStore[ScalingKey, ScalingRecord]):
-    """Finished points in a folder: `points.jsonl` and `settings.json`."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "points.jsonl", settings, ScalingRecord)
+ScalingStore = RecordStore[ScalingKey, ScalingRecord]
 
 
-class ScalingRun:
-    """Has scripted models write every point in every mode and keeps the records.
+def run_points(
+    store: ScalingStore,
+    points: Iterable[Point],
+    modes: Sequence[str],
+    rounds: int,
+    model_of: Callable[[str], ScriptedModel],
+) -> None:
+    """Have scripted models write every point that the store lacks in every mode, after a short answer that warms up.
 
     The modes of a point alternate, and their order rotates from round to round, so that a drifting machine slows all of
     them alike. Backbones come one after the other, so that one at a time is in memory.
 
     Args:
-        points: what is measured.
+        store: the finished points.
+        points: what is measured, those of a backbone together.
         modes: names of modes.
+        rounds: how often every point is measured.
         model_of: makes the scripted model of a backbone's name.
-        hits: which draft tokens are right.
     """
+    for backbone, group in groupby(points, key=lambda point: point.backbone):
+        own = list(group)
+        wanted = [
+            (point, number, mode)
+            for number in range(1, rounds + 1)
+            for place, point in enumerate(own)
+            for mode in rotated(modes, number + place)
+        ]
+        if not all(key in store for key in wanted):
+            scripted = model_of(backbone)
+            for mode in modes:
+                write_point(scripted, (Point(backbone, threads=2, rows=1, tokens=32), 0, mode))
+            store.fill(wanted, partial(write_point, scripted), label=lambda key: f"{key[0]}, {key[2]}")
 
-    def __init__(
-        self,
-        points: Sequence[Point],
-        modes: Sequence[str],
-        model_of: Callable[[str], ScriptedModel],
-        hits: HitModel,
-    ) -> None:
-        self.points = points
-        self.modes = modes
-        self.hits = hits
-        self._model_of = model_of
 
-    def run(self, store: ScalingStore, rounds: int) -> None:
-        """Write every point that the store lacks, after a short answer in every mode that warms up."""
-        wanted = []
-        for _, group in groupby(self.points, key=lambda point: point.backbone):
-            points = list(group)
-            wanted += [
-                (point, number, mode)
-                for number in range(1, rounds + 1)
-                for place, point in enumerate(points)
-                for mode in rotated(self.modes, number + place)
-            ]
-        missing = [key for key in wanted if key not in store]
-        with tqdm(total=len(wanted), initial=len(wanted) - len(missing), unit="batch") as progress:
-            for backbone, keys in groupby(missing, key=lambda key: key[0].backbone):
-                scripted = self._model_of(backbone)
-                for mode in self.modes:
-                    self.write(scripted, Point(backbone, threads=2, rows=1, tokens=32), 0, mode)
-                for point, number, mode in keys:
-                    values = ", ".join(f"{name} {value}" for name, value in asdict(point).items())
-                    progress.set_postfix_str(f"{values}, {mode}")
-                    store.add(self.write(scripted, point, number, mode))
-                    progress.update()
-
-    def write(self, scripted: ScriptedModel, point: Point, number: int, mode: str) -> ScalingRecord:
-        """Let the engine write one batch.
-
-        Raises:
-            RuntimeError: what it wrote is not the script; the engine is broken.
-        """
-        script = script_of_point(point, forks=Mode(mode).apar)
-        device = scripted.model.device
-        ranks = torch.from_numpy(self.hits.draw(len(script.token_ids), seed=(number, point.tokens)))
-        script = script.to(device)
-        scripted.follow(script, ranks.to(device))
-        limits = Limits(max_new_tokens=script.tokens + _SPARE, max_threads=point.threads, max_depth=2)
-        answer = decode(scripted.model, mode, script.prompt.repeat(point.rows, 1), limits)
-        stats = answer.stats
-        if stats.answer_tokens != point.rows * script.tokens:
-            raise RuntimeError(
-                f"{point}, mode {mode!r}: the engine wrote {stats.answer_tokens} tokens, and the script has "
-                f"{script.tokens} in each row"
-            )
-        return ScalingRecord(
-            point=point,
-            round=number,
-            mode=mode,
-            answer_tokens=stats.answer_tokens,
-            steps=stats.steps,
-            nodes=stats.forward_nodes,
-            seconds=answer.seconds,
-            head_seconds=stats.head_seconds,
-        )
+def write_point(scripted: ScriptedModel, key: ScalingKey) -> ScalingRecord:
+    """Let the engine write one batch."""
+    point, number, mode = key
+    variant = Variant(Mode(mode))
+    script = script_of_point(point, forks=variant.mode.apar)
+    limits = Limits(max_threads=point.threads, max_depth=2)
+    answer = scripted.write(script, variant, limits, seed=(number, point.tokens), rows=point.rows)
+    return ScalingRecord(
+        point=point,
+        round=number,
+        mode=mode,
+        answer_tokens=answer.stats.answer_tokens,
+        steps=answer.stats.steps,
+        nodes=answer.stats.forward_nodes,
+        seconds=answer.seconds,
+        head_seconds=answer.stats.head_seconds,
+    )

@@ -1,133 +1,82 @@
-"""From records of points to figures per axis, value and mode."""
+"""How fast each mode is along each axis, from the records of points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
-
-from rich import box
-from rich.table import Table
+from statistics import fmean, median
 
 from medusa_apar.modes import Mode
 
 from ..measurement.spread import Spread
-from ..measurement.tables import as_markdown, spread_figures
-from .points import Axis, Point, Sweeps, points_along
+from ..measurement.tables import Column, Section, spread_figures
+from .points import Point, Sweeps, points_along
 from .scaling_run import ScalingKey, ScalingRecord
 
-LEGEND = (
-    "tokens/s: of a whole batch, prefill included, median over rounds; ms/token: its inverse; "
-    "nodes/token: forward-pass nodes computed for a visible token; tokens/step: of all rows "
-    "together; heads: share of the time in the heads; speed-up: of tokens/s against mode ar in the same round, median "
-    "(quartiles)"
-)
-COLUMNS = ("mode", "tokens/s", "ms/token", "nodes/token", "tokens/step", "ms/step", "heads", "speed-up")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingRow:
-    """Figures of one mode at one point of an axis.
+@dataclass(frozen=True, slots=True)
+class PointBatches:
+    """Batches of one point.
 
     Attributes:
-        axis: what grows.
-        value: how far.
-        mode: the mode.
-        rounds: measured batches, which the other figures are about.
-        tokens_per_second: of the whole batch.
-        nodes_per_token: forward-pass nodes after prefill / visible tokens.
-        tokens_per_step: visible tokens / steps.
-        seconds_per_step: mean.
-        head_share: of the wall time.
-        speed_up: of tokens/s against mode `ar` in the same round; None without `ar`.
+        own: of one mode; at least one.
+        plain: of mode `ar`, by round.
     """
 
-    axis: Axis
-    value: int | str
-    mode: str
-    rounds: int
-    tokens_per_second: Spread
-    nodes_per_token: float
-    tokens_per_step: float
-    seconds_per_step: float
-    head_share: float
-    speed_up: Spread | None
+    own: Sequence[ScalingRecord]
+    plain: Mapping[int, ScalingRecord]
+
+    @property
+    def speeds(self) -> list[float]:
+        """Tokens/s by round."""
+        return [record.tokens_per_second for record in self.own]
+
+    @property
+    def speed_ups(self) -> list[float]:
+        """Of tokens/s against mode `ar` in the same round."""
+        pairs = [(record, self.plain[record.round]) for record in self.own if record.round in self.plain]
+        return [record.tokens_per_second / plain.tokens_per_second for record, plain in pairs]
+
+
+def _by(figure: str, unit: str, times: int = 1) -> Callable[[PointBatches], float]:
+    """The sum of a field over the rounds, by that of another one."""
+
+    def total(batches: PointBatches, field: str) -> float:
+        return sum(float(getattr(record, field)) for record in batches.own)
+
+    return lambda batches: times * total(batches, figure) / total(batches, unit)
+
+
+COLUMNS: tuple[Column[PointBatches], ...] = (
+    Column("rounds", lambda batches: len(batches.own)),
+    Column("tokens/s", lambda batches: Spread.of(batches.speeds), lambda spread: f"{spread.median:.1f}",
+           "of a whole batch, prefill included, median over rounds"),
+    Column("ms/token", lambda batches: 1000 / median(batches.speeds), ".2f", "its inverse"),
+    Column("nodes/token", _by("nodes", "answer_tokens"), ".2f", "forward-pass nodes computed for a visible token"),
+    Column("tokens/step", _by("answer_tokens", "steps"), ".2f", "of all rows together"),
+    Column("ms/step", _by("seconds", "steps", times=1000), ".1f"),
+    Column("heads", lambda batches: fmean(batch.head_seconds / batch.seconds for batch in batches.own), ".0%",
+           "share of the time in the heads"),
+    Column("speed-up", lambda batches: Spread.of(batches.speed_ups), spread_figures,
+           "of tokens/s against mode ar in the same round, median (quartiles)"),
+)  # fmt: skip
 
 
 def summarize(
     records: Mapping[ScalingKey, ScalingRecord], base: Point, sweeps: Sweeps, modes: Sequence[str]
-) -> list[ScalingRow]:
-    """Figures per axis and value, with the modes in the given order."""
-    rows = (
-        _summarize(records, axis, value, point, mode)
-        for axis in sweeps
-        for value, point in zip(sweeps[axis], points_along(axis, base, sweeps), strict=True)
-        for mode in modes
-    )
-    return [row for row in rows if row is not None]
-
-
-def _summarize(
-    records: Mapping[ScalingKey, ScalingRecord], axis: Axis, value: int | str, point: Point, mode: str
-) -> ScalingRow | None:
-    own = [record for record in records.values() if (record.point, record.mode) == (point, mode)]
-    speeds = Spread.of([record.tokens_per_second for record in own])
-    if speeds is None:
-        return None
-    pairs = [(record, records.get((point, record.round, Mode.AR))) for record in own]
-    tokens, steps = sum(record.answer_tokens for record in own), sum(record.steps for record in own)
-    return ScalingRow(
-        axis=axis,
-        value=value,
-        mode=mode,
-        rounds=len(own),
-        tokens_per_second=speeds,
-        nodes_per_token=sum(record.nodes for record in own) / tokens,
-        tokens_per_step=tokens / steps,
-        seconds_per_step=sum(record.seconds for record in own) / steps,
-        head_share=fmean(record.head_seconds / record.seconds for record in own),
-        speed_up=Spread.of([record.tokens_per_second / ar.tokens_per_second for record, ar in pairs if ar is not None]),
-    )
-
-
-def terminal_table(rows: Sequence[ScalingRow], axis: Axis) -> Table:
-    """One axis, a section per value, narrow enough for 80 columns."""
-    table = _table(box.SIMPLE_HEAD, axis)
-    own = [row for row in rows if row.axis == axis]
-    for place, row in enumerate(own):
-        if place and own[place - 1].value != row.value:
-            table.add_section()
-        table.add_row(str(row.value), *_figures(row))
-    return table
-
-
-def markdown(rows: Sequence[ScalingRow]) -> str:
-    """A markdown table for every axis."""
-    parts = []
-    for axis in dict.fromkeys(row.axis for row in rows):
-        table = _table(box.MARKDOWN, axis)
-        for row in rows:
-            if row.axis == axis:
-                table.add_row(str(row.value), *_figures(row))
-        parts.append(f"## {axis.capitalize()}\n\n{as_markdown(table)}")
-    return "\n".join(parts)
-
-
-def _table(lines: box.Box, axis: Axis) -> Table:
-    table = Table(box=lines, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in (str(axis), *COLUMNS):
-        table.add_column(name, justify="left" if name in ("mode", Axis.BACKBONE) else "right")
-    return table
-
-
-def _figures(row: ScalingRow) -> list[str]:
-    return [
-        row.mode,
-        f"{row.tokens_per_second.median:.1f}",
-        f"{1000 / row.tokens_per_second.median:.2f}",
-        f"{row.nodes_per_token:.2f}",
-        f"{row.tokens_per_step:.2f}",
-        f"{1000 * row.seconds_per_step:.1f}",
-        f"{row.head_share:.0%}",
-        "-" if row.speed_up is None else spread_figures(row.speed_up),
-    ]
+) -> list[Section[PointBatches]]:
+    """A table per axis: figures by value, with the modes in the given order."""
+    found = defaultdict(list)
+    for record in records.values():
+        found[record.point, record.mode].append(record)
+    sections = []
+    for axis, values in sweeps.items():
+        groups = {
+            (value, mode): PointBatches(own, {record.round: record for record in found[point, Mode.AR]})
+            for value, point in zip(values, points_along(axis, base, sweeps), strict=True)
+            for mode in modes
+            if (own := found[point, mode])
+        }
+        sections.append(Section(axis.capitalize(), (str(axis), "mode"), COLUMNS, groups))
+    return sections

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
-Ask = Callable[[int], Awaitable[None]]
+import numpy as np
+
+Ask = Callable[[int], Coroutine[Any, Any, None]]
 """Sends request number so-and-so and waits for its answer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Arrivals:
     """How requests come.
 
@@ -43,7 +45,7 @@ class Arrivals:
         )
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value:g}"
+        return f"{self.kind}:{np.format_float_positional(self.value, trim='-')}"
 
     async def send(self, requests: int, ask: Ask, seed: int = 0) -> None:
         """Send so many requests and wait for all answers."""
@@ -60,9 +62,5 @@ class Arrivals:
         for number in range(requests):
             if number:
                 await asyncio.sleep(random.expovariate(self.value))
-            asked.append(asyncio.create_task(self._ask(ask, number)))
+            asked.append(asyncio.create_task(ask(number)))
         await asyncio.gather(*asked)
-
-    @staticmethod
-    async def _ask(ask: Ask, number: int) -> None:
-        await ask(number)

@@ -8,35 +8,30 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoConfig
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, finite, positive, positives
+from medusa_apar.argument_types import ArgumentParser, finite, names_of, positive, positives
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.train.training_record import commit
 
-from ..measurement.provenance import device_name
+from ..measurement.provenance import environment
 from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
-from ..measurement.setup import INTERRUPTED, model_name
+from ..measurement.summary_files import write_summary
 from .arrivals import Arrivals
-from .kv_plot import plot_kv
-from .load_plot import plot_loads
-from .load_run import MODES, LoadRun, LoadStore
-from .load_summary import LEGEND, markdown, summarize, terminal_table
+from .load_plots import plot_kv, plot_loads
+from .load_run import MODES, LoadRecord, LoadRun, LoadStore
+from .load_summary import summarize
 
 BLOCK_SIZE = 32
 FAILED = 1
@@ -59,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
     parser.add_argument("--temperature", type=finite, default=0.7, help="so that the same question is answered anew")
-    parser.add_argument("--modes", type=_modes, default=",".join(MODES), help="which modes, separated by commas")
+    modes = names_of("mode", MODES)
+    parser.add_argument("--modes", type=modes, default=",".join(MODES), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument(
@@ -73,14 +69,6 @@ def _arrivals(text: str) -> list[Arrivals]:
         return list(dict.fromkeys(Arrivals.parse(each) for each in text.split(",")))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _modes(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in MODES:
-            raise argparse.ArgumentTypeError(f"mode {name!r} is unknown; choose from {', '.join(MODES)}")
-    return names
 
 
 def requests_of(
@@ -118,45 +106,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         import vllm
     except ModuleNotFoundError:
         parser.error("this needs vLLM; `make test-serving` builds an environment that has it")
-    source = arguments.model
     questions = load_questions(arguments.questions)
-    model = ServedModel.from_pretrained(source, model_name(arguments.model))
+    model = ServedModel.from_pretrained(arguments.model, arguments.model)
     run = LoadRun(requests_of(questions, model, arguments), arguments.arrivals, arguments.rounds, arguments.modes)
-    settings: dict[str, Any] = {
-        "model": model.name,
-        "weights": weights_of(source),
-        "questions": arguments.questions,
+    same = ("model", "questions", "requests", "max_model_len", "max_new_tokens", "max_threads", "temperature")
+    settings = {name: getattr(arguments, name) for name in same} | {
+        "weights": weights_of(arguments.model),
         "questions_digest": fingerprint.of_items(questions),
-        "requests": arguments.requests,
-        "max_model_len": arguments.max_model_len,
-        "max_new_tokens": arguments.max_new_tokens,
-        "max_threads": arguments.max_threads,
-        "temperature": arguments.temperature,
         "block_size": BLOCK_SIZE,
         "dtype": str(dtype_named(arguments.dtype)).removeprefix("torch."),
-        "device": device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
-        "cpu_threads": torch.get_num_threads(),
-        "commit": commit(),
         "vllm": vllm.__version__,
+        **environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
-    store = LoadStore(arguments.output_dir, settings)
+    store = LoadStore(arguments.output_dir / "loads.jsonl", settings, LoadRecord)
     with store:
         try:
-            asyncio.run(_measure(run, store, model, source, arguments))
-        except KeyboardInterrupt:
-            done = len(store.records)
-            print(f"interrupted; {done} loads are kept, and the same command goes on from there", file=sys.stderr)
-            return INTERRUPTED
+            asyncio.run(_measure(run, store, model, arguments))
         except EngineError as error:
             print(f"{error}; {len(store.records)} loads are kept, and the same command goes on there", file=sys.stderr)
             return FAILED
-    write_report(store)
+    title = f"{arguments.model} on vLLM: threads as requests, against one request for each answer"
+    table = summarize(store.records.values())
+    write_summary(store.folder, title, store.settings, [table])
+    plot_loads(table, store.folder / "loads.png", title=title)
+    plot_kv(store.records.values(), store.folder / "kv.png", title=f"{title}; first round")
     return 0
 
 
-async def _measure(
-    run: LoadRun, store: LoadStore, model: ServedModel, source: str, arguments: argparse.Namespace
-) -> None:
+async def _measure(run: LoadRun, store: LoadStore, model: ServedModel, arguments: argparse.Namespace) -> None:
     from medusa_apar.serving.engines.vllm_engine import VllmEngine
 
     from .vllm_gauges import VllmGauges
@@ -166,7 +143,7 @@ async def _measure(
         if not run.missing(store, blocks):
             continue
         engine = VllmEngine(
-            source,
+            arguments.model,
             dtype=dtype_named(arguments.dtype),
             max_model_len=arguments.max_model_len,
             block_size=BLOCK_SIZE,
@@ -177,20 +154,3 @@ async def _measure(
             await run.run(store, blocks, Orchestrator(engine, model), VllmGauges(engine))
         finally:
             await engine.close()
-
-
-def write_report(store: LoadStore) -> None:
-    """Print the table, and write `summary.json`, `summary.md`, `loads.png` and `kv.png` beside the loads."""
-    rows, folder = summarize(store.records.values()), store.folder
-    title = f"{store.settings['model']} on vLLM: threads as requests, against one request for each answer"
-    summary = {"settings": store.settings, "rows": [asdict(row) for row in rows]}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    listed = "\n".join(f"- {name}: {value}" for name, value in store.settings.items())
-    (folder / "summary.md").write_text(f"# {title}\n\n{markdown(rows)}\n{LEGEND}.\n\n{listed}\n", encoding="utf-8")
-    plot_loads(rows, folder / "loads.png", title=title)
-    plot_kv(store.records.values(), folder / "kv.png", title=f"{title}; first round")
-    output = Console()
-    output.print(title, style="bold")
-    output.print(terminal_table(rows))
-    output.print(LEGEND, style="dim", markup=False)
-    output.print(f"results: {folder}", markup=False)

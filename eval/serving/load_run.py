@@ -6,9 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from tqdm.auto import tqdm
 
@@ -17,10 +16,11 @@ from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Answerer
 
-from ..measurement.records import Record
-from ..measurement.rotation import rotated
-from ..measurement.store import RecordStore
+from ..measurement.store import Record, RecordStore, rotated
 from .arrivals import Arrivals
+
+if TYPE_CHECKING:
+    from .vllm_gauges import VllmGauges
 
 MODES = (str(Mode.AR), str(Mode.APAR))
 LoadKey = tuple[int, str, str, int]
@@ -50,57 +50,29 @@ class LoadRecord(Record):
         requests_left: that the engine still has once all answers are complete.
     """
 
-    measured: ClassVar[str] = "a load"
+    measured: ClassVar[str] = "loads"
 
     kv_blocks: int
     arrivals: str
     mode: str
     round: int
-    seconds: float
-    tokens: list[int]
-    threads: list[int]
-    latencies: list[float]
-    first_tokens: list[float]
-    kv_usage: list[float]
-    prefix_hit_rate: float | None
-    errors: list[str]
-    memory_mib: list[float]
-    requests_left: int
+    seconds: float = 0.0
+    tokens: list[int] = field(default_factory=list)
+    threads: list[int] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    first_tokens: list[float] = field(default_factory=list)
+    kv_usage: list[float] = field(default_factory=list)
+    prefix_hit_rate: float | None = None
+    errors: list[str] = field(default_factory=list)
+    memory_mib: list[float] = field(default_factory=list)
+    requests_left: int = 0
 
     @property
     def key(self) -> LoadKey:
         return self.kv_blocks, self.arrivals, self.mode, self.round
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Of all answers together."""
-        return sum(self.tokens) / self.seconds
 
-
-class LoadStore(RecordStore[LoadKey, LoadRecord]):
-    """Finished loads in a folder: `loads.jsonl` and `settings.json`."""
-
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "loads.jsonl", settings, LoadRecord)
-
-
-class Gauges(Protocol):
-    """What an engine tells of itself."""
-
-    def kv_usage(self) -> float:
-        """Share of the KV blocks in use."""
-
-    def prefix_tokens(self) -> tuple[float, float]:
-        """Tokens of contexts so far, and those of them that the prefix cache held."""
-
-    def memory_mib(self) -> float:
-        """Memory of the engine and this process."""
-
-    def requests_left(self) -> int:
-        """Requests that the engine has."""
-
-    async def forget_prefixes(self) -> None:
-        """Empty the prefix cache."""
+LoadStore = RecordStore[LoadKey, LoadRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +82,7 @@ class LoadRun:
     The modes alternate, and which of them begins does too, so that a drifting machine slows all alike.
 
     Attributes:
-        requests: what is asked, with forks; each load sends so many, from the first on.
+        requests: what is asked, with forks; each load sends all of them.
         arrivals: the loads.
         rounds: how often each is measured.
         modes: of `MODES`.
@@ -121,17 +93,17 @@ class LoadRun:
     rounds: int
     modes: Sequence[str] = MODES
 
-    def missing(self, store: LoadStore, kv_blocks: int) -> list[tuple[Arrivals, str, int]]:
+    def missing(self, store: LoadStore, kv_blocks: int) -> list[LoadKey]:
         """The loads that the store lacks of those on an engine with so many blocks, in the order to measure them."""
         wanted = [
-            (arrivals, mode, number)
+            (kv_blocks, str(arrivals), mode, number)
             for number in range(1, self.rounds + 1)
             for place, arrivals in enumerate(self.arrivals)
             for mode in rotated(self.modes, number + place)
         ]
-        return [each for each in wanted if (kv_blocks, str(each[0]), each[1], each[2]) not in store]
+        return [key for key in wanted if key not in store]
 
-    async def run(self, store: LoadStore, kv_blocks: int, answerer: Answerer, gauges: Gauges) -> None:
+    async def run(self, store: LoadStore, kv_blocks: int, answerer: Answerer, gauges: VllmGauges) -> None:
         """Measure what the store lacks on one engine.
 
         Raises:
@@ -139,93 +111,60 @@ class LoadRun:
         """
         missing = self.missing(store, kv_blocks)
         if missing:
-            few = min(2, len(self.requests))
-            await self._load(answerer, gauges, Arrivals("closed", 2), str(Mode.APAR), 0, kv_blocks, requests=few)
-        for arrivals, mode, number in tqdm(missing, desc=f"{kv_blocks} blocks", unit="load"):
-            record = await self._load(answerer, gauges, arrivals, mode, number, kv_blocks, len(self.requests))
+            await _load((kv_blocks, "closed:2", str(Mode.APAR), 0), self.requests[:2], answerer, gauges)
+        for key in tqdm(missing, desc=f"{kv_blocks} blocks", unit="load"):
+            record = await _load(key, self.requests, answerer, gauges)
             if not record.latencies:
                 raise EngineError(
-                    f"{arrivals} in mode {mode} on {kv_blocks} blocks: no request was answered ({record.errors[0]})"
+                    f"{record.arrivals} in mode {record.mode} on {kv_blocks} blocks: no request was answered "
+                    f"({record.errors[0]})"
                 )
             store.add(record)
 
-    async def _load(
-        self,
-        answerer: Answerer,
-        gauges: Gauges,
-        arrivals: Arrivals,
-        mode: str,
-        number: int,
-        kv_blocks: int,
-        requests: int,
-    ) -> LoadRecord:
-        await gauges.forget_prefixes()
-        queries, hits = gauges.prefix_tokens()
-        answers = _Answers(answerer, self._requests_of(mode))
-        usage: list[float] = []
-        memory: list[float] = []
-        watching = (
-            asyncio.create_task(_watch(gauges.kv_usage, usage, _USAGE_SECONDS)),
-            asyncio.create_task(_watch(gauges.memory_mib, memory, _MEMORY_SECONDS)),
-        )
-        start = time.perf_counter()
-        try:
-            await arrivals.send(requests, answers.ask, seed=number)
-        finally:
-            seconds = time.perf_counter() - start
-            for task in watching:
-                task.cancel()
-        queries, hits = (after - before for after, before in zip(gauges.prefix_tokens(), (queries, hits), strict=True))
-        return LoadRecord(
-            kv_blocks=kv_blocks,
-            arrivals=str(arrivals),
-            mode=mode,
-            round=number,
-            seconds=seconds,
-            tokens=answers.tokens,
-            threads=answers.threads,
-            latencies=answers.latencies,
-            first_tokens=answers.first_tokens,
-            kv_usage=usage,
-            prefix_hit_rate=hits / queries if queries else None,
-            errors=answers.errors,
-            memory_mib=memory,
-            requests_left=gauges.requests_left(),
-        )
 
-    def _requests_of(self, mode: str) -> list[AnswerRequest]:
-        if mode == Mode.APAR:
-            return list(self.requests)
-        return [replace(request, max_depth=1) for request in self.requests]
+async def _load(key: LoadKey, requests: Sequence[AnswerRequest], answerer: Answerer, gauges: VllmGauges) -> LoadRecord:
+    kv_blocks, arrivals, mode, number = key
+    record = LoadRecord(kv_blocks=kv_blocks, arrivals=arrivals, mode=mode, round=number)
+    if mode == Mode.AR:
+        requests = [replace(request, max_depth=1) for request in requests]
+    await gauges.forget_prefixes()
+    before = gauges.prefix_tokens()
+    watching = (
+        asyncio.create_task(_watch(gauges.kv_usage, record.kv_usage, _USAGE_SECONDS)),
+        asyncio.create_task(_watch(gauges.memory_mib, record.memory_mib, _MEMORY_SECONDS)),
+    )
+    start = time.perf_counter()
+    try:
+        await Arrivals.parse(arrivals).send(len(requests), lambda at: _ask(answerer, requests[at], record), seed=number)
+    finally:
+        seconds = time.perf_counter() - start
+        for task in watching:
+            task.cancel()
+    queries, hits = (now - earlier for now, earlier in zip(gauges.prefix_tokens(), before, strict=True))
+    return replace(
+        record,
+        seconds=seconds,
+        prefix_hit_rate=hits / queries if queries else None,
+        requests_left=gauges.requests_left(),
+    )
 
 
-class _Answers:
-    """What became of the requests of one load."""
-
-    def __init__(self, answerer: Answerer, requests: Sequence[AnswerRequest]) -> None:
-        self._answerer = answerer
-        self._requests = requests
-        self.tokens: list[int] = []
-        self.threads: list[int] = []
-        self.latencies: list[float] = []
-        self.first_tokens: list[float] = []
-        self.errors: list[str] = []
-
-    async def ask(self, number: int) -> None:
-        start = time.perf_counter()
-        first: float | None = None
-        try:
-            async with aclosing(self._answerer.answer(self._requests[number])) as snapshots:
-                async for snapshot in snapshots:
-                    if first is None and snapshot.readable:
-                        first = time.perf_counter() - start
-        except EngineError as error:
-            self.errors.append(str(error))
-            return
-        self.latencies.append(time.perf_counter() - start)
-        self.first_tokens.append(self.latencies[-1] if first is None else first)
-        self.tokens.append(snapshot.tokens)
-        self.threads.append(snapshot.threads)
+async def _ask(answerer: Answerer, request: AnswerRequest, record: LoadRecord) -> None:
+    """Wait for an answer, and note in the record what became of it."""
+    start = time.perf_counter()
+    first: float | None = None
+    try:
+        async with aclosing(answerer.answer(request)) as snapshots:
+            async for snapshot in snapshots:
+                if first is None and snapshot.readable:
+                    first = time.perf_counter() - start
+    except EngineError as error:
+        record.errors.append(str(error))
+        return
+    record.latencies.append(time.perf_counter() - start)
+    record.first_tokens.append(record.latencies[-1] if first is None else first)
+    record.tokens.append(snapshot.tokens)
+    record.threads.append(snapshot.threads)
 
 
 async def _watch(figure: Callable[[], float], kept: list[float], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What vLLM tells of its KV cache, through the figures that it keeps for Prometheus."""
+"""What vLLM tells of itself, through the figures that it keeps for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ from medusa_apar.serving.engines.vllm_engine import VllmEngine
 
 
 class VllmGauges:
-    """Figures of an engine in this process.
-
-    Args:
-        engine: whose they are.
-    """
+    """Figures of an engine in this process."""
 
     def __init__(self, engine: VllmEngine) -> None:
         self._engine = engine

@@ -17,7 +17,7 @@ from ..decoding.decode import Limits, decode
 from ..decoding.variants import variant_of
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
-from ..measurement.rotation import rotated
+from ..measurement.store import rotated
 from .timeline import timeline
 from .turns import TurnRecord, TurnStore
 

@@ -13,10 +13,8 @@ from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..decoding.baselines import Baseline
 from ..measurement.spread import Spread
-from ..measurement.tables import Column, Section, counts, interval_figures, spread_figures
+from ..measurement.tables import OVERALL, Column, Section, counts, interval_figures, spread_figures
 from .turns import TurnRecord
-
-OVERALL = "overall"
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Self
 
 from medusa_apar.output import DecodingStats
 
-from ..measurement.records import Record
-from ..measurement.store import RecordStore
+from ..measurement.store import Record, RecordStore
 from .timeline import ThreadLine
 
 TurnKey = tuple[int | str, int, str]

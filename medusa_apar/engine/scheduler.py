@@ -56,7 +56,7 @@ class Scheduler:
     def room(self, threads: Sequence[LiveThread]) -> int:
         """Nodes for which every pool of these threads has slots."""
         counts = np.bincount([thread.pool.index for thread in threads], minlength=len(self._pools)).tolist()
-        return len(threads) + min(pool.room - count for pool, count in zip(self._pools, counts, strict=True) if count)
+        return len(threads) + int(min(pool.room - own for pool, own in zip(self._pools, counts, strict=True) if own))
 
     def _fitting(self, sharing: Sequence[Request]) -> list[LiveThread]:
         """The threads of a pool's requests that fit into it: always the first one."""

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
     parser.add_argument("--max-running", type=positive, default=_LIMITS.running, help="answers at a time")
     parser.add_argument(
-        "--max-waiting", type=not_negative, default=_LIMITS.waiting, help="requests that wait; further ones get status 429"
+        "--max-waiting", type=not_negative, default=_LIMITS.waiting, help="requests that wait; to others status 429"
     )
     parser.add_argument("--max-threads", type=positive, default=_LIMITS.threads, help="threads of an answer at a time")
     parser.add_argument("--max-body-bytes", type=positive, default=_LIMITS.body_bytes, help="of a request")

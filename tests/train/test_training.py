@@ -32,6 +32,7 @@ from medusa_apar.train.command_line import InputError
 from medusa_apar.train.evaluation import held_out
 from medusa_apar.train.heads import joint
 from medusa_apar.train.heads import training as heads
+from medusa_apar.train.heads.hidden_states import HiddenStates
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
@@ -483,7 +484,14 @@ class TestHeads:
         args = heads.HeadsTrainingArguments(output_dir=str(tmp_path), max_steps=2, use_cpu=True, disable_tqdm=True)
         collator = heads.TreeCollator(pad_token_id=0, label_heads=2)
         trainer = heads.HeadsTrainer(
-            model, untrained, args, decay=0.8, distil=False, data_collator=collator, train_dataset=data
+            model,
+            untrained,
+            args,
+            hidden_states=HiddenStates(model, None),
+            decay=0.8,
+            distil=False,
+            data_collator=collator,
+            train_dataset=data,
         )
         trainer.train()
         assert all(torch.equal(p, weights[name]) for name, p in model.state_dict().items())

@@ -205,8 +205,8 @@ class HeadsTrainingArguments(TreeTrainingArguments):
     keep_hidden_states: bool = field(
         default=False,
         metadata={
-            "help": "write the backbone's hidden states to `output_dir` in the first epoch, and read them in later ones; "
-            "removed at the end"
+            "help": "write the backbone's hidden states to `output_dir` in the first epoch, read them later, and "
+            "remove them at the end"
         },
     )
     muon: bool = field(
@@ -257,12 +257,18 @@ class HeadsTrainer(HeadsEvaluation):
     """Trains heads; the backbone stands beside them, frozen, and enters no checkpoint."""
 
     def __init__(
-        self, backbone: PreTrainedModel, heads: DraftHeads, *args: Any, decay: float, distil: bool, **kwargs: Any
+        self,
+        backbone: PreTrainedModel,
+        heads: DraftHeads,
+        *args: Any,
+        hidden_states: HiddenStates,
+        decay: float,
+        distil: bool,
+        **kwargs: Any,
     ) -> None:
         super().__init__(heads, *args, **kwargs)
         self.backbone = backbone.requires_grad_(False).eval().to(self.args.device)
-        kept = Path(self.args.output_dir) / HIDDEN_STATES if self.args.keep_hidden_states else None
-        self.hidden_states = HiddenStates(self.backbone, kept)
+        self.hidden_states = hidden_states
         self.heads = heads
         self.judged = self.backbone, heads
         self.decay = decay
@@ -301,11 +307,13 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     claim(args, backbone, data.data, data, shape)
     with args.main_process_first(local=args.save_on_each_node):
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
+    kept = Path(args.output_dir) / HIDDEN_STATES
     heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
         heads.float(),  # type: ignore[no-untyped-call]
         args,
+        hidden_states=HiddenStates(backbone, kept if args.keep_hidden_states else None),
         decay=shape.decay,
         distil=data.labels != "data",
         data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
@@ -318,7 +326,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     heads.config.backbone = data.model
     trainer.finish()
     if args.process_index == 0:
-        shutil.rmtree(Path(args.output_dir) / HIDDEN_STATES, ignore_errors=True)
+        shutil.rmtree(kept, ignore_errors=True)
     return Path(args.output_dir)
 
 

@@ -50,6 +50,11 @@ def summary(tmp_path: Path) -> dict[str, Any]:
     return result
 
 
+def tables(tmp_path: Path, title: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of a table by category and mode."""
+    return {(row["category"], row["mode"]): row for row in summary(tmp_path)["tables"][title]}
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -57,11 +62,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_measures_without_a_judge(command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command() == 0
     found = summary(tmp_path)
-    assert [(row["category"], row["mode"]) for row in found["measures"]] == [
+    measures = found["tables"].pop("Without a judge")
+    assert [(row["category"], row["mode"]) for row in measures] == [
         (category, mode) for category in ("stem", "math", "overall") for mode in ("ar", "apar")
     ]
-    assert [row["broken"] for row in found["measures"]] == [0, 1, 0, 0, 0, 0.5]
-    assert found["scores"] == found["pairs"] == []
+    assert [row["broken"] for row in measures] == [0, 1, 0, 0, 0, 0.5]
+    assert found["tables"] == {}
     assert found["settings"]["answers"] == str(tmp_path / "answers")
     assert "judge_url" not in found["settings"]
     text = (tmp_path / "out" / "summary.md").read_text()
@@ -110,14 +116,14 @@ def test_rates_answers(judged: Command, judge: Judge, tmp_path: Path, capsys: py
             "two-math|Q3|r3|Q4|r4|Q3|4|Q4|6",
         ]
     )
-    scores = {(row["category"], row["mode"], row["turn"]): row for row in summary(tmp_path)["scores"]}
-    assert scores["stem", "apar", 2] == {
-        "category": "stem", "mode": "apar", "turn": 2, "judgements": 1, "unrated": 0, "missing": 0, "score": 6,
+    scores = tables(tmp_path, "Ratings")
+    assert scores["stem", "apar"] == {
+        "category": "stem", "mode": "apar", "judged": [2, 0, 0], "turn 1": 8, "turn 2": 6, "all": 7,
     }  # fmt: skip
-    assert scores["overall", "ar", 1]["score"] == 5.5
-    assert scores["overall", "ar", None]["score"] == pytest.approx(17 / 3)
-    assert scores["math", "ar", 2]["score"] is None
-    assert (scores["overall", "ar", None]["judgements"], scores["overall", "ar", None]["unrated"]) == (3, 1)
+    assert scores["overall", "ar"]["turn 1"] == 5.5
+    assert scores["overall", "ar"]["all"] == pytest.approx(17 / 3)
+    assert scores["math", "ar"]["turn 2"] is None
+    assert scores["overall", "ar"]["judged"] == [3, 1, 0]
     text = (tmp_path / "out" / "summary.md").read_text()
     assert "| overall | apar | 3+1+0 | 5.50 | 6.00 | 5.67 |" in " ".join(text.split())
     assert "- judge_mode: single" in text
@@ -149,15 +155,14 @@ def test_compares_with_the_baseline(judged: Command, judge: Judge, tmp_path: Pat
     judge.say = say
     assert judged("--judge-mode", "pairwise") == 0
     assert len(judge.asked) == 6  # the first answers to the second question are the same
-    pairs = {(row["category"], row["turn"]): row for row in summary(tmp_path)["pairs"]}
-    overall = pairs["overall", None]
-    assert (overall["mode"], overall["baseline"]) == ("apar", "ar")
-    assert [overall[name] for name in ("judgements", "same", "wins", "ties", "losses", "unrated", "missing")] == [
-        4, 1, 1, 3, 0, 0, 0,
-    ]  # fmt: skip
-    assert overall["win_rate"] == 0.625
-    assert pairs["stem", 1]["win_rate"] == 1
-    assert pairs["stem", 2]["win_rate"] == 0.5
+    pairs = tables(tmp_path, "Against ar")
+    assert list(pairs) == [("stem", "apar"), ("math", "apar"), ("overall", "apar")]
+    overall = pairs["overall", "apar"]
+    assert [overall[name] for name in ("judged", "same", "wins", "ties", "losses")] == [[4, 0, 0], 1, 1, 3, 0]
+    assert overall["all"] == 0.625
+    assert pairs["stem", "apar"]["turn 1"] == 1
+    assert pairs["stem", "apar"]["turn 2"] == 0.5
+    assert summary(tmp_path)["settings"]["baseline"] == "ar"
     assert "## Against ar" in (tmp_path / "out" / "summary.md").read_text()
     rows = lines(tmp_path / "out" / "judge" / "pairwise.jsonl")
     assert [(row["g1_winner"], row["g2_winner"]) for row in rows] == [
@@ -168,8 +173,8 @@ def test_compares_with_the_baseline(judged: Command, judge: Judge, tmp_path: Pat
 def test_a_comparison_without_a_verdict_counts_nowhere(judged: Command, judge: Judge, tmp_path: Path) -> None:
     judge.say = lambda asked: Reply("[[A]]" if "|A=5" in user(asked) or user(asked).startswith("pair|") else "hm")
     judged("--judge-mode", "pairwise")
-    overall = next(row for row in summary(tmp_path)["pairs"] if (row["category"], row["turn"]) == ("overall", None))
-    assert (overall["judgements"], overall["unrated"], overall["ties"]) == (2, 2, 2)
+    overall = tables(tmp_path, "Against ar")["overall", "apar"]
+    assert (overall["judged"], overall["ties"]) == ([2, 2, 0], 2)
 
 
 def test_a_second_run_asks_nothing(
@@ -202,10 +207,9 @@ def test_reports_what_there_is_when_the_judge_fails(
     error = capsys.readouterr().err
     assert "refused the key; put one that it takes into the environment variable OPENAI_API_KEY" in error
     assert "2 judgements are kept, and the same command goes on from there" in error
-    rows = summary(tmp_path)["scores"]
-    assert [(row["judgements"], row["missing"]) for row in rows if row["category"] == "overall"] == [
-        (1, 1), (1, 1), (2, 2), (0, 2), (0, 2), (0, 4),
-    ]  # fmt: skip
+    scores = tables(tmp_path, "Ratings")
+    assert [scores["overall", mode]["judged"] for mode in ("ar", "apar")] == [[2, 0, 2], [0, 0, 4]]
+    assert [scores["overall", mode][f"turn {turn}"] for mode in ("ar", "apar") for turn in (1, 2)] == [8, 8, None, None]
     judge.say = lambda _: Reply("[[8]]")
     assert judged() == 0
     assert len(judge.asked) == 8
@@ -217,7 +221,9 @@ def test_an_inquiry_that_is_refused_is_named(
     judge.say = lambda asked: Reply(status=400) if "Q2|So:" in user(asked) else Reply("[[8]]")
     assert judged() == 1
     assert "refused turn 2 of question 1 under 'single-v1-multi-turn'" in capsys.readouterr().err
-    assert sum(row["missing"] for row in summary(tmp_path)["scores"] if row["category"] == "stem") == 2
+    scores = tables(tmp_path, "Ratings")
+    assert [scores["stem", mode]["judged"] for mode in ("ar", "apar")] == [[2, 0, 0], [1, 0, 1]]
+    assert scores["stem", "apar"]["turn 2"] is None
 
 
 def test_many_refusals_are_not_all_named(judged: Command, judge: Judge, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +248,9 @@ def test_goes_on_after_an_interruption_of_the_judge(
 
     monkeypatch.setattr(Endpoint, "ask", interrupted)
     assert judged() == 130
-    assert "interrupted; 7 measured answers and " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "judgements are kept, and the same command goes on from there" in error
+    assert error.count("interrupted") == 1
     assert judged() == 0
     assert sorted(judge.users) == sorted(set(judge.users))
     assert len(judge.users) == 7
@@ -262,7 +270,7 @@ def test_goes_on_after_an_interruption(
 
     monkeypatch.setattr(Measurement, "measure", interrupted)
     assert judged() == 130
-    assert "interrupted; 2 measured answers and 0 judgements are kept" in capsys.readouterr().err
+    assert "interrupted; 2 answers are kept" in capsys.readouterr().err
     assert judged() == 0
     assert len(calls) == 8  # seven different conversations, one of them twice
     assert len(judge.asked) == 7
@@ -270,7 +278,9 @@ def test_goes_on_after_an_interruption(
 
 def test_the_first_questions_alone(command: Command, tmp_path: Path) -> None:
     command("--limit", "1")
-    assert [row["category"] for row in summary(tmp_path)["measures"]] == ["stem", "stem", "overall", "overall"]
+    assert [row["category"] for row in summary(tmp_path)["tables"]["Without a judge"]] == [
+        "stem", "stem", "overall", "overall",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -283,6 +293,7 @@ def test_the_first_questions_alone(command: Command, tmp_path: Path) -> None:
         (("--judge-url", "http://localhost"), "needs the judge's name there; give it with --judge-model"),
         (("--judge-url", "localhost", "--judge-model", "wise"), "judge_url='localhost' is no address"),
         (("--judge-mode", "both"), "invalid choice: 'both'"),
+        (("--judge-timeout", "0"), "argument --judge-timeout: 0 is too short; give more seconds"),
         (("--parallel", "0"), "0 is less than 1"),
     ],
 )
@@ -315,7 +326,7 @@ def test_the_tiny_model_finds_its_own_answers_likely(
     write_answers("shuffled", {1: ("stress of causes several are There.",)})
     arguments = ["--model", str(TINY), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
     assert main(["quality", "--answers", str(folder), "--questions", str(questions), *arguments]) == 0
-    likely, unlikely, *_ = [row["nats_per_token"] for row in summary(tmp_path)["measures"]]
+    likely, unlikely, *_ = [row["nats/token"] for row in summary(tmp_path)["tables"]["Without a judge"]]
     assert 0 < likely < 3 < unlikely
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from medusa_apar.eval.answers.answer_files import Answers, read_answers
-from medusa_apar.eval.judge.inquiries import Inquirer
-from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts
-from medusa_apar.eval.judge.references import load_references
+from medusa_apar.eval.judge.inquiries import Assessment, assess
+from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts, load_references
 from medusa_apar.eval.judge.verdicts import rating_of, verdict_of
 from medusa_apar.eval.measurement.question_sets import load_questions
 
@@ -42,8 +41,8 @@ class Bench:
         self.first = read_answers(folder / "answers-medusa-vicuna-7b-v1.3.jsonl")
         self.second = read_answers(folder / "answers-medusa-vicuna-13b-v1.3.jsonl")
 
-    def inquirer(self, mode: JudgeMode) -> Inquirer:
-        return Inquirer(self.questions, load_judge_prompts(self.prompts, mode), self.references)
+    def assess(self, answers: Mapping[str, Answers], mode: JudgeMode, baseline: str | None = None) -> list[Assessment]:
+        return assess(self.questions, answers, load_judge_prompts(self.prompts, mode), self.references, baseline)
 
 
 @pytest.fixture
@@ -85,8 +84,8 @@ def row(turns: tuple[str, ...]) -> dict[str, Any]:
 
 def test_asks_for_ratings_word_by_word(fastchat: Any, bench: Bench, sent: list[Messages]) -> None:
     fastchat_asks(fastchat, bench, fastchat.run_judge_single, "single-v1", "single-math-v1", (bench.first,))
-    gradings = bench.inquirer(JudgeMode.SINGLE).gradings("first", bench.first)
-    assert [grading.inquiry.messages for grading in gradings] == sent
+    ratings = bench.assess({"first": bench.first}, JudgeMode.SINGLE)
+    assert [inquiry.messages for rating in ratings for inquiry in rating.inquiries] == sent
     assert len(sent) == 160
 
 
@@ -94,9 +93,9 @@ def test_compares_word_by_word(fastchat: Any, bench: Bench, sent: list[Messages]
     for answers in ((bench.first, bench.second), (bench.second, bench.first)):
         fastchat_asks(fastchat, bench, fastchat.run_judge_pair, "pair-v2", "pair-math-v1", answers)
     orders = list(zip(sent[:160], sent[160:], strict=True))
-    matches = bench.inquirer(JudgeMode.PAIRWISE).matches("first", bench.first, "second", bench.second)
-    asked = [tuple(inquiry.messages for inquiry in match.inquiries) for match in matches]
-    same = [match for match in matches if not match.inquiries]
+    comparisons = bench.assess({"first": bench.first, "second": bench.second}, JudgeMode.PAIRWISE, "second")
+    asked = [tuple(inquiry.messages for inquiry in each.inquiries) for each in comparisons]
+    same = [each for each in comparisons if not each.inquiries]
     assert [own for own in asked if own] == [theirs for own, theirs in zip(asked, orders, strict=True) if own]
     assert len(same) == 3
 

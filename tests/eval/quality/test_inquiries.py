@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.judge.inquiries import Inquirer, Inquiry
-from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts
-from medusa_apar.eval.judge.references import load_references
+from medusa_apar.eval.answers.answer_files import Answers
+from medusa_apar.eval.judge.inquiries import Assessment, Inquiry, assess
+from medusa_apar.eval.judge.judge_prompts import JudgeMode, load_judge_prompts, load_references
 from medusa_apar.eval.measurement import question_sets as published
 from medusa_apar.eval.measurement.question_sets import DATA_VARIABLE, Question
 
@@ -23,8 +23,14 @@ PromptFile = Callable[..., Path]
 WriteAnswers = Callable[..., Path]
 
 
-def inquirer(prompt_file: PromptFile, mode: JudgeMode) -> Inquirer:
-    return Inquirer(QUESTIONS, load_judge_prompts(str(prompt_file()), mode), REFERENCES)
+def ratings_of(prompt_file: PromptFile, answers: Answers) -> list[Assessment]:
+    prompts = load_judge_prompts(str(prompt_file()), JudgeMode.SINGLE)
+    return assess(QUESTIONS, {"apar": answers}, prompts, REFERENCES)
+
+
+def comparisons_of(prompt_file: PromptFile, answers: Answers) -> list[Assessment]:
+    prompts = load_judge_prompts(str(prompt_file()), JudgeMode.PAIRWISE)
+    return assess(QUESTIONS, {"apar": answers, "ar": GENERATE}, prompts, REFERENCES, "ar")
 
 
 def asked(inquiries: list[Inquiry]) -> list[tuple[int | str, int, str, str]]:
@@ -32,23 +38,23 @@ def asked(inquiries: list[Inquiry]) -> list[tuple[int | str, int, str, str]]:
 
 
 def test_rates_each_turn_with_the_prompt_of_its_category(prompt_file: PromptFile) -> None:
-    gradings = inquirer(prompt_file, JudgeMode.SINGLE).gradings("apar", ANSWERS)
-    assert asked([grading.inquiry for grading in gradings]) == [
+    ratings = ratings_of(prompt_file, ANSWERS)
+    assert asked([inquiry for rating in ratings for inquiry in rating.inquiries]) == [
         (1, 1, "single-v1", "one|Q1|a1"),
         (1, 2, "single-v1-multi-turn", "two|Q1|a1|Q2|a2"),
         (2, 1, "single-math-v1", "one-math|Q3|r3|a3"),
         (2, 2, "single-math-v1-multi-turn", "two-math|Q3|r3|Q4|r4|Q3|a3|Q4|a4"),
         (3, 1, "single-math-v1", "one-math|Q5|r5|a5"),
     ]
-    assert gradings[0].inquiry.messages == [
+    assert ratings[0].inquiries[0].messages == [
         {"role": "system", "content": "system of single-v1"},
         {"role": "user", "content": "one|Q1|a1"},
     ]
 
 
 def test_compares_in_both_orders(prompt_file: PromptFile) -> None:
-    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", ANSWERS, "ar", GENERATE)
-    assert asked([inquiry for match in matches for inquiry in match.inquiries]) == [
+    comparisons = comparisons_of(prompt_file, ANSWERS)
+    assert asked([inquiry for each in comparisons for inquiry in each.inquiries]) == [
         (1, 1, "pair-v2", "pair|Q1|A=a1|B=b1"),
         (1, 1, "pair-v2", "pair|Q1|A=b1|B=a1"),
         (1, 2, "pair-v2-multi-turn", "pair-two|Q1|Q2|A=a1,a2|B=b1,b2"),
@@ -63,20 +69,20 @@ def test_compares_in_both_orders(prompt_file: PromptFile) -> None:
 
 
 def test_same_answers_are_not_compared_until_they_differ(prompt_file: PromptFile) -> None:
-    matches = inquirer(prompt_file, JudgeMode.PAIRWISE).matches("apar", {**ANSWERS, 1: ("b1", "a2")}, "ar", GENERATE)
-    assert [len(match.inquiries) for match in matches] == [0, 2, 2, 2, 2]
+    comparisons = comparisons_of(prompt_file, {**ANSWERS, 1: ("b1", "a2")})
+    assert [len(each.inquiries) for each in comparisons] == [0, 2, 2, 2, 2]
 
 
 def test_braces_in_answers_are_left_alone(prompt_file: PromptFile) -> None:
     answers = {**ANSWERS, 1: ("{question} {}", "a2")}
-    first = inquirer(prompt_file, JudgeMode.SINGLE).gradings("apar", answers)[0]
-    assert first.inquiry.user == "one|Q1|{question} {}"
+    first = ratings_of(prompt_file, answers)[0]
+    assert first.inquiries[0].user == "one|Q1|{question} {}"
 
 
 def test_more_than_two_turns_are_judged_by_their_first_as_in_fastchat(prompt_file: PromptFile) -> None:
     prompts = load_judge_prompts(str(prompt_file()), JudgeMode.SINGLE)
-    gradings = Inquirer([Question(1, "stem", ("Q1", "Q2", "Q3"))], prompts, {}).gradings("ar", {1: ("a", "b", "c")})
-    assert [grading.turn for grading in gradings] == [1]
+    ratings = assess([Question(1, "stem", ("Q1", "Q2", "Q3"))], {"ar": {1: ("a", "b", "c")}}, prompts, {})
+    assert [rating.turn for rating in ratings] == [1]
 
 
 @pytest.mark.parametrize("mode", JudgeMode)
@@ -87,7 +93,8 @@ def test_takes_the_official_prompts_from_the_data_folder(
     prompts = load_judge_prompts(None, mode)
     assert len(prompts) == 4
     questions = [question for question in QUESTIONS if question.category == "stem"]
-    user = Inquirer(questions, load_judge_prompts(None, JudgeMode.SINGLE), {}).gradings("ar", ANSWERS)[0].inquiry.user
+    rating = assess(questions, {"ar": ANSWERS}, load_judge_prompts(None, JudgeMode.SINGLE), {})[0]
+    user = rating.inquiries[0].user
     assert user.startswith("[Instruction]\nPlease act as an impartial judge")
     assert user.endswith("[Question]\nQ1\n\n[The Start of Assistant's Answer]\na1\n[The End of Assistant's Answer]")
 
@@ -145,5 +152,5 @@ def test_refuses_other_prompts(prompt_file: PromptFile, changed: dict[str, str],
 def test_names_a_missing_prompt(prompt_file: PromptFile) -> None:
     path = prompt_file({name: template for name, template in PROMPTS.items() if name != "pair-math-v1"})
     assert len(load_judge_prompts(str(path), JudgeMode.SINGLE)) == 4
-    with pytest.raises(ValueError, match="lacks the prompt 'pair-math-v1'; take FastChat's judge_prompts"):
+    with pytest.raises(ValueError, match=r"lacks the prompt 'pair-math-v1', .*; take FastChat's judge_prompts"):
         load_judge_prompts(str(path), JudgeMode.PAIRWISE)

@@ -11,9 +11,15 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.eval.measurement.question_sets import Question
-from medusa_apar.eval.quality.likelihood import nats_of
-from medusa_apar.eval.quality.measure_summary import MeasureRow, summarize
-from medusa_apar.eval.quality.measures import AnsweredTurn, Measured, MeasuredStore, Measurement, answered_turns
+from medusa_apar.eval.quality.measure_summary import summarize
+from medusa_apar.eval.quality.measures import (
+    AnsweredTurn,
+    Measured,
+    MeasuredStore,
+    Measurement,
+    answered_turns,
+    nats_of,
+)
 from medusa_apar.tree.control_tokens import FORK
 
 from ..scripted_model import CONTEXT, ScriptedModel
@@ -128,20 +134,22 @@ def test_figures_per_category_and_mode() -> None:
         digest: Measured(digest=digest, tokens=tokens, nats=nats, distinct_4grams=share)
         for digest, (tokens, nats, share) in figures.items()
     }
-    rows = summarize(turns, measured)
-    assert [(row.category, row.mode) for row in rows] == [("math", "ar"), ("stem", "ar"), ("overall", "ar")]
-    assert rows[0] == MeasureRow(
-        category="math", mode="ar", answers=2, empty=0, too_long=0, tokens=5, nats_per_token=1.0, distinct_4grams=0.75,
-        looping=0.5, empty_details=0, open_ends=0.5, misnumbered=0.5, broken=1,
-    )  # fmt: skip
-    assert rows[1] == MeasureRow(
-        category="stem", mode="ar", answers=1, empty=1, too_long=1, tokens=2, nats_per_token=None, distinct_4grams=1,
-        looping=0, empty_details=0, open_ends=0, misnumbered=0, broken=0,
-    )  # fmt: skip
-    assert rows[2].nats_per_token == 1.0
-    assert rows[2].broken == pytest.approx(2 / 3)
+    section = summarize(turns, measured)
+    assert [(row["category"], row["mode"]) for row in section.rows] == [
+        ("math", "ar"), ("stem", "ar"), ("overall", "ar"),
+    ]  # fmt: skip
+    assert section.row("math", "ar") == {
+        "category": "math", "mode": "ar", "answers": (2, 0), "too long": 0, "tokens": 5, "nats/token": 1.0,
+        "4-grams": 0.75, "loops": 0.5, "empty": 0, "open": 0.5, "numbers": 0.5, "broken": 1,
+    }  # fmt: skip
+    assert section.row("stem", "ar") == {
+        "category": "stem", "mode": "ar", "answers": (1, 1), "too long": 1, "tokens": 2, "nats/token": None,
+        "4-grams": 1, "loops": 0, "empty": 0, "open": 0, "numbers": 0, "broken": 0,
+    }  # fmt: skip
+    assert section.row("overall", "ar")["nats/token"] == 1.0
+    assert section.row("overall", "ar")["broken"] == pytest.approx(2 / 3)
 
 
 def test_a_category_of_empty_answers_has_no_figures() -> None:
-    row = summarize([turn_of("")], {})[0]
-    assert (row.answers, row.empty, row.tokens, row.nats_per_token, row.broken) == (0, 1, None, None, None)
+    row = summarize([turn_of("")], {}).row("math", "ar")
+    assert [row[name] for name in ("answers", "tokens", "nats/token", "broken")] == [(0, 1), None, None, None]

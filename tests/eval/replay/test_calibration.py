@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medusa_apar.eval.measurement.question_sets import read_questions
-from medusa_apar.eval.replay.calibration import calibrate, simulated_steps, tokens_per_step, tree_of_run
+from medusa_apar.eval.replay.calibration import calibrate, simulated_steps, tokens_per_step
 from medusa_apar.eval.replay.hits import RANKS, HitModel
 from medusa_apar.eval.replay.recorded import RecordedTurn, read_recorded
 
@@ -30,10 +30,9 @@ def test_a_step_goes_as_far_as_the_right_tokens_are_in_the_tree() -> None:
 
 def test_the_fit_finds_the_correlation_that_made_the_run() -> None:
     made = HitModel.published(0.4)
-    tree = tree_of_run(HitModel.published())
     run = []
     for number, turn in enumerate(turns(120)):
-        steps = simulated_steps(made.draw(turn.tokens, seed=(7, number)), tree)
+        steps = simulated_steps(made.draw(turn.tokens, seed=(7, number)))
         run.append(replace(turn, steps=steps))
     calibration = calibrate(run)
     assert calibration.correlation == pytest.approx(0.4, abs=0.1)
@@ -41,8 +40,7 @@ def test_the_fit_finds_the_correlation_that_made_the_run() -> None:
 
 
 def test_correlation_lengthens_what_is_accepted() -> None:
-    tree = tree_of_run(HitModel.published())
-    speeds = [tokens_per_step(turns(40), HitModel.published(correlation), tree) for correlation in (0.0, 0.3, 0.6)]
+    speeds = [tokens_per_step(turns(40), correlation) for correlation in (0.0, 0.3, 0.6)]
     assert speeds == sorted(speeds)
     assert speeds[0] == pytest.approx(2.43, abs=0.06)
 

@@ -12,7 +12,7 @@ from medusa_apar.eval.cli import main
 from medusa_apar.eval.decoding.decode import Limits
 from medusa_apar.eval.measurement.question_sets import read_questions
 from medusa_apar.eval.measurement.shapes import random_model
-from medusa_apar.eval.replay.calibration import simulated_steps, tree_of_run
+from medusa_apar.eval.replay.calibration import simulated_steps
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.recorded import RecordedTurn, read_recorded
 from medusa_apar.eval.replay.replay_run import RECORDED_TREE, ReplayRun
@@ -28,7 +28,7 @@ def run(questions_file: Path, answers_file: Path) -> ReplayRun:
     hits = HitModel.published(0.3)
     backbone = random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=VOCABULARY)
     turns = read_recorded(answers_file, read_questions(questions_file))
-    return ReplayRun(ScriptedModel(backbone, hits), turns, hits, ["ar", "medusa-apar"], Limits(max_depth=3))
+    return ReplayRun(ScriptedModel(backbone, hits), turns, ["ar", "medusa-apar"], Limits(max_depth=3))
 
 
 @pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar", RECORDED_TREE])
@@ -41,12 +41,11 @@ def test_the_engine_writes_the_whole_script(run: ReplayRun, mode: str) -> None:
 
 
 def test_a_fixed_tree_takes_the_steps_that_the_calibration_counts(run: ReplayRun) -> None:
-    tree = tree_of_run(HitModel.published())
     for number, turn in enumerate(run.turns[:4]):
         record = run.write(turn, RECORDED_TREE, seed=number)
         script = script_of(turn, record.prompt_tokens, forks=False)
-        ranks = run.hits.draw(len(script.token_ids), seed=(run.seed, number))
-        assert record.stats.steps == simulated_steps(ranks[record.prompt_tokens - 1 :][: turn.tokens], tree)
+        ranks = run.scripted.hits.draw(len(script.token_ids), seed=(run.seed, number))
+        assert record.stats.steps == simulated_steps(ranks[record.prompt_tokens - 1 :][: turn.tokens])
 
 
 def test_heads_that_are_always_right_take_one_step_for_all_that_they_guess(answers_file: Path) -> None:
@@ -54,9 +53,8 @@ def test_heads_that_are_always_right_take_one_step_for_all_that_they_guess(answe
     hits = HitModel(accuracy=((1.0,) * 10,) * 2)
     backbone = random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=VOCABULARY)
     turn = RecordedTurn(1, "writing", 1, "Which?", "One path of text without any structure in it.", 31, None)
-    record = ReplayRun(ScriptedModel(backbone, hits), [turn], hits, [RECORDED_TREE], Limits()).write(
-        turn, RECORDED_TREE, seed=0
-    )
+    run = ReplayRun(ScriptedModel(backbone, hits), [turn], [RECORDED_TREE], Limits())
+    record = run.write(turn, RECORDED_TREE, seed=0)
     assert record.stats.steps == 10
 
 
@@ -94,9 +92,12 @@ def test_from_recorded_answers_to_tables_that_say_what_they_are(
     assert "Calibrated simulation" in said
     assert "left out" not in said
     assert all(line.startswith("Calibrated simulation,") for line in (out / "answers.csv").read_text().splitlines()[1:])
-    assert "# Calibrated simulation" in (out / "summary.md").read_text()
+    text = (out / "summary.md").read_text()
+    assert "# Calibrated simulation" in text
+    assert "correlation of the heads' errors" in text
     summary = json.loads((out / "summary.json").read_text())
     assert summary["settings"]["what"] == "Calibrated simulation"
+    assert list(summary["tables"]) == ["Speed", "Threads"]
     assert (out / "speedup.png").exists()
     lines = (out / "turns.jsonl").read_text()
     assert len(lines.splitlines()) == 2 * 2 * 4

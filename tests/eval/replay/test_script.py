@@ -42,7 +42,7 @@ def test_with_forks_the_path_of_the_main_thread_skips_the_details() -> None:
     children = [at for at, token in enumerate(script.token_ids.tolist()) if token == CONTROL.child_token_id]
     assert len(children) == 3
     for child in children:
-        assert script.token_ids[child - 1] == CONTROL.fork_token_id, "a [Child] stands right behind its [Fork]"
+        assert script.token_ids[child - 1] == CONTROL.fork_token_id, "a [Child] stands right after its [Fork]"
         assert path(script, child)[-1] == EOS
     ends = 3  # every child's path ends with an EOS of its own, which is invisible
     assert len(script.token_ids) == PROMPT + 60 + 3 + 3 + ends

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from medusa_apar.eval.batch.batch_run import BatchRecord
-from medusa_apar.eval.measurement.records import Record
+from medusa_apar.eval.measurement.store import Record
 from medusa_apar.eval.scaling.points import Point
 from medusa_apar.eval.scaling.scaling_run import ScalingRecord
 from medusa_apar.eval.serving.load_run import LoadRecord
@@ -55,15 +55,14 @@ def quality_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "quality"
     folder.mkdir()
     row = {
-        "category": "overall", "mode": "apar", "answers": 4, "empty": 0, "too_long": 0, "tokens": 40.0,
-        "nats_per_token": 1.234, "distinct_4grams": 0.9, "looping": 0.0, "empty_details": 0.0, "open_ends": 0.0,
-        "misnumbered": 0.0, "broken": 0.25,
+        "category": "overall", "mode": "apar", "answers": [4, 0], "tokens": 40.0, "nats/token": 1.234, "4-grams": 0.9,
+        "loops": 0.0, "empty": 0.0, "open": 0.0, "numbers": 0.0, "broken": 0.25, "too long": 0,
     }  # fmt: skip
-    score = {"category": "overall", "mode": "apar", "turn": None, "score": 6.5}
+    rating = {"category": "overall", "mode": "apar", "judged": [4, 0, 0], "turn 1": 6.5, "all": 6.5}
     summary = {
         "settings": {"answers": "runs/speed/answers", "questions": "lists", "model": "default"},
-        "measures": [row, {**row, "category": "math"}], "scores": [score], "pairs": [],
-    }  # fmt: skip
+        "tables": {"Without a judge": [{**row, "category": "math", "broken": 0.5}, row], "Ratings": [rating]},
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 

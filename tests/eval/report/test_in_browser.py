@@ -1,4 +1,4 @@
-"""The page in a real browser: it renders, its timeline can be chosen from, and nothing is fetched from outside."""
+"""The page in a real browser: it renders, its texts can be unfolded, and nothing is fetched from outside."""
 
 from __future__ import annotations
 
@@ -30,16 +30,26 @@ def address(
     return (out / "index.html").as_uri()
 
 
-def test_a_chosen_thread_shows_what_it_wrote(browser: Browser, address: str) -> None:
+def test_what_a_thread_wrote_can_be_unfolded(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(address)
-    text = page.locator("figure.timeline .text")
-    assert text.inner_text() == "Here are <three> colours"
-    page.locator(".thread").nth(1).click()
-    assert text.inner_text() == "details of the first & only fork"
-    page.locator(".thread").nth(0).focus()
-    page.keyboard.press("Enter")
-    assert text.inner_text() == "Here are <three> colours"
+    text = page.get_by_text("details of the first & only fork")
+    assert not text.is_visible()
+    page.get_by_text("What each thread wrote").click()
+    assert text.is_visible()
+
+
+def test_pictures_are_drawn_and_named(browser: Browser, address: str) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.goto(address)
+    pictures = page.locator("figure[role=img]")
+    assert pictures.count() == 6
+    for picture in pictures.all():
+        assert picture.get_attribute("aria-label")
+        box = picture.locator("svg").bounding_box()
+        assert box["width"] > 300
+        assert box["height"] > 100
+    assert page.locator("svg use").last.bounding_box()["height"] > 0, "the picture finds its dots inside the page"
 
 
 def test_nothing_is_fetched_and_nothing_fails(browser: Browser, address: str) -> None:
@@ -59,8 +69,8 @@ def test_nothing_is_fetched_and_nothing_fails(browser: Browser, address: str) ->
 def test_it_fits_phones_and_desktops_in_both_schemes(browser: Browser, address: str, width: int, scheme: str) -> None:
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.goto(address)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width, "tables scroll by themselves"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width, "tables and pictures scroll by themselves"
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     assert light == (scheme == "light")
-    assert page.locator(".bars .bar").count() == 2 * 3
-    assert page.locator(".bars .bar").first.bounding_box()["width"] > 10
+    ink = page.locator("figure text").first.evaluate("text => getComputedStyle(text).fill")
+    assert ink == ("rgb(102, 112, 122)" if light else "rgb(151, 161, 170)"), "pictures follow the scheme"

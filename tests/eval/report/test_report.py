@@ -19,22 +19,36 @@ def report(out: Path, *arguments: str) -> str:
     return (out / "index.html").read_text()
 
 
+def row_of(name: str | int) -> str:
+    return f'<th scope="row">{name}</th>'
+
+
+def answers_are_those_of(speed_folder: Path, quality_folder: Path) -> None:
+    path = quality_folder / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["settings"]["answers"] = str(speed_folder / "answers")
+    path.write_text(json.dumps(summary))
+
+
 class Tags(HTMLParser):
     """Collects what a page opens and what it would fetch, and checks that it closes what it opens."""
 
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "rect", "line", "polyline", "path"})
+    VOID = frozenset({"meta", "br", "hr", "img", "link"})
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
         self.fetched: list[str] = []
-        self.threads = 0
+        self.pictures: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in self.VOID:
             self.open.append(tag)
         self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
-        self.threads += ("class", "thread") in attrs
+        if tag == "figure":
+            named = dict(attrs)
+            assert named["role"] == "img"
+            self.pictures.append(str(named["aria-label"]))
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.fetched += [str(value) for name, value in attrs if name in ("src", "href")]
@@ -50,7 +64,7 @@ def test_the_page_is_whole_and_fetches_nothing(speed_folder: Path, quality_folde
     tags.feed(page)
     assert tags.open == []
     assert tags.fetched == []
-    assert not re.search(r"url\(|@import|https?://", page)
+    assert not re.search(r"url\((?!#)|@import|https?://|<script", page)
 
 
 def test_the_headline_is_the_fastest_mode(speed_folder: Path, tmp_path: Path) -> None:
@@ -61,70 +75,88 @@ def test_the_headline_is_the_fastest_mode(speed_folder: Path, tmp_path: Path) ->
 
 def test_the_timeline_has_a_row_per_thread_and_its_text(speed_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder))
-    tags = Tags()
-    tags.feed(page)
-    assert tags.threads == 2
-    assert "Here are &lt;three&gt; colours" in page, "what models write is no markup"
-    assert "details of the first &amp; only fork" in page
+    timeline, _, _ = page.partition("<h3>One answer, step by step</h3>")[2].partition("<h3>")
+    assert re.findall(r">(thread \d)</text>", timeline) == ["thread 0", "thread 1"]
+    assert "<dt>thread 0, steps 0 to 2, 4 tokens</dt><dd>Here are &lt;three&gt; colours</dd>" in timeline
+    forked = "<dt>thread 1, steps 2 to 3, 3 tokens, forked from thread 0</dt>"
+    assert f"{forked}<dd>details of the first &amp; only fork</dd>" in timeline, "what models write is no markup"
 
 
 def test_what_threads_save_and_how_far_draft_tokens_reach(speed_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder))
-    threads, acceptance = page.partition("What threads cost and save")[2].split("How far draft tokens reach")
-    assert "<td>medusa-apar</td>" in threads
+    threads, acceptance = page.partition("<h3>Threads</h3>")[2].split("<h3>Acceptance</h3>")
+    assert row_of("medusa-apar") in threads
     table, _, _ = acceptance.partition("</table>")
-    assert "<td>medusa-apar</td>" in table
-    assert "<td>apar</td>" not in table, "it drafts nothing"
+    assert row_of("medusa-apar") in table
+    assert row_of("apar") not in table, "it drafts nothing"
 
 
-def test_every_mode_has_its_curve_of_slots(speed_folder: Path, tmp_path: Path) -> None:
+def test_every_picture_has_a_name(
+    speed_folder: Path, quality_folder: Path, batch_folder: Path, scaling_folder: Path, tmp_path: Path
+) -> None:
+    answers_are_those_of(speed_folder, quality_folder)
+    tags = Tags()
+    tags.feed(report(tmp_path / "report", *map(str, (speed_folder, quality_folder, batch_folder, scaling_folder))))
+    assert [name.partition(":")[0] for name in tags.pictures] == [
+        "Speed-up against ar",
+        "One answer, step by step",
+        "KV slots over the same answer",
+        "Speed by batch size",
+        "Threads",
+        "Quality against speed",
+    ]
+
+
+def test_categories_are_folded_below_the_figures_of_all(speed_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder))
-    assert page.count('<polyline class="curve"') == 3
+    everything, by_category = page.split("<details><summary>Speed by category</summary>")
+    assert f"<tr>{row_of('apar')}<td>4</td>" in everything
+    for category, turns in (("math", 2), ("stem", 2), ("overall", 4)):
+        assert f"<tr>{row_of(category)}{row_of('apar')}<td>{turns}</td>" in by_category
 
 
 def test_quality_stands_beside_it(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
     page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
-    for figure in ("1.234", "25 %", "6.50"):
+    for figure in ("1.234", "25%", "6.50"):
         assert f"<td>{figure}</td>" in page
+    assert "<td>50%</td>" not in page, "one category alone needs no table"
     assert "Quality against speed" not in page, "other answers than those that were timed"
     text = (tmp_path / "report" / "report.md").read_text()
-    assert re.search(r"^\| .* \| 1\.234 \| .* \| 6\.50 \|$", text, re.M), "the judge's rating too"
+    assert re.search(r"^\| apar \| .* 1\.234 \| .* 25% \|", text, re.M)
+    assert re.search(r"^\| apar \| .* 6\.50 \|$", text, re.M), "the judge's rating too"
 
 
 def test_a_judges_comparisons_stand_beside_it(quality_folder: Path, tmp_path: Path) -> None:
     path = quality_folder / "summary.json"
-    pair = {"category": "overall", "mode": "apar", "turn": None, "baseline": "ar", "wins": 3, "ties": 5, "losses": 2}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"pairs": [pair, {**pair, "turn": 1, "wins": 1}]}))
-    page = report(tmp_path / "report", str(quality_folder))
-    assert "<td>3, 5, 2</td>" in page
-    assert "against <code>ar</code>, in both orders" in page
-    assert re.search(r"^\| apar \| .* \| 3, 5, 2 \|$", (tmp_path / "report" / "report.md").read_text(), re.M)
-
-
-def test_quality_of_answers_that_were_timed_has_their_speed_up(
-    speed_folder: Path, quality_folder: Path, tmp_path: Path
-) -> None:
-    path = quality_folder / "summary.json"
     summary = json.loads(path.read_text())
-    summary["settings"]["answers"] = str(speed_folder / "answers")
+    pair = {"judged": [10, 0, 0], "same": 0, "wins": 3, "ties": 5, "losses": 2, "turn 1": 0.55, "all": 0.55}
+    summary["tables"]["Against ar"] = [{"category": "overall", "mode": "apar", **pair}]
     path.write_text(json.dumps(summary))
-    page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
+    page = report(tmp_path / "report", str(quality_folder))
+    assert f"{row_of('apar')}<td>10</td><td>0</td><td>3</td><td>5</td><td>2</td><td>55%</td><td>55%</td>" in page
     text = (tmp_path / "report" / "report.md").read_text()
-    quality = page.partition("<h2>Quality")[2]
-    assert "<th>speed-up</th></tr>" in quality
-    assert "<title>apar: 6.5 rating, speed-up 2</title>" in quality, "the picture of the judge's rating"
-    assert re.search(r"^\| .* \| 1\.234 \| .* \| \d\.\d\d \(\d\.\d-\d\.\d\) \|$", text, re.M)
+    assert "### Against ar" in text
+    assert re.search(r"^\| apar +\| +10 \| +0 \| +3 \| +5 \| +2 \| +55% \| +55% \|$", text, re.M)
 
 
-def test_without_a_judge_likelihood_is_drawn_against_speed(
-    speed_folder: Path, quality_folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("judged", "figure"), [(True, "Ratings: all"), (False, "Without a judge: nats/token")])
+def test_quality_of_answers_that_were_timed_stands_against_their_speed_up(
+    speed_folder: Path, quality_folder: Path, tmp_path: Path, judged: bool, figure: str
 ) -> None:
-    path = quality_folder / "summary.json"
-    summary = json.loads(path.read_text()) | {"scores": []}
-    summary["settings"]["answers"] = str(speed_folder / "answers")
-    path.write_text(json.dumps(summary))
+    answers_are_those_of(speed_folder, quality_folder)
+    if not judged:
+        path = quality_folder / "summary.json"
+        summary = json.loads(path.read_text())
+        del summary["tables"]["Ratings"]
+        path.write_text(json.dumps(summary))
     page = report(tmp_path / "report", str(speed_folder), str(quality_folder))
-    assert "<title>apar: 1.23 nats/token, speed-up 2</title>" in page
+    quality = page.partition("<h2>Quality")[2]
+    assert '<th scope="col">speed-up</th></tr>' in quality
+    picture, _, _ = quality.partition("<h3>Quality against speed</h3>")[2].partition("</figure>")
+    assert f">{figure}</text>" in picture
+    assert ">apar</text>" in picture
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert re.search(r"^\| .* 1\.234 \| .* \| \d\.\d\d \(\d\.\d-\d\.\d\) \|$", text, re.M)
 
 
 def test_where_and_by_which_command_it_was_measured(speed_folder: Path, quality_folder: Path, tmp_path: Path) -> None:
@@ -169,14 +201,16 @@ def test_sweeps_are_drawn_and_their_figures_stand_below(
     tags.feed(page)
     assert tags.open == []
     assert tags.fetched == []
-    batches, scaling, serving = page.split('<section class="sweep">')[1:]
+    batches, scaling, serving = page.split("<section>")[1:]
     assert "<h2>Batches: default on lists, bfloat16</h2>" in batches
-    assert "<td>apar</td><td>250</td><td>1,500</td>" in batches
-    assert "<td>apar</td><td>2.5</td><td>1.5</td>" in batches
+    assert f"{row_of(32)}{row_of('apar')}<td>1</td><td>1500</td>" in batches
+    assert all(f">{text}</text>" in batches for text in ("batch size", "tokens/s", "speed-up", "32", "apar"))
     assert '<p class="simulation">Calibrated simulation</p>' in scaling
-    assert "apar, threads of an answer 8: 123 tokens/s" in scaling
-    assert "<td>ar, 512 blocks</td><td>600</td>" in serving
-    assert "<td>apar, 40 blocks</td><td>777</td>" in serving
+    assert f"{row_of(8)}{row_of('apar')}<td>1</td><td>123.0</td>" in scaling
+    assert all(f">{text}</text>" in scaling for text in ("threads", "tokens/s", "8", "apar"))
+    assert re.search(rf"512 blocks, closed:4</th>{row_of('ar')}.*<td>600</td>", serving)
+    assert re.search(rf"40 blocks, closed:4</th>{row_of('apar')}.*<td>777</td>", serving)
+    assert all(f">{text}</text>" in serving for text in ("load", "tokens/s", "s/answer", "40 blocks, closed:4"))
     text = (tmp_path / "report" / "report.md").read_text()
     assert "## Serving: default on vLLM, lists" in text
     assert re.search(r"\| +32 +\| apar +\|", text)
@@ -198,6 +232,7 @@ def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
         (["{speed}", "--answer", "99"], "answer='99': no answer of mode medusa-apar to that question in .*"),
         (["{empty}"], "holds no results; give folders that eval speed, batch, quality, replay, scaling or"),
         (["{foreign}"], "holds results of another version .'model' is wrong in it.; measure again into another folder"),
+        (["{earlier}"], "holds results of another version .'tables' is wrong in it.; measure again into another"),
         (["{listed}"], r"settings\.json holds no JSON object"),
     ],
 )
@@ -211,6 +246,10 @@ def test_what_cannot_be_reported(
         folders[name] = tmp_path / name
         shutil.copytree(speed_folder, folders[name])
         (folders[name] / "settings.json").write_text(settings)
+    folders["earlier"] = tmp_path / "earlier"
+    folders["earlier"].mkdir()
+    summary = {"settings": {"answers": "answers", "questions": "lists", "model": "default"}, "measures": []}
+    (folders["earlier"] / "summary.json").write_text(json.dumps(summary))
     named = [argument.format(**folders) for argument in arguments]
     with pytest.raises(SystemExit):
         main(["report", *named, "--output_dir", str(tmp_path / "report")])

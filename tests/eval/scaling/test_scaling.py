@@ -12,10 +12,9 @@ from medusa_apar.eval.cli import main
 from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.scripted import ScriptedModel
-from medusa_apar.eval.scaling.points import Axis, Point, all_points, points_along
-from medusa_apar.eval.scaling.scaling_run import ScalingRecord, ScalingRun
+from medusa_apar.eval.scaling.points import LEAD_TOKENS, Axis, Point, all_points, points_along, script_of_point
+from medusa_apar.eval.scaling.scaling_run import ScalingRecord, write_point
 from medusa_apar.eval.scaling.scaling_summary import summarize
-from medusa_apar.eval.scaling.workload import LEAD_TOKENS, script_of_point
 
 BASE = Point("tiny", threads=3, rows=1, tokens=60)
 
@@ -56,7 +55,7 @@ def test_every_row_of_a_batch_writes_the_script(mode: str, rows: int) -> None:
     hits = HitModel.published(0.3)
     scripted = ScriptedModel(random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=1024), hits)
     point = Point("tiny", threads=3, rows=rows, tokens=600)  # more than the pools' first capacity
-    record = ScalingRun([point], [mode], lambda _: scripted, hits).write(scripted, point, 1, mode)
+    record = write_point(scripted, (point, 1, mode))
     assert record.answer_tokens == rows * 600
     assert record.steps < 600
     if mode == "apar":
@@ -72,14 +71,18 @@ def record(mode: str, number: int, seconds: float, point: Point = BASE) -> Scali
 def test_rounds_are_compared_with_ar_in_the_same_round() -> None:
     found = [record("ar", 1, 2.0), record("apar", 1, 1.0), record("ar", 2, 4.0), record("apar", 2, 1.0)]
     sweeps = {Axis.THREADS: [3, 4]}
-    rows = summarize({each.key: each for each in found}, BASE, sweeps, ["ar", "apar"])
-    assert [(row.value, row.mode, row.rounds) for row in rows] == [(3, "ar", 2), (3, "apar", 2)], "4 was not measured"
-    assert rows[1].speed_up is not None
-    assert rows[1].speed_up.median == 3.0
-    assert rows[1].tokens_per_second.median == 60.0
-    assert rows[1].nodes_per_token == 1.5
-    assert rows[1].seconds_per_step == 0.05
-    assert rows[1].head_share == pytest.approx(0.1)
+    (section,) = summarize({each.key: each for each in found}, BASE, sweeps, ["ar", "apar"])
+    assert section.title == "Threads"
+    assert [(row["threads"], row["mode"], row["rounds"]) for row in section.rows] == [
+        (3, "ar", 2), (3, "apar", 2),
+    ], "4 was not measured"  # fmt: skip
+    row = section.row(3, "apar")
+    assert row["speed-up"].median == 3.0
+    assert row["tokens/s"].median == 60.0
+    assert row["ms/token"] == pytest.approx(1000 / 60)
+    assert row["nodes/token"] == 1.5
+    assert row["ms/step"] == 50
+    assert row["heads"] == pytest.approx(0.1)
 
 
 def test_a_record_survives_its_file() -> None:
@@ -103,6 +106,7 @@ def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: py
     text = (out / "summary.md").read_text()
     assert "# Calibrated simulation" in text
     assert "## Threads" in text
+    assert "## Rows" in text
     assert "## Tokens" not in text, "a single value does not grow"
     assert json.loads((out / "summary.json").read_text())["settings"]["sweeps"] == {"threads": [1, 2], "rows": [1, 2]}
     assert (out / "scaling.png").exists()
@@ -116,7 +120,7 @@ def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: py
     ("more", "error"),
     [
         (["--threads", "2", "--rows", "1"], "nothing grows: give more than one value to one of the axes"),
-        (["--backbones", "llama-9x"], "'llama-9x' is no backbone's shape; choose from llama-7b"),
+        (["--backbones", "llama-9x"], "backbone 'llama-9x' is unknown; choose from llama-7b"),
         (["--threads", "1,30"], "tokens=32 is too short for threads=30"),
         (["--modes", "fast"], "mode='fast' is unknown; choose one of ar"),
     ],

@@ -11,10 +11,9 @@ import pytest
 
 from medusa_apar.eval.cli import main
 from medusa_apar.eval.serving.arrivals import Arrivals
-from medusa_apar.eval.serving.kv_plot import plot_kv
-from medusa_apar.eval.serving.load_plot import plot_loads
+from medusa_apar.eval.serving.load_plots import plot_kv, plot_loads
 from medusa_apar.eval.serving.load_run import LoadRecord, LoadRun, LoadStore
-from medusa_apar.eval.serving.load_summary import markdown, summarize
+from medusa_apar.eval.serving.load_summary import summarize
 from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Piece, Snapshot
@@ -65,12 +64,12 @@ def requests(count: int = 6) -> list[AnswerRequest]:
 
 def measured(folder: Path, run: LoadRun) -> tuple[LoadStore, Waiting]:
     waiting = Waiting()
-    with LoadStore(folder, {"model": "waiting"}) as store:
+    with LoadStore(folder / "loads.jsonl", {"model": "waiting"}, LoadRecord) as store:
         asyncio.run(run.run(store, 64, waiting, waiting))
     return store, waiting
 
 
-@pytest.mark.parametrize("text", ["closed:8", "poisson:2.5"])
+@pytest.mark.parametrize("text", ["closed:8", "closed:1000000", "poisson:2.5", "poisson:0.00001"])
 def test_arrivals_print_as_they_are_read(text: str) -> None:
     assert str(Arrivals.parse(text)) == text
 
@@ -107,21 +106,25 @@ def test_both_modes_are_measured_and_compared(tmp_path: Path) -> None:
     store, waiting = measured(tmp_path, run)
     assert len(store.records) == 2 * 2 * 2
     assert waiting.forgotten == 9, "before every load, and before the one that warms up"
-    rows = summarize(store.records.values())
-    assert [(row.arrivals, row.mode) for row in rows] == [
-        ("closed:1", "ar"), ("closed:1", "apar"), ("closed:2", "ar"), ("closed:2", "apar"),
+    section = summarize(store.records.values())
+    assert [(row["load"], row["mode"]) for row in section.rows] == [
+        ("64 blocks, closed:1", "ar"), ("64 blocks, closed:1", "apar"),
+        ("64 blocks, closed:2", "ar"), ("64 blocks, closed:2", "apar"),
     ]  # fmt: skip
-    assert rows[0].throughput_ratio == rows[0].latency_ratio == 1.0
-    assert rows[1].throughput_ratio is not None
-    assert rows[1].latency_ratio is not None
-    assert rows[1].throughput_ratio > 1.3
-    assert rows[1].latency_ratio < 0.8
-    assert rows[1].threads == 2
-    assert rows[2].tokens_per_second > 1.5 * rows[0].tokens_per_second
-    assert rows[2].kv_peak is not None
-    assert rows[2].kv_peak <= 0.2
-    assert "|apar |" in markdown(rows)
-    plot_loads(rows, tmp_path / "loads.png", title="loads")
+    plain, threads = section.row("64 blocks, closed:1", "ar"), section.row("64 blocks, closed:1", "apar")
+    more = section.row("64 blocks, closed:2", "ar")
+    assert plain["tokens/s x ar"] == plain["s/answer x ar"] == plain["ms/token x ar"] == 1.0
+    assert threads["tokens/s x ar"] > 1.3
+    assert threads["s/answer x ar"] < 0.8
+    assert threads["threads"] == 2
+    assert more["tokens/s"] > 1.5 * plain["tokens/s"]
+    assert plain["percentiles"] == sorted(plain["percentiles"])
+    mean, peak = more["KV"]
+    assert mean <= peak <= 0.2
+    assert plain["MiB"] == (100.0, 100.0)
+    assert plain["hits"] is None, "there is no prefix cache"
+    assert "| 64 blocks, closed:1 | apar |" in section.markdown()
+    plot_loads(section, tmp_path / "loads.png", title="loads")
     plot_kv(store.records.values(), tmp_path / "kv.png", title="loads")
     for name in ("loads.png", "kv.png"):
         assert (tmp_path / name).stat().st_size > 10_000
@@ -161,7 +164,7 @@ def test_a_load_of_which_nothing_is_answered_is_not_kept(tmp_path: Path) -> None
     asked = [AnswerRequest([13], 10, max_depth=2)] * 3
     run = LoadRun(asked, [Arrivals("closed", 2)], rounds=1, modes=["apar"])
     with (
-        LoadStore(tmp_path, {"model": "waiting"}) as store,
+        LoadStore(tmp_path / "loads.jsonl", {"model": "waiting"}, LoadRecord) as store,
         pytest.raises(EngineError, match=r"closed:2 in mode apar on 64 blocks: no request was answered \(an unlucky"),
     ):
         asyncio.run(run.run(store, 64, Waiting(), Waiting()))

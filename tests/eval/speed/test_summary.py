@@ -12,9 +12,10 @@ from rich.console import Console
 
 from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.measurement.tables import OVERALL
 from medusa_apar.eval.speed.answers_table import write_answers_table
 from medusa_apar.eval.speed.speed_up_plot import plot_speed_up
-from medusa_apar.eval.speed.summary import COLUMNS, OVERALL, speed_ups, summarize
+from medusa_apar.eval.speed.summary import COLUMNS, speed_ups, summarize
 
 from ..scripted_model import record
 
