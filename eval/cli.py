@@ -17,7 +17,6 @@ COMMANDS = {
     "quality": "quality.command",
     "replay": "replay.command",
     "report": "report.command",
-    "scaling": "scaling.command",
     "serving": "serving.command",
     "speed": "speed.command",
 }
@@ -34,7 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "quality: how good the modes' answers are, with and without a judge; "
         "replay: recorded answers of real models drive the engine, a calibrated simulation; "
         "report: one page out of the folders of these; "
-        "scaling: the modes as threads, rows, answers and backbones grow, a calibrated simulation; "
         "serving: threads as requests of vLLM under load; "
         "backbone: how well a model forks on held-out conversations; "
         "heads: what they draft on held-out questions, and what Medusa alone is worth",

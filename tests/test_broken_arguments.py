@@ -141,10 +141,6 @@ GOOD: dict[str, Good] = {
         "--modes", "ar", "--output_dir", shop.output(), "--dtype", "float32",
     ],
     "eval report": lambda shop: [str(shop.speed), "--output_dir", shop.output()],
-    "eval scaling": lambda shop: [
-        "--threads", "1,2", "--rows", "1", "--tokens", "16", "--backbones", "tiny", "--at-backbone", "tiny",
-        "--at-tokens", "16", "--modes", "ar", "--rounds", "1", "--output_dir", shop.output(), "--dtype", "float32",
-    ],
     "eval serving": lambda shop: [
         "--questions", str(shop.questions), "--model", str(shop.model), "--output_dir", shop.output(),
     ],

@@ -44,7 +44,7 @@ EVAL = {
     "measurement": 1,
     **dict.fromkeys(("answers", "speed", "serving"), 2),
     **dict.fromkeys(("batch", "judge", "replay"), 3),
-    **dict.fromkeys(("accuracy", "quality", "scaling"), 4),
+    **dict.fromkeys(("accuracy", "quality"), 4),
     "report": 5,
     "cli": 6,
 }

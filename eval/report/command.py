@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "folders", metavar="DIR", type=Path, nargs="+",
-        help="folders that eval speed, batch, quality, replay, scaling or serving wrote",
+        help="folders that eval speed, batch, quality, replay or serving wrote",
     )  # fmt: skip
     parser.add_argument("--answer", metavar="QUESTION_ID", help="whose timeline to draw; by default one with threads")
     parser.add_argument("--output-dir", type=Path, default=Path("report"), help="folder of the page")

@@ -112,7 +112,7 @@ def read_results(folders: Sequence[Path]) -> list[Measurement]:
 
 
 def _read_folder(folder: Path) -> Measurement:
-    readers = {"turns": _speed, "batches": _batches, "points": _scaling, "loads": _loads}
+    readers = {"turns": _speed, "batches": _batches, "loads": _loads}
     for name, read in readers.items():
         path = folder / f"{name}.jsonl"
         if path.is_file() and (folder / "settings.json").is_file():
@@ -120,7 +120,7 @@ def _read_folder(folder: Path) -> Measurement:
     if (folder / "summary.json").is_file():
         return _quality(folder, read_json(folder / "summary.json"))
     raise ValueError(
-        f"{folder} holds no results; give folders that eval speed, batch, quality, replay, scaling or serving "
+        f"{folder} holds no results; give folders that eval speed, batch, quality, replay or serving "
         "wrote with --output_dir"
     )
 
@@ -154,18 +154,6 @@ def _speed(path: Path, settings: dict[str, Any]) -> Speed:
 def _batches(path: Path, settings: dict[str, Any]) -> Measurement:
     table = batch_summary.summarize(_records(path, BatchRecord), settings["modes"])
     return Measurement(path.parent, f"Batches: {_title(settings)}", settings, [table])
-
-
-def _scaling(path: Path, settings: dict[str, Any]) -> Measurement:
-    from ..scaling import scaling_summary  # needs the packages of training, as what wrote the folder did
-    from ..scaling.points import Axis, Point
-    from ..scaling.scaling_run import ScalingRecord
-
-    title = f"{settings['what']}: tokens/s as threads, rows, answers and backbones grow"
-    records = {record.key: record for record in _records(path, ScalingRecord)}
-    sweeps = {Axis(axis): values for axis, values in settings["sweeps"].items()}
-    tables = scaling_summary.summarize(records, Point(**settings["base"]), sweeps, settings["modes"])
-    return Measurement(path.parent, title, settings, tables)
 
 
 def _loads(path: Path, settings: dict[str, Any]) -> Measurement:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ import pytest
 
 from medusa_apar.eval.batch.batch_run import BatchRecord
 from medusa_apar.eval.measurement.store import Record
-from medusa_apar.eval.scaling.points import Point
-from medusa_apar.eval.scaling.scaling_run import ScalingRecord
 from medusa_apar.eval.serving.load_run import LoadRecord
 from medusa_apar.eval.speed.timeline import ThreadLine
 
@@ -82,21 +79,6 @@ def batch_folder(tmp_path: Path) -> Path:
         for size, mode, tokens in ((1, "ar", 100), (1, "apar", 250), (32, "ar", 1000), (32, "apar", 1500))
     ]
     return written(tmp_path / "batch", "batches.jsonl", records, settings(modes=["ar", "apar"]))
-
-
-@pytest.fixture
-def scaling_folder(tmp_path: Path) -> Path:
-    """Two thread counts in two modes."""
-    base = Point("tiny", threads=1, rows=1, tokens=60)
-    records = [
-        ScalingRecord(
-            point=replace(base, threads=threads), round=1, mode=mode, answer_tokens=tokens, steps=10, nodes=20,
-            seconds=1.0, head_seconds=0.0,
-        )
-        for threads, mode, tokens in ((1, "ar", 40), (1, "apar", 41), (8, "ar", 42), (8, "apar", 123))
-    ]  # fmt: skip
-    simulated = {"what": "Calibrated simulation", "base": asdict(base), "sweeps": {"threads": [1, 8]}}
-    return written(tmp_path / "scaling", "points.jsonl", records, simulated | {"modes": ["ar", "apar"]})
 
 
 @pytest.fixture

@@ -20,12 +20,11 @@ def address(
     speed_folder: Path,
     quality_folder: Path,
     batch_folder: Path,
-    scaling_folder: Path,
     serving_folder: Path,
     tmp_path: Path,
 ) -> str:
     out = tmp_path / "report"
-    folders = [speed_folder, quality_folder, batch_folder, scaling_folder, serving_folder]
+    folders = [speed_folder, quality_folder, batch_folder, serving_folder]
     assert main(["report", *map(str, folders), "--output_dir", str(out)]) == 0
     return (out / "index.html").as_uri()
 
@@ -43,7 +42,7 @@ def test_pictures_are_drawn_and_named(browser: Browser, address: str) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     page.goto(address)
     pictures = page.locator("figure[role=img]")
-    assert pictures.count() == 6
+    assert pictures.count() == 5
     for picture in pictures.all():
         assert picture.get_attribute("aria-label")
         box = picture.locator("svg").bounding_box()

@@ -91,18 +91,15 @@ def test_what_threads_save_and_how_far_draft_tokens_reach(speed_folder: Path, tm
     assert row_of("apar") not in table, "it drafts nothing"
 
 
-def test_every_picture_has_a_name(
-    speed_folder: Path, quality_folder: Path, batch_folder: Path, scaling_folder: Path, tmp_path: Path
-) -> None:
+def test_every_picture_has_a_name(speed_folder: Path, quality_folder: Path, batch_folder: Path, tmp_path: Path) -> None:
     answers_are_those_of(speed_folder, quality_folder)
     tags = Tags()
-    tags.feed(report(tmp_path / "report", *map(str, (speed_folder, quality_folder, batch_folder, scaling_folder))))
+    tags.feed(report(tmp_path / "report", *map(str, (speed_folder, quality_folder, batch_folder))))
     assert [name.partition(":")[0] for name in tags.pictures] == [
         "Speed-up against ar",
         "One answer, step by step",
         "KV slots over the same answer",
         "Speed by batch size",
-        "Threads",
         "Quality against speed",
     ]
 
@@ -194,20 +191,17 @@ def test_the_same_as_markdown(speed_folder: Path, tmp_path: Path) -> None:
 
 
 def test_sweeps_are_drawn_and_their_figures_stand_below(
-    batch_folder: Path, scaling_folder: Path, serving_folder: Path, tmp_path: Path
+    batch_folder: Path, serving_folder: Path, tmp_path: Path
 ) -> None:
-    page = report(tmp_path / "report", str(batch_folder), str(scaling_folder), str(serving_folder))
+    page = report(tmp_path / "report", str(batch_folder), str(serving_folder))
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
     assert tags.fetched == []
-    batches, scaling, serving = page.split("<section>")[1:]
+    batches, serving = page.split("<section>")[1:]
     assert "<h2>Batches: default on lists, bfloat16</h2>" in batches
     assert f"{row_of(32)}{row_of('apar')}<td>1</td><td>1500</td>" in batches
     assert all(f">{text}</text>" in batches for text in ("batch size", "tokens/s", "speed-up", "32", "apar"))
-    assert '<p class="simulation">Calibrated simulation</p>' in scaling
-    assert f"{row_of(8)}{row_of('apar')}<td>1</td><td>123.0</td>" in scaling
-    assert all(f">{text}</text>" in scaling for text in ("threads", "tokens/s", "8", "apar"))
     assert re.search(rf"512 blocks, closed:4</th>{row_of('ar')}.*<td>600</td>", serving)
     assert re.search(rf"40 blocks, closed:4</th>{row_of('apar')}.*<td>777</td>", serving)
     assert all(f">{text}</text>" in serving for text in ("load", "tokens/s", "s/answer", "40 blocks, closed:4"))
@@ -230,7 +224,7 @@ def test_the_wanted_answer_is_drawn(speed_folder: Path, tmp_path: Path) -> None:
     ("arguments", "error"),
     [
         (["{speed}", "--answer", "99"], "answer='99': no answer of mode medusa-apar to that question in .*"),
-        (["{empty}"], "holds no results; give folders that eval speed, batch, quality, replay, scaling or"),
+        (["{empty}"], "holds no results; give folders that eval speed, batch, quality, replay or serving"),
         (["{foreign}"], "holds results of another version .'model' is wrong in it.; measure again into another folder"),
         (["{earlier}"], "holds results of another version .'tables' is wrong in it.; measure again into another"),
         (["{listed}"], r"settings\.json holds no JSON object"),

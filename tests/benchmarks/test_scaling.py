@@ -1,4 +1,4 @@
-"""Points along axes, the answers that they write, and `medusa-apar eval scaling` on a tiny backbone."""
+"""Points along axes, the answers that they write, and `python -m benchmarks.scaling` on a tiny backbone."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from medusa_apar.eval.cli import main
+from benchmarks.scaling.__main__ import main
+from benchmarks.scaling.points import LEAD_TOKENS, Axis, Point, all_points, points_along, script_of_point
+from benchmarks.scaling.scaling_run import ScalingRecord, write_point
+from benchmarks.scaling.scaling_summary import summarize
 from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.scripted import ScriptedModel
-from medusa_apar.eval.scaling.points import LEAD_TOKENS, Axis, Point, all_points, points_along, script_of_point
-from medusa_apar.eval.scaling.scaling_run import ScalingRecord, write_point
-from medusa_apar.eval.scaling.scaling_summary import summarize
 
 BASE = Point("tiny", threads=3, rows=1, tokens=60)
 
@@ -92,7 +92,7 @@ def test_a_record_survives_its_file() -> None:
 
 def command(out: Path, *more: str) -> list[str]:
     return [
-        "scaling", "--at-backbone", "tiny", "--at-threads", "2", "--at-tokens", "32", "--dtype", "float32",
+        "--at-backbone", "tiny", "--at-threads", "2", "--at-tokens", "32", "--dtype", "float32",
         "--threads", "1,2", "--rows", "1,2", "--tokens", "32", "--backbones", "tiny", "--rounds", "1",
         "--output_dir", str(out), *more,
     ]  # fmt: skip
@@ -101,7 +101,7 @@ def command(out: Path, *more: str) -> list[str]:
 def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scaling"
     argv = command(out, "--modes", "ar,medusa-apar")
-    assert main(argv) == 0
+    main(argv)
     assert "Calibrated simulation" in capsys.readouterr().out
     text = (out / "summary.md").read_text()
     assert "# Calibrated simulation" in text
@@ -112,7 +112,7 @@ def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: py
     assert (out / "scaling.png").exists()
     lines = (out / "points.jsonl").read_text()
     assert len(lines.splitlines()) == 3 * 2, "the base point is measured once for both axes"
-    assert main(argv) == 0
+    main(argv)
     assert (out / "points.jsonl").read_text() == lines, "what is finished is kept"
 
 

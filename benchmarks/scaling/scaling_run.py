@@ -8,12 +8,12 @@ from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
+from medusa_apar.eval.decoding.decode import Limits
+from medusa_apar.eval.decoding.variants import Variant
+from medusa_apar.eval.measurement.store import Record, RecordStore, rotated
+from medusa_apar.eval.replay.scripted import ScriptedModel
 from medusa_apar.modes import Mode
 
-from ..decoding.decode import Limits
-from ..decoding.variants import Variant
-from ..measurement.store import Record, RecordStore, rotated
-from ..replay.scripted import ScriptedModel
 from .points import Point, script_of_point
 
 ScalingKey = tuple[Point, int, str]

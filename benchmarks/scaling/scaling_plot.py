@@ -8,9 +8,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..measurement.colours import COLOURS, save_panels
-from ..measurement.spread import Spread
-from ..measurement.tables import Section
+from medusa_apar.eval.measurement.colours import COLOURS, save_panels
+from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.measurement.tables import Section
+
 from .points import Axis
 
 LABELS: dict[str, str] = {

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from medusa_apar.eval.measurement.spread import Spread
+from medusa_apar.eval.measurement.tables import Column, Section, spread_figures
 from medusa_apar.modes import Mode
 
-from ..measurement.spread import Spread
-from ..measurement.tables import Column, Section, spread_figures
 from .points import Point, Sweeps, points_along
 from .scaling_run import ScalingKey, ScalingRecord
 

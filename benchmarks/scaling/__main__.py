@@ -1,4 +1,4 @@
-"""`medusa-apar eval scaling`: where the gain of threads and draft tokens ends.
+"""`python -m benchmarks.scaling`: where the gain of threads and draft tokens ends.
 
 Answers of equal paragraphs, written by scripted models: a calibrated simulation. Threads, rows of a batch, tokens of an
 answer and the backbone grow one at a time from a base point.
@@ -7,6 +7,7 @@ answer and the backbone grow one at a time from a base point.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +15,16 @@ from pathlib import Path
 import torch
 
 from medusa_apar.argument_types import ArgumentParser, names_of, positive, positives, share
+from medusa_apar.eval.measurement.provenance import environment
+from medusa_apar.eval.measurement.setup import modes_of
+from medusa_apar.eval.measurement.shapes import SHAPES
+from medusa_apar.eval.measurement.summary_files import write_summary
+from medusa_apar.eval.replay.command import SIMULATION
+from medusa_apar.eval.replay.hits import HitModel
+from medusa_apar.eval.replay.scripted import scripted_model
 from medusa_apar.modes import Mode
 from medusa_apar.runner.dtype import DTYPES, dtype_named
 
-from ..measurement.provenance import environment
-from ..measurement.setup import modes_of
-from ..measurement.shapes import SHAPES
-from ..measurement.summary_files import write_summary
-from ..replay.command import SIMULATION
-from ..replay.hits import HitModel
-from ..replay.scripted import scripted_model
 from .points import Axis, Point, all_points, script_of_point
 from .scaling_plot import plot_scaling
 from .scaling_run import ScalingRecord, ScalingStore, run_points
@@ -36,7 +37,7 @@ BASE = Point(backbone="llama-110m", threads=8, rows=1, tokens=256)
 
 def _parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(
-        prog="medusa-apar eval scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     sweep = parser.add_argument_group("what grows", "values separated by commas; a single one leaves the axis out")
     sweep.add_argument("--threads", type=positives, default="1,2,4,8,16", help="of an answer")
@@ -61,9 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str]) -> None:
+    """Measure what is missing, and write the tables and the picture."""
+    parser = _parser()
+    try:
+        measure(parser.parse_args(argv))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Do what the arguments say.
+
+    Raises:
+        ValueError: nothing grows, an answer is too short for its threads, or the folder holds another measurement.
+    """
     base = Point(arguments.at_backbone, arguments.at_threads, arguments.at_rows, arguments.at_tokens)
     sweeps = {axis: values for axis in Axis if len(values := getattr(arguments, axis)) > 1}
     modes = modes_of(arguments.modes)
@@ -88,4 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title, tables = f"{SIMULATION}: what grows, from {base}", summarize(store.records, base, sweeps, modes)
     write_summary(store.folder, title, store.settings, tables)
     plot_scaling(tables, store.folder / "scaling.png", title=title)
-    return 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

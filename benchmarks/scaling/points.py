@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from medusa_apar.eval.replay.script import Script, script_of_tree
 from medusa_apar.tree.paragraph_tree import ParagraphNode
-
-from ..replay.script import Script, script_of_tree
 
 PROMPT_TOKENS = 64
 LEAD_TOKENS = 6

@@ -1,1 +1,0 @@
-"""`medusa-apar eval scaling`: the modes as threads, rows, answers and backbones grow, a calibrated simulation."""
