@@ -8,22 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
 
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 from .baselines import Baseline, BaselineOptions, answer_lengths, generate, is_baseline
-from .fork_errors import ForkErrors
 from .variants import Variant, variant_of
 
 GENERATE = str(Baseline.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
 
-
-FORK_ERROR_RATE = 0.1
-"""Of variants that fork wrongly, by default."""
 SEED = 0
 """Of sampling."""
 
@@ -36,14 +31,12 @@ class Limits:
         max_new_tokens: visible tokens of an answer.
         max_threads: threads in a step.
         max_depth: threads of this depth do not fork; None: as trained.
-        fork_error_rate: how often variants that fork wrongly do so.
         sample: sample as the model's generation config says, with a fixed seed; otherwise decode greedily.
     """
 
     max_new_tokens: int = 512
     max_threads: int = 8
     max_depth: int | None = None
-    fork_error_rate: float = FORK_ERROR_RATE
     sample: bool = False
 
     @property
@@ -117,7 +110,6 @@ def decode_variant(
         max_threads=limits.max_threads,
         max_depth=limits.max_depth,
         medusa_choices=variant.medusa_choices,
-        logits_processor=_processors(model, variant, limits),
         **limits.sampling,
     )
     seconds = _now(input_ids.device) - start
@@ -127,16 +119,6 @@ def decode_variant(
     answers = output.sequences[:1, input_ids.shape[1] :]
     token_ids = answers[0, : answer_lengths(answers, model)[0]].tolist()
     return Answer(token_ids, output.stats, seconds, output.trees[0] if output.trees else None)
-
-
-def _processors(model: MedusaAparModel, variant: Variant, limits: Limits) -> LogitsProcessorList | None:
-    if variant.fork_error is None:
-        return None
-    assert model.control is not None
-    ends: int | list[int] | None = model.backbone.generation_config.eos_token_id
-    eos = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-    errors = ForkErrors(variant.fork_error, limits.fork_error_rate, model.control.fork_token_id, eos)
-    return LogitsProcessorList([errors])
 
 
 def _decode_with_baseline(

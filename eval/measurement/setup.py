@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
 
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
-    limits = Limits(arguments.max_new_tokens, arguments.max_threads, arguments.max_depth)
-    rate: float | None = getattr(arguments, "fork_errors", None)
-    return replace(
-        limits,
-        fork_error_rate=limits.fork_error_rate if rate is None else rate,
-        sample=getattr(arguments, "sample", False),
+    return Limits(
+        arguments.max_new_tokens, arguments.max_threads, arguments.max_depth, getattr(arguments, "sample", False)
     )
 
 

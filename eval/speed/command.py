@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, not_negative, positive, share
+from medusa_apar.argument_types import ArgumentParser, not_negative, positive
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_assistant
-from ..decoding.decode import FORK_ERROR_RATE, Limits
-from ..decoding.variants import FIXED_TREE, WRONG_FORKS, variant_of
+from ..decoding.decode import Limits
+from ..decoding.variants import FIXED_TREE, variant_of
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
 from ..measurement.summary_files import write_summary
@@ -62,14 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
     parser.add_argument(
-        "--fork-errors",
-        type=share,
-        metavar="RATE",
-        nargs="?",
-        const=FORK_ERROR_RATE,
-        help="medusa-apar with spurious, missing and misplaced forks at this rate, beside the modes",
-    )
-    parser.add_argument(
         "--sample", action="store_true", help="sample as the model's generation config says, not greedily"
     )
     parser.add_argument("--prompt-lookup-tokens", type=positive, help="draft tokens of prompt lookup, by default 10")
@@ -95,8 +87,7 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
     baselines = [str(baseline) for baseline, wanted in beside.items() if wanted]
     modes = modes_of(arguments.modes)
     fixed = [FIXED_TREE] if arguments.baselines and Mode.MEDUSA_APAR in modes else []
-    wrong = [] if arguments.fork_errors is None else list(WRONG_FORKS)
-    return list(dict.fromkeys([*baselines, *modes, *fixed, *wrong]))
+    return list(dict.fromkeys([*baselines, *modes, *fixed]))
 
 
 def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> BaselineOptions:

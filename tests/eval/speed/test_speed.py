@@ -12,7 +12,6 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
-from medusa_apar.eval.decoding.fork_errors import ForkError
 from medusa_apar.eval.speed import command as speed
 
 from ..scripted_model import ALL_MODES, CONTEXT, ScriptedModel
@@ -63,7 +62,7 @@ def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -
         assert request.pop("attention_mask").all()
         assert request == {
             "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
-            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "logits_processor": None, "seed": 0,
+            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "seed": 0,
         }  # fmt: skip
 
 
@@ -82,23 +81,6 @@ def test_the_baseline_samples_where_asked(model: ScriptedModel, sample: bool) ->
     assert sampled == decode(model, GENERATE, prompt, limits).token_ids, "the seed is fixed"  # type: ignore[arg-type]
     greedy = decode(model, GENERATE, prompt, Limits(max_new_tokens=16)).token_ids  # type: ignore[arg-type]
     assert (sampled != greedy) == sample
-
-
-def test_wrong_forks_stand_beside_the_modes(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
-    command("--modes", "ar,medusa-apar", "--no-generate", "--fork-errors", "0.2", "--warmup", "0", "--limit", "1")
-    modes = json.loads((tmp_path / "out" / "settings.json").read_text())["modes"]
-    assert modes == ["ar", "medusa-apar", "spurious-forks", "missing-forks", "misplaced-forks"]
-    given = [processors[0] for request in model.requests if (processors := request["logits_processor"]) is not None]
-    assert {processor.error for processor in given} == set(ForkError)
-    assert {processor.fork_token_id for processor in given} == {4}
-    assert next(each.rate for each in given if each.error is ForkError.MISSING) == 0.2
-
-
-def test_a_rate_of_wrong_forks_that_is_none_claims_no_folder(
-    command: Command, refusal: Callable[..., str], tmp_path: Path
-) -> None:
-    assert "argument --fork-errors: 2 is above 1" in refusal(command, "--fork-errors", "2")
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("flags", [(), ("--compile",)])
