@@ -61,10 +61,9 @@ class SystemRecord(Record):
 
 
 class SystemStore(RecordStore[SystemKey, SystemRecord]):
-    """Finished answers in a folder: `answers.jsonl` and `settings.json`."""
+    """Finished answers in a folder."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "answers.jsonl", settings, SystemRecord)
+    record_type = SystemRecord
 
 
 class Worker:

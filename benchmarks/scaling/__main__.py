@@ -27,7 +27,7 @@ from medusa_apar.runner.dtype import DTYPES, dtype_named
 
 from .points import Axis, Point, all_points, script_of_point
 from .scaling_plot import plot_scaling
-from .scaling_run import ScalingRecord, ScalingStore, run_points
+from .scaling_run import ScalingStore, run_points
 from .scaling_summary import summarize
 
 CORRELATION = 0.29
@@ -95,7 +95,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "dtype": str(dtype).removeprefix("torch."),
         **environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
-    store = ScalingStore(arguments.output_dir / "points.jsonl", settings, ScalingRecord)
+    store = ScalingStore(arguments.output_dir, settings)
     with store:
         run_points(store, points, modes, arguments.rounds, lambda shape: scripted_model(shape, dtype, hits))
     title, tables = f"{SIMULATION}: what grows, from {base}", summarize(store.records, base, sweeps, modes)

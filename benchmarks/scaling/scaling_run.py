@@ -59,7 +59,10 @@ class ScalingRecord(Record):
         return self.answer_tokens / self.seconds
 
 
-ScalingStore = RecordStore[ScalingKey, ScalingRecord]
+class ScalingStore(RecordStore[ScalingKey, ScalingRecord]):
+    """Finished points in a folder."""
+
+    record_type = ScalingRecord
 
 
 def run_points(

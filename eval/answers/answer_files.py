@@ -10,8 +10,7 @@ from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
 from ..decoding.variants import FIXED_TREE
-from ..measurement.json_lines import parse_line
-from ..measurement.question_sets import Question
+from ..measurement.question_sets import Question, parse_line
 
 Answers = Mapping[int | str, tuple[str, ...]]
 """The turns' answers by question."""

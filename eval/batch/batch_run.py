@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -58,10 +57,9 @@ class BatchRecord(Record):
 
 
 class BatchStore(RecordStore[BatchKey, BatchRecord]):
-    """Finished batches in a folder: `batches.jsonl` and `settings.json`."""
+    """Finished batches in a folder."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        super().__init__(folder / "batches.jsonl", settings, BatchRecord)
+    record_type = BatchRecord
 
 
 class BatchRun:

@@ -78,9 +78,11 @@ class JudgementStore(RecordStore[str, Judgement]):
     what the judge left undecided once it may say more.
     """
 
+    record_type = Judgement
+
     def __init__(self, folder: Path, options: JudgeOptions) -> None:
         settings = {"judge_url": options.url, "judge_model": options.model, "temperature": TEMPERATURE}
-        super().__init__(folder / "judgements.jsonl", settings, Judgement)
+        super().__init__(folder, settings)
         self.options = options
 
     def knows(self, digest: str, max_tokens: int) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-
-from .json_lines import parse_line
 
 DATA_VARIABLE = "MEDUSA_APAR_DATA"
 BUNDLED = ("everyday", "lists")
@@ -139,3 +138,24 @@ def _strings(row: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{key} is {value!r}, expected a list of strings")
     return tuple(value)
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line.
+
+    Raises:
+        ValueError: if it is not a JSON object, or holds half of a surrogate pair, which no tokenizer takes.
+    """
+    try:
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"expected a JSON object, got {type(row).__name__}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"half of a surrogate pair ({error}); write whole characters") from error
+    return row

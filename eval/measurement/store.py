@@ -24,7 +24,7 @@ class Record(ABC):
     """Base of dataclasses that hold one finished measurement.
 
     Attributes:
-        measured: what records are of, in the plural, for messages.
+        measured: what records are of, in the plural, as in messages and in the name of their file.
     """
 
     measured: ClassVar[str]
@@ -62,24 +62,29 @@ RecordT = TypeVar("RecordT", bound=Record)
 
 
 class RecordStore(Generic[KeyT, RecordT]):
-    """Finished measurements in a folder: a file of JSON lines, written record by record, `settings.json`, provenance.
+    """Finished measurements in a folder: JSON lines written record by record, `settings.json`, provenance.
+
+    The file is named after what its records are of, e.g. `turns.jsonl`.
 
     A folder belongs to one set of settings, because what was measured differently must not share a table.
     What an interruption left unfinished, the last line without its newline, is dropped.
 
     Args:
-        path: the file; its folder is made if it does not exist.
+        folder: made if it does not exist.
         settings: everything that the figures depend on; JSON values only.
+
+    Attributes:
         record_type: what the file's lines hold.
 
     Raises:
         ValueError: if the folder holds records of other settings, or a broken file.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], record_type: type[RecordT]) -> None:
-        self.path = path
-        self.record_type = record_type
-        self.folder = path.parent
+    record_type: type[RecordT]
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.path = folder / f"{self.record_type.measured}.jsonl"
+        self.folder = folder
         self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.records: dict[KeyT, RecordT] = {}
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -68,7 +67,7 @@ class Measured(Record):
         distinct_4grams: share of distinct 4-grams among its tokens.
     """
 
-    measured: ClassVar[str] = "answers"
+    measured: ClassVar[str] = "measures"
 
     digest: str
     tokens: int
@@ -81,10 +80,9 @@ class Measured(Record):
 
 
 class MeasuredStore(RecordStore[str, Measured]):
-    """Measured answers in a folder: `measured.jsonl` and `settings.json`."""
+    """Measured answers in a folder."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        super().__init__(folder / "measured.jsonl", settings, Measured)
+    record_type = Measured
 
 
 class Measurement:

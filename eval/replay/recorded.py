@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..measurement.json_lines import parse_line
-from ..measurement.question_sets import Question
+from ..measurement.question_sets import Question, parse_line
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under a Llama tokenizer, where a file has no counts by which to tell."""

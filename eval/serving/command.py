@@ -30,7 +30,7 @@ from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_ques
 from ..measurement.summary_files import write_summary
 from .arrivals import Arrivals
 from .load_plots import plot_kv, plot_loads
-from .load_run import MODES, LoadRecord, LoadRun, LoadStore
+from .load_run import MODES, LoadRun, LoadStore
 from .load_summary import summarize
 
 BLOCK_SIZE = 32
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "vllm": vllm.__version__,
         **environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
     }
-    store = LoadStore(arguments.output_dir / "loads.jsonl", settings, LoadRecord)
+    store = LoadStore(arguments.output_dir, settings)
     with store:
         try:
             asyncio.run(_measure(run, store, model, arguments))

@@ -72,7 +72,10 @@ class LoadRecord(Record):
         return self.kv_blocks, self.arrivals, self.mode, self.round
 
 
-LoadStore = RecordStore[LoadKey, LoadRecord]
+class LoadStore(RecordStore[LoadKey, LoadRecord]):
+    """Finished loads in a folder."""
+
+    record_type = LoadRecord
 
 
 @dataclass(frozen=True, slots=True)

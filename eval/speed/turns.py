@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from medusa_apar.output import DecodingStats
@@ -63,15 +61,6 @@ class TurnRecord(Record):
 
 
 class TurnStore(RecordStore[TurnKey, TurnRecord]):
-    """Finished turns in a folder: `turns.jsonl` and `settings.json`.
+    """Finished turns in a folder."""
 
-    Args:
-        folder: made if it does not exist.
-        settings: everything that the figures depend on; JSON values only.
-
-    Raises:
-        ValueError: if the folder holds turns of other settings, or a broken line.
-    """
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        super().__init__(folder / "turns.jsonl", settings, TurnRecord)
+    record_type = TurnRecord

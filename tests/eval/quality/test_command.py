@@ -182,13 +182,13 @@ def test_a_second_run_asks_nothing(
 ) -> None:
     judged()
     judged("--judge-mode", "pairwise")
-    before = [(tmp_path / "out" / name).read_bytes() for name in ("measured.jsonl", "judge/judgements.jsonl")]
+    before = [(tmp_path / "out" / name).read_bytes() for name in ("measures.jsonl", "judge/judgements.jsonl")]
     judge.asked.clear()
     monkeypatch.setattr(Measurement, "measure", None)
     assert judged() == 0
     assert judged("--judge-mode", "pairwise") == 0
     assert judge.asked == []
-    assert [(tmp_path / "out" / name).read_bytes() for name in ("measured.jsonl", "judge/judgements.jsonl")] == before
+    assert [(tmp_path / "out" / name).read_bytes() for name in ("measures.jsonl", "judge/judgements.jsonl")] == before
 
 
 def test_a_further_mode_is_asked_about_alone(judged: Command, judge: Judge, write_answers: WriteAnswers) -> None:

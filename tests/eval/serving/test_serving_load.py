@@ -64,7 +64,7 @@ def requests(count: int = 6) -> list[AnswerRequest]:
 
 def measured(folder: Path, run: LoadRun) -> tuple[LoadStore, Waiting]:
     waiting = Waiting()
-    with LoadStore(folder / "loads.jsonl", {"model": "waiting"}, LoadRecord) as store:
+    with LoadStore(folder, {"model": "waiting"}) as store:
         asyncio.run(run.run(store, 64, waiting, waiting))
     return store, waiting
 
@@ -164,7 +164,7 @@ def test_a_load_of_which_nothing_is_answered_is_not_kept(tmp_path: Path) -> None
     asked = [AnswerRequest([13], 10, max_depth=2)] * 3
     run = LoadRun(asked, [Arrivals("closed", 2)], rounds=1, modes=["apar"])
     with (
-        LoadStore(tmp_path / "loads.jsonl", {"model": "waiting"}, LoadRecord) as store,
+        LoadStore(tmp_path, {"model": "waiting"}) as store,
         pytest.raises(EngineError, match=r"closed:2 in mode apar on 64 blocks: no request was answered \(an unlucky"),
     ):
         asyncio.run(run.run(store, 64, Waiting(), Waiting()))
