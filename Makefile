@@ -14,7 +14,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= How can I sleep better? Give me a list.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-medusa-llm train-tiny clean
+.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,14 +50,17 @@ install: $(INSTALLED) $(BASE) ## make .venv with everything in the tested versio
 demo: $(INSTALLED) $(BASE) ## answer a prompt: the tree of threads, then the four modes side by side
 	$(BIN)/medusa-apar generate "$(PROMPT)" --temperature 0 --max-new-tokens 256 --show tree --compare
 
-test: $(INSTALLED) $(BASE) ## run the tests, a process for each core (under 20 minutes on 2 cores)
+test: $(INSTALLED) $(BASE) ## run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+test-integration: $(INSTALLED) $(BASE) ## run the tests that train, compile, launch processes or judge shipped weights
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
-	$(OLDEST)/bin/pytest -m "not slow and not deepspeed and not vllm and not browser"
+	$(OLDEST)/bin/pytest -m "not slow and not integration and not deepspeed and not vllm and not browser"
 
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py

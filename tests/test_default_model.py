@@ -54,6 +54,7 @@ def test_it_fits_a_repository() -> None:
     assert {"README.md", "LICENSE", "adapter_model.safetensors", "generation_config.json"} <= {f.name for f in files}
 
 
+@pytest.mark.integration
 def test_it_forks_and_drafts() -> None:
     output = answers()
     assert output.trees is not None

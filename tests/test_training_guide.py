@@ -13,6 +13,8 @@ import pytest
 
 from .fixtures import TINY
 
+pytestmark = pytest.mark.integration
+
 GUIDE = Path(__file__).parents[1] / "docs" / "training.md"
 
 

@@ -109,7 +109,9 @@ def test_rows_share_a_pool_where_there_is_little_room() -> None:
     assert torch.equal(separate.sequences, shared.sequences)
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.integration)], ids=["plain", "compiled"]
+)
 def test_a_switch_between_eager_and_sdpa_leaves_the_answers_right(compiled: bool) -> None:
     model = MedusaAparModel(forking_backbone(), random_heads(forking_backbone()))
     if compiled:
@@ -133,7 +135,9 @@ def by_config(model: MedusaAparModel, attention: str) -> None:
 
 
 @pytest.mark.parametrize("switch", [by_method, by_config])
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize(
+    "compiled", [False, pytest.param(True, marks=pytest.mark.integration)], ids=["plain", "compiled"]
+)
 def test_attention_that_takes_no_mask_is_refused_before_a_step(
     switch: Callable[[MedusaAparModel, str], None], compiled: bool
 ) -> None:

@@ -20,6 +20,8 @@ from ..conftest import CONFIGS, VOCABULARY, forking_backbone, random_draft_vocab
 from ..engine.test_lossless import batch, decode
 from .test_backbones import backbone as backbone_of_family
 
+pytestmark = pytest.mark.integration
+
 SAMPLED: dict[str, Any] = {"do_sample": True, "seed": 4, "temperature": 0.8}
 
 

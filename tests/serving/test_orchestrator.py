@@ -74,7 +74,7 @@ def test_without_depth_there_are_no_threads(
         assert answer.readable == generated(model, request)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def many_threads(backbone: PreTrainedModel, served: ServedModel) -> AnswerRequest:
     """A request whose answer has at least three threads."""
     for prompt in prompts(40):

@@ -27,6 +27,8 @@ from medusa_apar.train.evaluation.held_out import measure
 from medusa_apar.train.rows.tree_data import TreeCollator, TreeRow, pack
 from medusa_apar.train.tree_attention import attend_along_paths
 
+pytestmark = pytest.mark.integration
+
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 STEPS = 4
 

@@ -30,6 +30,7 @@ from medusa_apar.train import training_record as provenance
 from medusa_apar.train.backbone import training as backbone
 from medusa_apar.train.command_line import InputError
 from medusa_apar.train.evaluation import held_out
+from medusa_apar.train.evaluation.places import head_inputs
 from medusa_apar.train.heads import joint
 from medusa_apar.train.heads import training as heads
 from medusa_apar.train.heads.hidden_states import HiddenStates
@@ -582,11 +583,11 @@ def test_heads_draft_behind_the_tokens_that_come_and_learn_what_the_backbone_cho
     answer: Any = MedusaAparModel(model).generate(**ids, max_new_tokens=30, return_dict_in_generate=True)
     row = decoded_row(answer.trees[0])
     batch = TreeCollator(pad_token_id=0, label_heads=3)([row])
-    places = heads.Places.of_batch(heads.head_inputs(model, batch), batch)
+    places = heads.Places.of_batch(head_inputs(model, batch), batch)
     known = places.labels != IGNORE_INDEX
     assert known.sum() > 20
     with torch.no_grad():
-        best = model.lm_head(heads.head_inputs(model, batch)).argmax(dim=-1).flatten()[heads.label_sources(batch)]
+        best = model.lm_head(head_inputs(model, batch)).argmax(dim=-1).flatten()[heads.label_sources(batch)]
     agreeing = (best == places.labels)[known].float().mean()
     assert agreeing > 0.9, "all but what the rules of control tokens forbid"
     for head in range(2):

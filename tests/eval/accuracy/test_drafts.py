@@ -18,6 +18,7 @@ from medusa_apar.eval.replay.hits import PUBLISHED
 from ...fixtures import TINY
 
 
+@pytest.mark.integration
 def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

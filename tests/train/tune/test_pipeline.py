@@ -20,6 +20,8 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.train.tune.pipeline import STAGES
 
+pytestmark = pytest.mark.integration
+
 SIZES = ["--questions", "40", "--budget-hours", "0.1", "--max_new_tokens", "128", "--max_length", "384",
          "--draft_vocab_size", "256"]  # fmt: skip
 
