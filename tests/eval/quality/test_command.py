@@ -270,7 +270,7 @@ def test_goes_on_after_an_interruption(
 
     monkeypatch.setattr(Measurement, "measure", interrupted)
     assert judged() == 130
-    assert "interrupted; 2 answers are kept" in capsys.readouterr().err
+    assert "interrupted; 2 measures are kept" in capsys.readouterr().err
     assert judged() == 0
     assert len(calls) == 8  # seven different conversations, one of them twice
     assert len(judge.asked) == 7
