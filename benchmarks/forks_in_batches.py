@@ -2,7 +2,7 @@
 
     python -m benchmarks.forks_in_batches MODEL lists vicuna_bench
 
-MODEL: folder or hub id. It takes minutes where `medusa-apar eval speed` takes hours, and tells no speed.
+MODEL: folder or hub id. It takes minutes where `medusa-apar eval speed` takes hours, and does not measure speed.
 """
 
 from __future__ import annotations

@@ -83,7 +83,12 @@ def share(text: str) -> float:
 
 
 def names_of(what: str, choices: Collection[str]) -> Callable[[str], list[str]]:
-    """A type for names out of these, separated by commas, each once; `what` they name is for errors."""
+    """An argparse type for names separated by commas.
+
+    Args:
+        what: they name, for errors.
+        choices: the known names.
+    """
 
     def names(text: str) -> list[str]:
         given = list(dict.fromkeys(name.strip() for name in text.split(",")))

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from medusa_apar.eval.measurement.colours import COLOURS, save_panels
+from medusa_apar.eval.measurement.plotting import COLOURS, save_panels
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import Section
 

@@ -8,9 +8,10 @@ from functools import partial
 from itertools import groupby
 from typing import Any, ClassVar
 
+from medusa_apar.eval.batch.batch_run import TimedBatch
 from medusa_apar.eval.decoding.decode import Limits
 from medusa_apar.eval.decoding.variants import Variant
-from medusa_apar.eval.measurement.store import Record, RecordStore, rotated
+from medusa_apar.eval.measurement.store import RecordStore, rotated
 from medusa_apar.eval.replay.scripted import ScriptedModel
 from medusa_apar.modes import Mode
 
@@ -20,29 +21,19 @@ ScalingKey = tuple[Point, int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingRecord(Record):
-    """One batch of a point, written in one mode.
+class ScalingRecord(TimedBatch):
+    """One batch of a point.
 
     Attributes:
         point: the workload.
-        round: counted from 1.
-        mode: the name of a `Mode`.
-        answer_tokens: visible tokens of all rows.
-        steps: forward passes of the backbone after prefill.
-        nodes: that these computed.
-        seconds: wall time around the call.
-        head_seconds: of these, in the heads.
+        nodes: that the steps computed.
+        head_seconds: wall time in the heads.
     """
 
     measured: ClassVar[str] = "points"
 
     point: Point
-    round: int
-    mode: str
-    answer_tokens: int
-    steps: int
     nodes: int
-    seconds: float
     head_seconds: float
 
     @classmethod
@@ -52,11 +43,6 @@ class ScalingRecord(Record):
     @property
     def key(self) -> ScalingKey:
         return self.point, self.round, self.mode
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the whole batch, prefill included."""
-        return self.answer_tokens / self.seconds
 
 
 class ScalingStore(RecordStore[ScalingKey, ScalingRecord]):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
 
+from medusa_apar.eval.batch.batch_summary import ModeBatches
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import Column, Section, spread_figures
 from medusa_apar.modes import Mode
@@ -14,29 +14,7 @@ from medusa_apar.modes import Mode
 from .points import Point, Sweeps, points_along
 from .scaling_run import ScalingKey, ScalingRecord
 
-
-@dataclass(frozen=True, slots=True)
-class PointBatches:
-    """Batches of one point.
-
-    Attributes:
-        own: of one mode; at least one.
-        plain: of mode `ar`, by round.
-    """
-
-    own: Sequence[ScalingRecord]
-    plain: Mapping[int, ScalingRecord]
-
-    @property
-    def speeds(self) -> list[float]:
-        """Tokens/s by round."""
-        return [record.tokens_per_second for record in self.own]
-
-    @property
-    def speed_ups(self) -> list[float]:
-        """Of tokens/s against mode `ar` in the same round."""
-        pairs = [(record, self.plain[record.round]) for record in self.own if record.round in self.plain]
-        return [record.tokens_per_second / plain.tokens_per_second for record, plain in pairs]
+PointBatches = ModeBatches[ScalingRecord]
 
 
 def _by(figure: str, unit: str, times: int = 1) -> Callable[[PointBatches], float]:

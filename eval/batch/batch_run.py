@@ -25,35 +25,44 @@ _WARM_UP_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRecord(Record):
-    """One batch, answered in one mode.
+class TimedBatch(Record):
+    """Base of records of one batch, answered in one mode.
 
     Attributes:
-        round: counted from 1; the rounds of a batch size have different prompts, the modes of a round the same.
-        batch_size: prompts decoded together.
+        round: counted from 1.
         mode: the name of a `Mode`, or `generate`.
         answer_tokens: visible tokens of all answers.
         steps: forward passes of the backbone after prefill.
         seconds: wall time around the call.
     """
 
-    measured: ClassVar[str] = "batches"
-
     round: int
-    batch_size: int
     mode: str
     answer_tokens: int
     steps: int
     seconds: float
 
     @property
-    def key(self) -> BatchKey:
-        return self.round, self.batch_size, self.mode
-
-    @property
     def tokens_per_second(self) -> float:
         """Of the whole batch, prefill included."""
         return self.answer_tokens / self.seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRecord(TimedBatch):
+    """A batch of prompts; the rounds of a batch size have different ones, the modes of a round the same.
+
+    Attributes:
+        batch_size: prompts decoded together.
+    """
+
+    measured: ClassVar[str] = "batches"
+
+    batch_size: int
+
+    @property
+    def key(self) -> BatchKey:
+        return self.round, self.batch_size, self.mode
 
 
 class BatchStore(RecordStore[BatchKey, BatchRecord]):

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Generic, TypeVar
 
 from medusa_apar.modes import Mode
 
 from ..measurement.spread import Spread
 from ..measurement.tables import Column, Section, spread_figures
-from .batch_run import BatchRecord
+from .batch_run import BatchRecord, TimedBatch
+
+BatchT = TypeVar("BatchT", bound=TimedBatch)
 
 
-@dataclass(frozen=True, slots=True)
-class ModeBatches:
-    """Batches of one size.
+@dataclass(frozen=True)
+class ModeBatches(Generic[BatchT]):
+    """Batches that are compared.
 
     Attributes:
-        own: of one mode.
+        own: of one mode; at least one.
         plain: of mode `ar`, by round.
     """
 
-    own: Sequence[BatchRecord]
-    plain: dict[int, BatchRecord]
+    own: Sequence[BatchT]
+    plain: Mapping[int, BatchT]
+
+    @property
+    def speeds(self) -> list[float]:
+        """Tokens/s by round."""
+        return [record.tokens_per_second for record in self.own]
 
     @property
     def speed_ups(self) -> list[float]:
@@ -35,9 +43,9 @@ class ModeBatches:
         ]
 
 
-COLUMNS: tuple[Column[ModeBatches], ...] = (
+COLUMNS: tuple[Column[ModeBatches[BatchRecord]], ...] = (
     Column("rounds", lambda batches: len(batches.own)),
-    Column("tokens/s", lambda batches: Spread.of([each.tokens_per_second for each in batches.own]),
+    Column("tokens/s", lambda batches: Spread.of(batches.speeds),
            lambda spread: f"{spread.median:.0f}", "visible tokens of a batch, prefill included, median over rounds"),
     Column("tokens/step", lambda batches: fmean(each.answer_tokens / max(1, each.steps) for each in batches.own), ".2f",
            "of all rows together"),
@@ -47,7 +55,7 @@ COLUMNS: tuple[Column[ModeBatches], ...] = (
 )  # fmt: skip
 
 
-def summarize(records: Iterable[BatchRecord], modes: Sequence[str]) -> Section[ModeBatches]:
+def summarize(records: Iterable[BatchRecord], modes: Sequence[str]) -> Section[ModeBatches[BatchRecord]]:
     """Figures per batch size, in rising order, with the modes in the given order."""
     records = list(records)
     groups = {}

@@ -16,7 +16,7 @@ from .inquiries import Inquiry
 from .judgements import TEMPERATURE, Judgement, JudgementStore, JudgeOptions
 
 _REFUSALS = (400, 413, 422)
-"""Statuses by which an endpoint refuses this request, but maybe not another."""
+"""Statuses that concern one request, not the endpoint."""
 _SHOWN = 200
 """Characters of what the endpoint said that an error repeats."""
 
@@ -26,11 +26,11 @@ class JudgeError(RuntimeError):
 
 
 class InquiryRefusedError(RuntimeError):
-    """The endpoint refuses this inquiry, a text that is too long, say; another may pass."""
+    """The endpoint refuses this inquiry, for example because its text is too long; it may take another."""
 
 
 class StoppedError(Exception):
-    """A request that is not to be sent any more."""
+    """The request was not sent: an earlier one has failed."""
 
 
 class Pace:
@@ -95,7 +95,8 @@ class Endpoint:
 
         Raises:
             InquiryRefusedError: if the endpoint refuses this inquiry.
-            JudgeError: if it refuses the key, cannot be reached, fails, or speaks another language; it stops then.
+            JudgeError: if it refuses the key, cannot be reached, fails, or returns no chat completion. No
+                further request is sent then.
             StoppedError: after the pace was stopped.
         """
         completion: object = None

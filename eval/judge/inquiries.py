@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..answers.answer_files import Answers
+from ..answers.mode_turns import ModeTurn, digest_of
 from ..measurement.question_sets import Question
 from .judge_prompts import JudgeMode, JudgePrompt, judged_turns, needs_reference, prompt_name
 from .judgements import Judgement
-from .mode_turns import ModeTurn, digest_of
 
 
 @dataclass(frozen=True, slots=True)

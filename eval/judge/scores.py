@@ -1,4 +1,4 @@
-"""What the judge finds of each mode in each category."""
+"""The judge's scores by category and mode."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from ..answers.mode_turns import by_category
 from ..measurement.tables import OVERALL, Column, Section, counts
 from .inquiries import Assessment
 from .judgements import Judgement
-from .mode_turns import by_category
 from .verdicts import Outcome, outcome_of, rating_of, verdict_of
 
 

@@ -1,4 +1,4 @@
-"""Tables of figures: what a table's rows are about, and a column per figure; on a terminal, as Markdown, as JSON."""
+"""Tables of figures, a column per figure, for the terminal, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class Section(Generic[GroupT]):
 
     Attributes:
         title: its name.
-        about: headings of what a row is about, the mode last.
+        about: headings of the columns that name a row, e.g. category and mode.
         columns: its figures.
-        groups: by what a row is about, the records that its figures are of.
+        groups: the records of each row, by what names it.
         note: what the legend says beside the meanings of the columns.
     """
 
@@ -90,15 +90,11 @@ class Section(Generic[GroupT]):
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """What each row is about, and its figures, by heading."""
+        """What names each row, and its figures, by heading."""
         return [
             dict(zip(self.about, key, strict=True)) | {column.name: column.figure(group) for column in self.columns}
             for key, group in self.groups.items()
         ]
-
-    def row(self, *about: Any) -> dict[str, Any]:
-        """The row about this."""
-        return next(row for row in self.rows if tuple(row[name] for name in self.about) == about)
 
     @property
     def headings(self) -> list[str]:
@@ -120,7 +116,7 @@ class Section(Generic[GroupT]):
         return "; ".join(meanings + [self.note] * bool(self.note)) + "."
 
     def terminal(self) -> Table:
-        """Narrow enough for 80 columns; under a heading the rows that are about the same."""
+        """Narrow enough for 80 columns; rows that differ in the last name alone are grouped under a heading."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0 if len(self.about) > 1 else (0, 1, 0, 0))
         shown = [column for column in self.columns if column.on_terminal]
         for name in (self.about[-1], *(column.name for column in shown)):

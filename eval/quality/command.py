@@ -112,7 +112,7 @@ def _describe(model: MedusaAparModel, name: str | None) -> dict[str, Any]:
         "model": model_name(name),
         "weights": fingerprint.of_weights(backbone),
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        **{name: around[name] for name in ("device", "torch", "transformers")},
+        **{each: around[each] for each in ("device", "torch", "transformers")},
     }
 
 
@@ -149,7 +149,11 @@ def _write_answers(path: Path, turns: Iterable[AnsweredTurn], measured: Mapping[
 
 
 def _ask(assessments: Iterable[Assessment], store: JudgementStore, parallel: int) -> list[str]:
-    """Ask the judge what is not known yet; what was refused, or why nothing more could be asked."""
+    """Ask the judge what is not known yet.
+
+    Returns:
+        What the endpoint refused, or why no more could be asked.
+    """
     from ..judge.endpoint import Endpoint, JudgeError, judge  # needs the package openai
 
     inquiries = [inquiry for each in assessments for inquiry in each.inquiries]

@@ -1,4 +1,4 @@
-"""What is told without a judge in each category, from measured answers."""
+"""Figures without a judge by category and mode, from measured answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 from medusa_apar.train.own_text.defects import Defect
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
-from ..judge.mode_turns import by_category
+from ..answers.mode_turns import by_category
 from ..measurement.tables import Column, Section, counts
 from .measures import AnsweredTurn, Measured
 

@@ -16,7 +16,7 @@ from medusa_apar.train.own_text.defects import Defect, defects
 from medusa_apar.train.own_text.repetition import distinct_ngrams
 
 from ..answers.answer_files import Answers
-from ..judge.mode_turns import ModeTurn, digest_of
+from ..answers.mode_turns import ModeTurn, digest_of
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
 from ..measurement.store import Record, RecordStore

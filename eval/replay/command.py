@@ -22,7 +22,7 @@ from ..measurement.question_sets import BENCHMARKS, load_questions
 from ..measurement.shapes import SHAPES
 from ..measurement.summary_files import write_summary
 from ..speed.answers_table import write_answers_table
-from ..speed.command import sections
+from ..speed.engine_tables import engine_tables
 from ..speed.speed_up_plot import plot_speed_up
 from ..speed.summary import summarize
 from ..speed.turns import TurnStore
@@ -100,7 +100,7 @@ def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibratio
     records, folder = list(store.records.values()), store.folder
     title = f"{SIMULATION}: {store.settings['answers']} on a random {store.settings['backbone']}"
     speed = replace(summarize(records, modes), note=str(calibration))
-    others = sections(records, [mode for mode in modes if mode != RECORDED_TREE])[1:]
+    others = engine_tables(records, [mode for mode in modes if mode != RECORDED_TREE])
     write_summary(folder, title, store.settings, [speed, *others])
     write_answers_table(records, folder / "answers.csv", SIMULATION)
     plot_speed_up(speed, folder / "speedup.png", title=f"{title}: speed-up, medians over questions and quartiles")

@@ -20,16 +20,20 @@ from .pictures import as_svg, draw_against_speed, draw_growth, draw_slots, draw_
 from .results import Measurement, Quality, Speed, overall
 
 _DRAWN = ("tokens/s", "speed-up", "s/answer")
-"""What pictures show of something that grows."""
+"""Columns that are drawn by batch size or load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One heading of a chapter, and what stands below it: a picture, texts of threads by a line about each, a table.
+    """One heading of a chapter with its picture, texts and table.
 
     Attributes:
-        picture: an `<svg>`.
-        folded: whether the page shows no more than the heading to those who do not ask for the table.
+        title: the heading.
+        picture: an `<svg>`; empty without one.
+        caption: below the picture.
+        table: of figures.
+        texts: of threads, by a line about each.
+        folded: whether the table is hidden until the reader unfolds it.
     """
 
     title: str
@@ -41,10 +45,18 @@ class Part:
 
 
 def write_page(folder: Path, results: Sequence[Measurement], question_id: str | None = None) -> Path:
-    """Write `index.html`, whose path is returned, and `report.md`, with the timeline of an answer to that question.
+    """Write `index.html` and `report.md`.
+
+    Args:
+        folder: made if it does not exist.
+        results: what to show.
+        question_id: of the answer whose timeline is drawn; by default one with many threads.
+
+    Returns:
+        The path of `index.html`.
 
     Raises:
-        ValueError: no measurement has one.
+        ValueError: no measurement has an answer to that question.
     """
     speed = [each for each in results if isinstance(each, Speed)]
     answers = [each.picture(question_id) for each in speed]
@@ -131,6 +143,6 @@ def _quality_parts(measured: Quality, speed: Sequence[Speed]) -> list[Part]:
 
 
 def _by_category(tables: Sequence[Section[Any]]) -> list[Part]:
-    """Of the tables by category those of more than one."""
+    """The tables that have more than one category."""
     several = [table for table in tables if len({category for category, _ in table.groups}) > 2]
     return [Part(f"{table.title} by category", table=table, folded=True) for table in several]

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from ..measurement.colours import COLOURS
+from ..measurement.plotting import COLOURS
 from ..measurement.spread import Spread
 from ..measurement.tables import Section
 from ..speed.timeline import ThreadLine
 
 GREY = "#7a7a7a"
-"""Of texts and axes; readable on light and on dark paper."""
+"""Of texts and axes; readable on a light and on a dark page."""
 _GREY_THINGS = ("axes.edgecolor", "axes.labelcolor", "grid.color", "text.color", "xtick.color", "ytick.color")
 _STYLE: Any = dict.fromkeys(_GREY_THINGS, GREY) | {
     "axes.spines.right": False,
@@ -35,7 +35,16 @@ _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 def as_svg(*draw: Callable[[Axes], None], width: float = 9.0, height: float = 3.5) -> str:
-    """Panels side by side, so many inches wide and high, above one legend, in the page's colours for texts and `ar`."""
+    """Draw panels side by side above one legend.
+
+    Args:
+        *draw: draw a panel each.
+        width: in inches.
+        height: in inches.
+
+    Returns:
+        An `<svg>` that takes the page's colours for texts and for `ar`.
+    """
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         panels = figure.subplots(1, len(draw), squeeze=False)[0]
@@ -77,7 +86,7 @@ def draw_slots(axes: Axes, held: Mapping[str, Sequence[int]]) -> None:
 
 
 def draw_growth(axes: Axes, table: Section[Any], figure: str) -> None:
-    """Draw one figure of a table as what its rows are about first grows, at equal distances: a line per mode."""
+    """Draw a column of a table, a line per mode, over what names its rows first, at equal distances."""
     grows, _ = table.about
     values = list(dict.fromkeys(row[grows] for row in table.rows))
     for mode in dict.fromkeys(row["mode"] for row in table.rows):

@@ -18,7 +18,7 @@ from ..batch.batch_run import BatchRecord
 from ..measurement.store import Record
 from ..measurement.tables import OVERALL, Column, Section, counts
 from ..quality import measure_summary
-from ..speed.command import sections
+from ..speed.engine_tables import engine_tables
 from ..speed.summary import ModeTurns, summarize
 from ..speed.turns import TurnRecord
 
@@ -34,7 +34,7 @@ class Measurement:
         folder: where it lies.
         title: what was measured, in a few words; a simulation is called one.
         settings: what its figures depend on.
-        tables: its figures; those of something that grows are about how far, and the mode.
+        tables: its figures.
     """
 
     folder: Path
@@ -87,7 +87,7 @@ class Speed(Measurement):
 
 
 def overall(table: Section[GroupT]) -> Section[GroupT]:
-    """Of a table by category the rows about all categories together."""
+    """The rows about all categories together, of a table by category."""
     groups = {about[1:]: group for about, group in table.groups.items() if about[0] == OVERALL}
     return replace(table, about=table.about[1:], groups=groups)
 
@@ -147,7 +147,7 @@ def _speed(path: Path, settings: dict[str, Any]) -> Speed:
     else:
         title = _title(settings) + ", compiled" * bool(settings.get("compiled"))
     records = _records(path, TurnRecord)
-    _, *others = sections(records, [mode for mode in settings["modes"] if mode in tuple(Mode)])
+    others = engine_tables(records, [mode for mode in settings["modes"] if mode in tuple(Mode)])
     return Speed(path.parent, title, settings, [summarize(records, settings["modes"]), *others], records)
 
 
@@ -161,7 +161,7 @@ def _loads(path: Path, settings: dict[str, Any]) -> Measurement:
     from ..serving.load_run import LoadRecord
 
     title = f"Serving: {settings['model']} on vLLM, {settings['questions']}"
-    return Measurement(path.parent, title, settings, [load_summary.summarize(_records(path, LoadRecord))])
+    return Measurement(path.parent, title, settings, load_summary.summarize(_records(path, LoadRecord)))
 
 
 def _quality(folder: Path, summary: dict[str, Any]) -> Quality:

@@ -126,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{error}; {len(store.records)} loads are kept, and the same command goes on there", file=sys.stderr)
             return FAILED
     title = f"{arguments.model} on vLLM: threads as requests, against one request for each answer"
-    table = summarize(store.records.values())
-    write_summary(store.folder, title, store.settings, [table])
-    plot_loads(table, store.folder / "loads.png", title=title)
+    tables = summarize(store.records.values())
+    write_summary(store.folder, title, store.settings, tables)
+    plot_loads(tables, store.folder / "loads.png", title=title)
     plot_kv(store.records.values(), store.folder / "kv.png", title=f"{title}; first round")
     return 0
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..measurement.colours import COLOURS, save_panels
+from ..measurement.plotting import COLOURS, save_panels
 from ..measurement.tables import Section
 from .arrivals import Arrivals
 from .load_run import LoadRecord
@@ -19,10 +19,10 @@ FIGURES = ("tokens/s", "s/answer", "ms/token")
 _STYLES = ("-", "--", ":", "-.")
 
 
-def plot_loads(table: Section[ModeLoads], path: Path, *, title: str) -> None:
+def plot_loads(tables: Sequence[Section[ModeLoads]], path: Path, *, title: str) -> None:
     """Draw throughput, latency and latency per token: over loads of a kind, a line per mode and KV memory."""
     lines, ticks = defaultdict(list), defaultdict(set)
-    for loads, row in zip(table.groups.values(), table.rows, strict=True):
+    for loads, row in [pair for table in tables for pair in zip(table.groups.values(), table.rows, strict=True)]:
         first = loads.own[0]
         arrivals = Arrivals.parse(first.arrivals)
         lines[arrivals.kind, first.kv_blocks, first.mode].append((arrivals.value, row))

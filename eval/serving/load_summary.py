@@ -1,4 +1,4 @@
-"""What each mode makes of each load, from the records of loads."""
+"""Throughput and latency of each mode under each load, from the records of loads."""
 
 from __future__ import annotations
 
@@ -97,14 +97,18 @@ COLUMNS: tuple[Column[ModeLoads], ...] = (
 )  # fmt: skip
 
 
-def summarize(records: Iterable[LoadRecord]) -> Section[ModeLoads]:
-    """Figures by KV memory and arrivals in rising order, `ar` first."""
+def summarize(records: Iterable[LoadRecord]) -> list[Section[ModeLoads]]:
+    """A table per KV memory, the smallest first: figures by arrivals in rising order, `ar` first."""
     records = list(records)
-    groups = {}
-    for blocks, arrivals in sorted({(record.kv_blocks, Arrivals.parse(record.arrivals)) for record in records}):
-        same = [record for record in records if (record.kv_blocks, record.arrivals) == (blocks, str(arrivals))]
-        plain = [record for record in same if record.mode == Mode.AR]
-        for mode in MODES:
-            if own := [record for record in same if record.mode == mode]:
-                groups[f"{blocks} blocks, {arrivals}", mode] = ModeLoads(own, plain)
-    return Section("Loads", ("load", "mode"), COLUMNS, groups)
+    sections = []
+    for blocks in sorted({record.kv_blocks for record in records}):
+        groups = {}
+        in_blocks = [record for record in records if record.kv_blocks == blocks]
+        for arrivals in sorted({Arrivals.parse(record.arrivals) for record in in_blocks}):
+            same = [record for record in in_blocks if record.arrivals == str(arrivals)]
+            plain = [record for record in same if record.mode == Mode.AR]
+            for mode in MODES:
+                if own := [record for record in same if record.mode == mode]:
+                    groups[str(arrivals), mode] = ModeLoads(own, plain)
+        sections.append(Section(f"{blocks} blocks", ("arrivals", "mode"), COLUMNS, groups))
+    return sections

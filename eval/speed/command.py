@@ -11,42 +11,33 @@ from medusa_apar.argument_types import ArgumentParser, not_negative, positive
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_assistant
+from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
 from ..decoding.decode import Limits
-from ..decoding.variants import FIXED_TREE, variant_of
+from ..decoding.variants import FIXED_TREE
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
 from ..measurement.summary_files import write_summary
-from ..measurement.tables import Section
-from .acceptance_summary import summarize_acceptance
 from .answer_writer import write_answers
 from .answers_table import write_answers_table
+from .engine_tables import engine_tables
 from .speed_run import SpeedRun
 from .speed_up_plot import plot_speed_up
 from .summary import summarize
-from .thread_summary import summarize_threads
-from .turns import TurnRecord, TurnStore
+from .turns import TurnStore
 
 
 def write_report(run: SpeedRun, store: TurnStore) -> None:
     """Print the tables; write the summary, `answers.csv`, `speedup.png` and `answers/` beside the turns."""
     folder, records = store.folder, list(store.records.values())
-    tables = sections(records, run.modes)
-    write_summary(folder, "Speed", store.settings, tables)
+    speed = summarize(records, run.modes)
+    write_summary(folder, "Speed", store.settings, [speed, *engine_tables(records, run.modes)])
     write_answers_table(records, folder / "answers.csv")
-    plot_speed_up(tables[0], folder / "speedup.png")
+    plot_speed_up(speed, folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
     for mode in run.modes:
         write_answers(folder / "answers" / f"{mode}.jsonl", store.settings["model"], mode, run.questions, store.records)
     if skipped := sum(record.skipped is not None for record in records):
         print(f"{skipped} turns were skipped; {store.path} says why")
-
-
-def sections(records: Sequence[TurnRecord], modes: Sequence[str]) -> list[Section[Any]]:
-    """The tables: speed, and what threads and drafts do where there are any."""
-    drafting = [mode for mode in modes if not is_baseline(mode) and variant_of(mode).mode.medusa]
-    tables: list[Section[Any]] = [summarize_threads(records, modes), summarize_acceptance(records, drafting)]
-    return [summarize(records, modes), *(table for table in tables if table.groups)]
 
 
 def _parser() -> argparse.ArgumentParser:

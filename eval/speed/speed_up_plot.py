@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from ..measurement.colours import COLOURS
+from ..measurement.plotting import COLOURS
 from ..measurement.tables import Section
 from .summary import ModeTurns
 
@@ -31,7 +30,6 @@ def plot_speed_up(
     if not drawn:
         return False
     figure = Figure(figsize=(max(6.0, 2.5 + 0.27 * len(drawn)), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     draw_speed_ups(axes, drawn)
     axes.set_title(title, fontsize="medium")

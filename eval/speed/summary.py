@@ -74,41 +74,49 @@ class ModeTurns:
         inside = self.total(lambda record: record.stats.backbone_seconds)
         return 1 - inside / self.seconds if inside else None
 
-    def tokens_per_step(self, record: TurnRecord) -> float:
-        """Of one turn."""
-        return record.stats.answer_tokens / max(1, record.stats.steps)
+    @property
+    def median_tokens_per_step(self) -> float | None:
+        """Over answered turns; None without any."""
+        figures = [record.stats.answer_tokens / max(1, record.stats.steps) for record in self.answered]
+        return median(figures) if figures else None
 
-    def speed_up(self, reference: str = Mode.AR) -> Spread | None:
-        """Of tokens/s against a reference on the same turns, over questions; None without it."""
-        return Spread.of(speed_ups(self.records, self.mode, reference))
+    @cached_property
+    def speed_up(self) -> Spread | None:
+        """Of tokens/s against mode `ar` on the same turns, over questions; None without it."""
+        return Spread.of(speed_ups(self.records, self.mode))
+
+    @property
+    def against_generate(self) -> Spread | None:
+        """The same against transformers' `generate`."""
+        return Spread.of(speed_ups(self.records, self.mode, reference=Baseline.GENERATE))
 
 
 COLUMNS: tuple[Column[ModeTurns], ...] = (
     Column("turns", lambda turns: (len(turns.answered), len(turns.own) - len(turns.answered)), counts,
            "answered + skipped"),
-    Column("tokens/s", lambda turns: (turns.answered and turns.tokens / turns.seconds) or None, ".1f",
+    Column("tokens/s", lambda turns: turns.tokens / turns.seconds if turns.answered else None, ".1f",
            "visible tokens of the answers by the wall time, prefill included"),
-    Column("tokens/step", lambda turns: (turns.answered and turns.tokens / turns.steps) or None, ".2f"),
+    Column("tokens/step", lambda turns: turns.tokens / turns.steps if turns.answered else None, ".2f"),
     Column("steps", lambda turns: turns.mean(lambda record: record.stats.steps), ".0f", "mean per turn"),
     Column("forked", lambda turns: turns.mean(lambda record: record.stats.forks > 0), ".0%",
            "share of answers with a fork"),
     Column("slots/ar", lambda turns: turns.slots_against_ar, ".2f",
            "peak KV slots against what plain decoding of the same answers holds"),
-    Column("x gen", lambda turns: turns.speed_up(Baseline.GENERATE), lambda spread: f"{spread.median:.2f}",
+    Column("x gen", lambda turns: turns.against_generate, lambda spread: f"{spread.median:.2f}",
            "tokens/s against transformers' generate, median over questions"),
-    Column("speed-up", lambda turns: turns.speed_up(), spread_figures,
+    Column("speed-up", lambda turns: turns.speed_up, spread_figures,
            "of tokens/s against mode ar, median (quartiles) over questions"),
     Column("loops", lambda turns: turns.mean(lambda record: record.distinct_4grams < LOOPING_BELOW), ".0%",
            f"share of answers with distinct 4-grams below {LOOPING_BELOW}"),
-    Column("95 %", lambda turns: turns.speed_up(), interval_figures,
+    Column("95 %", lambda turns: turns.speed_up, interval_figures,
            "confidence interval of the speed-up's median, by bootstrap", on_terminal=False),
-    Column("median/step", lambda turns: median(map(turns.tokens_per_step, turns.answered)) if turns.answered else None,
-           ".2f", "median of tokens per step over turns", on_terminal=False),
+    Column("median/step", lambda turns: turns.median_tokens_per_step, ".2f",
+           "median of tokens per step over turns", on_terminal=False),
     Column("forks", lambda turns: turns.mean(lambda record: record.stats.forks), ".1f", "mean per turn",
            on_terminal=False),
     Column("outside", lambda turns: turns.outside_backbone, ".0%", "share of the time outside the backbone",
            on_terminal=False),
-    Column("ms/step", lambda turns: (turns.answered and 1000 * turns.seconds / turns.steps) or None, ".1f",
+    Column("ms/step", lambda turns: 1000 * turns.seconds / turns.steps if turns.answered else None, ".1f",
            on_terminal=False),
     Column("s/turn", lambda turns: turns.mean(lambda record: record.seconds), ".2f",
            "modes that may not fork write other answers, mostly shorter ones", on_terminal=False),

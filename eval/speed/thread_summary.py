@@ -7,8 +7,6 @@ from statistics import fmean
 
 from medusa_apar.output import DecodingStats
 
-from ..decoding.baselines import is_baseline
-from ..decoding.variants import variant_of
 from ..measurement.tables import Column, Section
 from .summary import ModeTurns
 from .turns import TurnRecord
@@ -49,7 +47,6 @@ COLUMNS: tuple[Column[ModeTurns], ...] = (
 
 
 def summarize_threads(records: Iterable[TurnRecord], modes: Sequence[str]) -> Section[ModeTurns]:
-    """A row for each of the modes whose answers may fork, in the given order."""
+    """A row for each of the modes, whose answers may fork, in the given order."""
     records = list(records)
-    forking = [mode for mode in modes if not is_baseline(mode) and variant_of(mode).mode.apar]
-    return Section("Threads", ("mode",), COLUMNS, {(mode,): ModeTurns(mode, records) for mode in forking})
+    return Section("Threads", ("mode",), COLUMNS, {(mode,): ModeTurns(mode, records) for mode in modes})

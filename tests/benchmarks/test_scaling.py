@@ -16,6 +16,8 @@ from medusa_apar.eval.measurement.shapes import random_model
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.scripted import ScriptedModel
 
+from ..eval.rows import row_of
+
 BASE = Point("tiny", threads=3, rows=1, tokens=60)
 
 
@@ -76,7 +78,7 @@ def test_rounds_are_compared_with_ar_in_the_same_round() -> None:
     assert [(row["threads"], row["mode"], row["rounds"]) for row in section.rows] == [
         (3, "ar", 2), (3, "apar", 2),
     ], "4 was not measured"  # fmt: skip
-    row = section.row(3, "apar")
+    row = row_of(section, 3, "apar")
     assert row["speed-up"].median == 3.0
     assert row["tokens/s"].median == 60.0
     assert row["ms/token"] == pytest.approx(1000 / 60)

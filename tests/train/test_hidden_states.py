@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from medusa_apar.train.command_line import InputError
 from medusa_apar.train.evaluation.places import head_inputs
 from medusa_apar.train.heads import hidden_states
 from medusa_apar.train.heads import training as heads
@@ -87,17 +86,32 @@ def test_a_file_that_an_interruption_cut_off_is_made_again(
     assert passes == [1, 1]
 
 
-def test_a_full_disk_is_named_and_leaves_no_piece_behind(
-    backbone: PreTrainedModel, batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_on_a_full_disk_they_are_removed_and_computed_in_every_epoch(
+    tiny_backbone_dir: Path,
+    rows_file: Path,
+    tmp_path: Path,
+    passes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def full(tensors: dict[str, Tensor], path: Path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "anew", "--num_heads", "2"))
+    anew, written = len(passes), 0
 
-    monkeypatch.setattr(hidden_states, "save_file", full)
-    with pytest.raises(InputError, match=r"--keep_hidden_states: .*No space left.*make room, or leave it out"):
-        HiddenStates(backbone, tmp_path / "hidden").of_batch(batch(ROWS))
-    assert not list((tmp_path / "hidden").iterdir())
+    def filling(tensors: dict[str, Tensor], path: Path) -> None:
+        nonlocal written
+        written += 1
+        path.write_bytes(b"half")
+        if written > 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hidden_states, "save_file", filling)
+    out = tmp_path / "kept"
+    heads.main(arguments(tiny_backbone_dir, rows_file, out, "--num_heads", "2", "--keep_hidden_states", "True"))
+    assert "No space left on device" in caplog.text
+    assert written == 3, "it is not tried again"
+    assert len(passes) == 2 * anew
+    assert not (out / HIDDEN_STATES).exists()
+    assert losses(out) == losses(tmp_path / "anew")
 
 
 @pytest.mark.parametrize("labels", ["data", "self"])

@@ -1,12 +1,11 @@
-"""Hidden states of a frozen backbone, computed once for each row and read from disk in later epochs.
-
-Source: EAGLE (Li et al. 2024, arXiv 2401.15077), section 4, trains its heads on features that are computed beforehand.
-"""
+"""Hidden states of a frozen backbone, computed once for each row and read from disk in later epochs."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..command_line import InputError
 from ..evaluation.places import head_inputs
+
+logger = logging.getLogger(__name__)
 
 HIDDEN_STATES = "_hidden"
 """Within an output folder; transformers pushes no file to a hub whose name begins like this."""
@@ -28,7 +28,8 @@ class HiddenStates:
 
     Args:
         backbone: is not trained, and attends along paths (`attend_along_paths`).
-        folder: keeps the hidden states of each row as safetensors; None keeps nothing.
+        folder: keeps the hidden states of each row as safetensors; None keeps nothing. Where it cannot be written, it
+            is removed, a warning says so, and every epoch computes them.
     """
 
     def __init__(self, backbone: PreTrainedModel, folder: Path | None) -> None:
@@ -37,10 +38,9 @@ class HiddenStates:
 
     @torch.no_grad()
     def of_batch(self, batch: dict[str, Any]) -> Tensor:
-        """Hidden states `[batch, length, hidden_size]` of a batch of `TreeCollator`; zeros where rows are padded.
+        """Hidden states `[batch, length, hidden_size]` of a batch of `TreeCollator`, in the backbone's dtype.
 
-        Raises:
-            InputError: the folder cannot be written.
+        Where rows are padded they are anything.
         """
         if self.folder is None:
             return head_inputs(self.backbone, batch)
@@ -49,8 +49,13 @@ class HiddenStates:
         kept = [_read(path) for path in paths]
         if any(row is None for row in kept):
             hidden = head_inputs(self.backbone, batch)
-            for path, row, length in zip(paths, hidden, lengths, strict=True):
-                _write(path, row[:length])
+            try:
+                for path, row, length in zip(paths, hidden, lengths, strict=True):
+                    _write(path, row[:length])
+            except (OSError, SafetensorError) as error:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                logger.warning("%s cannot be written (%s); every epoch computes hidden states", self.folder, error)
+                self.folder = None
             return hidden
         rows = [row.to(batch["input_ids"].device) for row in kept if row is not None]
         hidden = rows[0].new_zeros(*batch["input_ids"].shape, rows[0].shape[-1])
@@ -79,14 +84,7 @@ def _read(path: Path) -> Tensor | None:
 
 
 def _write(path: Path, hidden: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"hidden": hidden.cpu().contiguous()}, temporary)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"--keep_hidden_states: {path.parent} cannot be written ({error}); make room, or leave it out, and the "
-            "same command goes on from the last checkpoint"
-        ) from error
+    save_file({"hidden": hidden.cpu().contiguous()}, temporary)
+    temporary.replace(path)

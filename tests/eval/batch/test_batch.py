@@ -20,6 +20,8 @@ from medusa_apar.eval.batch.batch_run import BatchRecord
 from medusa_apar.eval.batch.batch_summary import COLUMNS, summarize
 from medusa_apar.tree.control_tokens import ControlTokens
 
+from ..rows import row_of
+
 QUESTIONS = [f'{{"question_id": {n}, "category": "math", "turns": ["{n * "Why? "}"]}}' for n in range(1, 4)]
 Command = Callable[..., int]
 
@@ -135,11 +137,11 @@ RECORDS = [
 def test_compares_with_ar_in_the_same_round() -> None:
     section = summarize(RECORDS, ("ar", "apar", "medusa"))
     assert list(section.groups) == [(1, "ar"), (1, "apar"), (32, "ar"), (32, "apar")]
-    large = section.row(32, "apar")
+    large = row_of(section, 32, "apar")
     assert (large["speed-up"].median, large["lowest"]) == (1.0, 0.5)
     assert large["tokens/s"].median == 87.5
     assert large["tokens/step"] == 20
-    small = section.row(1, "apar")
+    small = row_of(section, 1, "apar")
     assert (small["rounds"], small["tokens/s"].median) == (2, 30)
     assert (small["speed-up"].median, small["speed-up"].count) == (2, 1)
 

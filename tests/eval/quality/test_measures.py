@@ -22,6 +22,7 @@ from medusa_apar.eval.quality.measures import (
 )
 from medusa_apar.tree.control_tokens import FORK
 
+from ..rows import row_of
 from ..scripted_model import CONTEXT, ScriptedModel
 
 QUESTIONS = [Question(1, "math", ("One?", "Two?")), Question(2, "stem", ("Three?",))]
@@ -138,18 +139,18 @@ def test_figures_per_category_and_mode() -> None:
     assert [(row["category"], row["mode"]) for row in section.rows] == [
         ("math", "ar"), ("stem", "ar"), ("overall", "ar"),
     ]  # fmt: skip
-    assert section.row("math", "ar") == {
+    assert row_of(section, "math", "ar") == {
         "category": "math", "mode": "ar", "answers": (2, 0), "too long": 0, "tokens": 5, "nats/token": 1.0,
         "4-grams": 0.75, "loops": 0.5, "empty": 0, "open": 0.5, "numbers": 0.5, "broken": 1,
     }  # fmt: skip
-    assert section.row("stem", "ar") == {
+    assert row_of(section, "stem", "ar") == {
         "category": "stem", "mode": "ar", "answers": (1, 1), "too long": 1, "tokens": 2, "nats/token": None,
         "4-grams": 1, "loops": 0, "empty": 0, "open": 0, "numbers": 0, "broken": 0,
     }  # fmt: skip
-    assert section.row("overall", "ar")["nats/token"] == 1.0
-    assert section.row("overall", "ar")["broken"] == pytest.approx(2 / 3)
+    assert row_of(section, "overall", "ar")["nats/token"] == 1.0
+    assert row_of(section, "overall", "ar")["broken"] == pytest.approx(2 / 3)
 
 
 def test_a_category_of_empty_answers_has_no_figures() -> None:
-    row = summarize([turn_of("")], {}).row("math", "ar")
+    row = row_of(summarize([turn_of("")], {}), "math", "ar")
     assert [row[name] for name in ("answers", "tokens", "nats/token", "broken")] == [(0, 1), None, None, None]

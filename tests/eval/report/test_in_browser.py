@@ -42,7 +42,7 @@ def test_pictures_are_drawn_and_named(browser: Browser, address: str) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 800})
     page.goto(address)
     pictures = page.locator("figure[role=img]")
-    assert pictures.count() == 5
+    assert pictures.count() == 6
     for picture in pictures.all():
         assert picture.get_attribute("aria-label")
         box = picture.locator("svg").bounding_box()

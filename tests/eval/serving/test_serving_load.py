@@ -18,6 +18,8 @@ from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.snapshots import Piece, Snapshot
 
+from ..rows import row_of
+
 
 class Waiting:
     """Answers after as many hundredths of a second as the request has prompt tokens; threads halve that."""
@@ -106,13 +108,13 @@ def test_both_modes_are_measured_and_compared(tmp_path: Path) -> None:
     store, waiting = measured(tmp_path, run)
     assert len(store.records) == 2 * 2 * 2
     assert waiting.forgotten == 9, "before every load, and before the one that warms up"
-    section = summarize(store.records.values())
-    assert [(row["load"], row["mode"]) for row in section.rows] == [
-        ("64 blocks, closed:1", "ar"), ("64 blocks, closed:1", "apar"),
-        ("64 blocks, closed:2", "ar"), ("64 blocks, closed:2", "apar"),
+    (section,) = summarize(store.records.values())
+    assert section.title == "64 blocks"
+    assert [(row["arrivals"], row["mode"]) for row in section.rows] == [
+        ("closed:1", "ar"), ("closed:1", "apar"), ("closed:2", "ar"), ("closed:2", "apar"),
     ]  # fmt: skip
-    plain, threads = section.row("64 blocks, closed:1", "ar"), section.row("64 blocks, closed:1", "apar")
-    more = section.row("64 blocks, closed:2", "ar")
+    plain, threads = row_of(section, "closed:1", "ar"), row_of(section, "closed:1", "apar")
+    more = row_of(section, "closed:2", "ar")
     assert plain["tokens/s x ar"] == plain["s/answer x ar"] == plain["ms/token x ar"] == 1.0
     assert threads["tokens/s x ar"] > 1.3
     assert threads["s/answer x ar"] < 0.8
@@ -123,8 +125,8 @@ def test_both_modes_are_measured_and_compared(tmp_path: Path) -> None:
     assert mean <= peak <= 0.2
     assert plain["MiB"] == (100.0, 100.0)
     assert plain["hits"] is None, "there is no prefix cache"
-    assert "| 64 blocks, closed:1 | apar |" in section.markdown()
-    plot_loads(section, tmp_path / "loads.png", title="loads")
+    assert "| closed:1 | apar |" in section.markdown()
+    plot_loads([section], tmp_path / "loads.png", title="loads")
     plot_kv(store.records.values(), tmp_path / "kv.png", title="loads")
     for name in ("loads.png", "kv.png"):
         assert (tmp_path / name).stat().st_size > 10_000

@@ -17,6 +17,7 @@ from medusa_apar.eval.speed.answers_table import write_answers_table
 from medusa_apar.eval.speed.speed_up_plot import plot_speed_up
 from medusa_apar.eval.speed.summary import COLUMNS, speed_ups, summarize
 
+from ..rows import row_of
 from ..scripted_model import record
 
 FIGURES = {"answer_tokens": 40, "steps": 40, "peak_slots": 50, "ar_slots": 50}
@@ -33,7 +34,7 @@ RECORDS = [
 
 
 def row(category: str, mode: str) -> dict[str, Any]:
-    return summarize(RECORDS, ("ar", "apar")).row(category, mode)
+    return row_of(summarize(RECORDS, ("ar", "apar")), category, mode)
 
 
 def test_has_a_row_per_category_and_mode() -> None:
@@ -67,8 +68,8 @@ def test_compares_with_ar_on_the_turns_that_both_answered() -> None:
 def test_compares_with_generate_too() -> None:
     records = [*RECORDS, record(1, "generate", seconds=4, answer_tokens=40), record(2, "generate", answer_tokens=30)]
     section = summarize(records, ("generate", "apar"))
-    assert section.row(OVERALL, "apar")["x gen"] == Spread.of([3.0, 0.5])
-    assert section.row(OVERALL, "generate")["x gen"] == Spread.of([1.0, 1.0])
+    assert row_of(section, OVERALL, "apar")["x gen"] == Spread.of([3.0, 0.5])
+    assert row_of(section, OVERALL, "generate")["x gen"] == Spread.of([1.0, 1.0])
     assert row(OVERALL, "apar")["x gen"] is None
 
 

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from medusa_apar.eval.measurement.tables import Section
+from medusa_apar.eval.speed.engine_tables import engine_tables
 from medusa_apar.eval.speed.summary import ModeTurns
 from medusa_apar.eval.speed.thread_summary import summarize_threads
 from medusa_apar.eval.speed.turns import TurnRecord
@@ -43,8 +44,8 @@ def row(*records: TurnRecord) -> dict[str, Any]:
 
 def test_only_modes_whose_answers_may_fork_have_a_row() -> None:
     modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "fixed-tree", "medusa-apar")
-    rows = summarize_threads(RECORDS, modes).rows
-    assert [row["mode"] for row in rows] == ["apar", "fixed-tree", "medusa-apar"]
+    threads, *_ = engine_tables(RECORDS, modes)
+    assert [row["mode"] for row in threads.rows] == ["apar", "fixed-tree", "medusa-apar"]
 
 
 def test_slots_are_compared_answer_by_answer() -> None:

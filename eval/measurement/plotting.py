@@ -1,4 +1,4 @@
-"""What pictures share: the colours of the modes and of what stands beside them, and the look of panels."""
+"""What plots share: the colours of modes and baselines, and the look of panels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns of questions, each in a mode, and the groups of which tables show figures."""
+"""Turns of questions in one mode each, and their grouping by category."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST_LENGTH = 32
 
 @dataclass(frozen=True, slots=True)
 class ModeTurn:
-    """Base of what is told of one turn in one mode.
+    """Base of records of one turn in one mode.
 
     Attributes:
         question: what was asked.
