@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,9 @@ def merge(model: PreTrainedModel, adapter: PeftConfig, source: str, **where: Any
     if rows > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=False)
     try:
-        adapted = PeftModel.from_pretrained(model, source, autocast_adapter_dtype=False, **where)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft reads the old name
+            adapted = PeftModel.from_pretrained(model, source, autocast_adapter_dtype=False, **where)
     except RuntimeError as error:  # torch's for weights of another shape
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(

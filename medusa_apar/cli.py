@@ -103,8 +103,9 @@ def generate(argv: Sequence[str]) -> None:
         with console.status("comparing the modes"):
             answers = compare(model, input_ids, limits)
         console.print(comparison_table(answers))
+        rounds = len(answers[Mode.AR])
         console.print(
-            f"tokens/s: median of {len(answers[Mode.AR])} rounds in which the modes alternate; `generate` is "
+            f"tokens/s: median of {rounds} round{'s' * (rounds > 1)}, the modes in turn; `generate` is "
             "transformers' own, plain and without control tokens; `ar` is this engine, one token per step",
             style="dim",
         )
