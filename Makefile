@@ -54,7 +54,7 @@ test: $(INSTALLED) $(BASE) ## run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 test-integration: $(INSTALLED) $(BASE) ## run the tests that train, compile, launch processes or judge shipped weights
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "integration and not deepspeed" --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
