@@ -94,7 +94,7 @@ def names_of(what: str, choices: Collection[str]) -> Callable[[str], list[str]]:
         given = list(dict.fromkeys(name.strip() for name in text.split(",")))
         for name in given:
             if name not in choices:
-                raise argparse.ArgumentTypeError(f"{what} {name!r} is unknown; choose from {', '.join(choices)}")
+                raise argparse.ArgumentTypeError(f"{what}={name!r} is unknown; choose one of {', '.join(choices)}")
         return given
 
     return names

@@ -16,7 +16,6 @@ import torch
 
 from medusa_apar.argument_types import ArgumentParser, names_of, positive, positives, share
 from medusa_apar.eval.measurement.provenance import environment
-from medusa_apar.eval.measurement.setup import modes_of
 from medusa_apar.eval.measurement.shapes import SHAPES
 from medusa_apar.eval.measurement.summary_files import write_summary
 from medusa_apar.eval.replay.command import SIMULATION
@@ -52,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--at-rows", type=positive, default=BASE.rows, help="of a batch")
     base.add_argument("--at-tokens", type=positive, default=BASE.tokens, help="of an answer")
     base.add_argument("--at-backbone", choices=SHAPES, default=BASE.backbone, help="sizes of the random backbone")
-    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
+    modes = names_of("mode", tuple(Mode))
+    parser.add_argument("--modes", type=modes, default=",".join(Mode), help="which modes, separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every point is measured")
     parser.add_argument("--correlation", type=share, default=CORRELATION, help="of the heads' errors")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
@@ -79,7 +79,7 @@ def measure(arguments: argparse.Namespace) -> None:
     """
     base = Point(arguments.at_backbone, arguments.at_threads, arguments.at_rows, arguments.at_tokens)
     sweeps = {axis: values for axis in Axis if len(values := getattr(arguments, axis)) > 1}
-    modes = modes_of(arguments.modes)
+    modes = arguments.modes
     points = all_points(base, sweeps)
     if not points:
         raise ValueError("nothing grows: give more than one value to one of the axes")

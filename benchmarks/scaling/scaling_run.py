@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from medusa_apar.eval.batch.batch_run import TimedBatch
 from medusa_apar.eval.decoding.decode import Limits
-from medusa_apar.eval.decoding.variants import Variant
 from medusa_apar.eval.measurement.store import RecordStore, rotated
 from medusa_apar.eval.replay.scripted import ScriptedModel
 from medusa_apar.modes import Mode
@@ -88,10 +87,9 @@ def run_points(
 def write_point(scripted: ScriptedModel, key: ScalingKey) -> ScalingRecord:
     """Let the engine write one batch."""
     point, number, mode = key
-    variant = Variant(Mode(mode))
-    script = script_of_point(point, forks=variant.mode.apar)
+    script = script_of_point(point, forks=Mode(mode).apar)
     limits = Limits(max_threads=point.threads, max_depth=2)
-    answer = scripted.write(script, variant, limits, seed=(number, point.tokens), rows=point.rows)
+    answer = scripted.write(script, Mode(mode), limits, seed=(number, point.tokens), rows=point.rows)
     return ScalingRecord(
         point=point,
         round=number,

@@ -9,13 +9,12 @@ from typing import Any
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
-from ..decoding.variants import FIXED_TREE
 from ..measurement.question_sets import Question, parse_line
 
 Answers = Mapping[int | str, tuple[str, ...]]
 """The turns' answers by question."""
 
-_ORDER = [*map(str, Baseline), *map(str, Mode), FIXED_TREE]
+_ORDER = [*map(str, Baseline), *map(str, Mode)]
 _SHOWN = 5
 
 

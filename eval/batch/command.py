@@ -9,7 +9,7 @@ from medusa_apar.argument_types import ArgumentParser, positive, positives
 
 from ..decoding.decode import GENERATE, Limits
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
+from ..measurement.setup import add_arguments, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import summarize
@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arguments = _parser().parse_args(argv)
-    modes = list(dict.fromkeys([*([GENERATE] if arguments.generate else []), *modes_of(arguments.modes)]))
+    modes = [*([GENERATE] if arguments.generate else []), *arguments.modes]
     questions = load_questions(arguments.questions)[: arguments.limit]
     model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
     if arguments.compile:

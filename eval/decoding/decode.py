@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 from .baselines import Baseline, BaselineOptions, answer_lengths, generate, is_baseline
-from .variants import Variant, variant_of
 
 GENERATE = str(Baseline.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
@@ -71,16 +72,18 @@ def decode(
     *,
     attention_mask: Tensor | None = None,
     baselines: BaselineOptions | None = None,
+    medusa_choices: Sequence[Sequence[int]] | None = None,
 ) -> Answer:
     """Answer a batch of prompts.
 
     Args:
         model: the model.
-        mode: the name of a `Mode` or of a `Baseline`, or of a variant.
+        mode: the name of a `Mode` or of a `Baseline`.
         input_ids: `[batch, length]`, padded on the left.
         limits: limits of each answer.
         attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
         baselines: what baselines take beside the limits.
+        medusa_choices: of `generate`; by default the budget chooses the draft tokens.
 
     Raises:
         ValueError: if the model, or a baseline's options, lack what the mode needs.
@@ -90,14 +93,17 @@ def decode(
     if is_baseline(mode):
         options = BaselineOptions() if baselines is None else baselines
         return _decode_with_baseline(model, Baseline(mode), input_ids, attention_mask, limits, options)
-    return decode_variant(model, variant_of(mode), input_ids, attention_mask, limits)
+    return _decode_in_mode(model, Mode(mode), input_ids, attention_mask, limits, medusa_choices)
 
 
-def decode_variant(
-    model: MedusaAparModel, variant: Variant, input_ids: Tensor, attention_mask: Tensor, limits: Limits
+def _decode_in_mode(
+    model: MedusaAparModel,
+    mode: Mode,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    limits: Limits,
+    medusa_choices: Sequence[Sequence[int]] | None,
 ) -> Answer:
-    """Answer a batch of prompts `[batch, length]` on the model's device, as `decode` does."""
-    mode = variant.mode
     start = _now(input_ids.device)
     output = model.generate(
         input_ids=input_ids,
@@ -109,7 +115,7 @@ def decode_variant(
         apar=mode.apar,
         max_threads=limits.max_threads,
         max_depth=limits.max_depth,
-        medusa_choices=variant.medusa_choices,
+        medusa_choices=medusa_choices,
         **limits.sampling,
     )
     seconds = _now(input_ids.device) - start

@@ -33,36 +33,6 @@ class StoppedError(Exception):
     """The request was not sent: an earlier one has failed."""
 
 
-class Pace:
-    """Lets requests of several threads through one by one, evenly spread over a minute.
-
-    Args:
-        per_minute: how many requests a minute; None for no limit.
-    """
-
-    def __init__(self, per_minute: int | None) -> None:
-        self._interval = 60 / per_minute if per_minute else 0.0
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._next = 0.0
-
-    def wait(self) -> None:
-        """Wait for the turn of the next request.
-
-        Raises:
-            StoppedError: after `stop`.
-        """
-        with self._lock:
-            turn = max(self._next, time.monotonic())
-            self._next = turn + self._interval
-        if self._stopped.wait(max(0.0, turn - time.monotonic())):
-            raise StoppedError
-
-    def stop(self) -> None:
-        """Let no further request through."""
-        self._stopped.set()
-
-
 class Endpoint:
     """Asks the judge; several threads may at once.
 
@@ -70,18 +40,18 @@ class Endpoint:
         options: who judges, and how requests are sent.
 
     Attributes:
-        pace: lets the requests through, or stops them.
+        stopped: once set, no further request is sent.
     """
 
     def __init__(self, options: JudgeOptions) -> None:
         self.options = options
-        self.pace = Pace(options.requests_per_minute)
+        self.stopped = threading.Event()
         self._client = openai.OpenAI(
             base_url=options.url,
             api_key=os.environ.get(options.key_variable) or "none",  # local servers take any
             timeout=options.timeout,
             max_retries=options.retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [lambda _: self.pace.wait()]}),
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._refuse_if_stopped]}),
         )
 
     def __enter__(self) -> Self:
@@ -97,7 +67,7 @@ class Endpoint:
             InquiryRefusedError: if the endpoint refuses this inquiry.
             JudgeError: if it refuses the key, cannot be reached, fails, or returns no chat completion. No
                 further request is sent then.
-            StoppedError: after the pace was stopped.
+            StoppedError: once `stopped` is set.
         """
         completion: object = None
         try:
@@ -113,9 +83,13 @@ class Endpoint:
             if isinstance(error, openai.APIStatusError) and error.status_code in _REFUSALS:
                 about = f"turn {inquiry.turn} of question {inquiry.question_id!r} under {inquiry.prompt!r}"
                 raise InquiryRefusedError(f"{where} refused {about} {_said(error)}") from error
-            self.pace.stop()
+            self.stopped.set()
             raise JudgeError(f"{where} {self._failure(error, completion)}") from error
         return content if isinstance(content, str) else ""
+
+    def _refuse_if_stopped(self, _: object) -> None:
+        if self.stopped.is_set():
+            raise StoppedError
 
     def _failure(self, error: Exception, completion: object) -> str:
         """What went wrong, and the remedy."""
@@ -137,7 +111,7 @@ class Endpoint:
             401: refused,
             403: refused,
             404: f"does not know this path, or judge_model={options.model!r}; does the URL lack a /v1?",
-            429: f"is busy, {asked}; lower --requests-per-minute or --parallel, or see your quota",
+            429: f"is busy, {asked}; lower --parallel, raise --judge-retries, or see your quota",
         }
         failed = f"fails, {asked}; try again later, or see its log"
         return f"{explained.get(error.status_code, failed)} {_said(error)}"
@@ -203,7 +177,7 @@ def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStor
                     continue
                 progress.update()
         except BaseException:
-            endpoint.pace.stop()
+            endpoint.stopped.set()
             executor.shutdown(cancel_futures=True)
             raise
     return refused

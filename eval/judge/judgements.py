@@ -23,7 +23,6 @@ class JudgeOptions:
         max_tokens: limit of a judgement.
         timeout: seconds to wait for a judgement.
         retries: further attempts, after growing pauses, where the endpoint is busy, fails or does not answer.
-        requests_per_minute: limit, retries included; None for none.
 
     Raises:
         ValueError: for an address that is none.
@@ -35,7 +34,6 @@ class JudgeOptions:
     max_tokens: int = 2048
     timeout: float = 120.0
     retries: int = 5
-    requests_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):

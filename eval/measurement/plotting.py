@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
-from ..decoding.variants import FIXED_TREE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,7 +17,6 @@ COLOURS: dict[str, str] = {
     Baseline.GENERATE: "#999999",
     Baseline.PROMPT_LOOKUP: "#CC79A7",
     Baseline.ASSISTED: "#D55E00",
-    FIXED_TREE: "#0072B2",
     Mode.MEDUSA: "#56B4E9",
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",

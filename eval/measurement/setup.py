@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar import DEFAULT_MODEL, fingerprint
-from medusa_apar.argument_types import positive
+from medusa_apar.argument_types import names_of, positive
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
-    parser.add_argument("--modes", default=",".join(Mode), help="which modes, separated by commas")
+    parser.add_argument(
+        "--modes", type=names_of("mode", tuple(Mode)), default=",".join(Mode), help="which modes, separated by commas"
+    )
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
     )
@@ -71,15 +73,6 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
     return Limits(
         arguments.max_new_tokens, arguments.max_threads, arguments.max_depth, getattr(arguments, "sample", False)
     )
-
-
-def modes_of(text: str) -> list[str]:
-    """Names of modes, separated by commas.
-
-    Raises:
-        ValueError: for a name that is none.
-    """
-    return [str(Mode(name.strip())) for name in text.split(",")]
 
 
 def model_name(model: str | None) -> str:

@@ -34,7 +34,7 @@ from .measures import AnsweredTurn, Measured, MeasuredStore, Measurement, answer
 FAILED = 1
 _SHOWN_FAILURES = 3
 _DEFAULTS = JudgeOptions(url="http://localhost", model="")
-_OF_A_JUDGE = ("judge_model", "judge_prompts", "references", "requests_per_minute")
+_OF_A_JUDGE = ("judge_model", "judge_prompts", "references")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--judge-max-tokens", type=positive, default=_DEFAULTS.max_tokens, help="of a judgement")
     judge.add_argument("--judge-timeout", type=seconds, default=_DEFAULTS.timeout, help="seconds for a judgement")
     judge.add_argument("--judge-retries", type=not_negative, default=_DEFAULTS.retries, help="further attempts")
-    judge.add_argument("--requests-per-minute", type=positive, help="limit of the requests")
     judge.add_argument("--parallel", type=positive, default=1, help="requests at a time")
     return parser
 
@@ -90,7 +89,6 @@ def _judge_of(arguments: argparse.Namespace) -> JudgeOptions | None:
         max_tokens=arguments.judge_max_tokens,
         timeout=arguments.judge_timeout,
         retries=arguments.judge_retries,
-        requests_per_minute=arguments.requests_per_minute,
     )
 
 

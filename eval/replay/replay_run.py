@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from medusa_apar.modes import Mode
 
 from ..decoding.decode import Limits
-from ..decoding.variants import Variant
 from ..measurement.store import rotated
 from ..speed.turns import TurnKey, TurnRecord, TurnStore
 from .calibration import TREE
@@ -63,10 +62,10 @@ class ReplayRun:
 
     def write(self, turn: RecordedTurn, mode: str, seed: int) -> TurnRecord:
         """Let the engine write one turn."""
-        variant = Variant(Mode.MEDUSA, list(TREE)) if mode == RECORDED_TREE else Variant(Mode(mode))
+        engine_mode, tree = (Mode.MEDUSA, sorted(TREE)) if mode == RECORDED_TREE else (Mode(mode), None)
         prompt_tokens = max(1, round(len(turn.conversation) / CHARACTERS_PER_TOKEN))
-        script = script_of(turn, prompt_tokens, forks=variant.mode.apar, max_depth=self.limits.max_depth)
-        answer = self.scripted.write(script, variant, self.limits, seed=(self.seed, seed))
+        script = script_of(turn, prompt_tokens, forks=engine_mode.apar, max_depth=self.limits.max_depth)
+        answer = self.scripted.write(script, engine_mode, self.limits, seed=(self.seed, seed), medusa_choices=tree)
         return TurnRecord(
             question_id=turn.question_id,
             category=turn.category,

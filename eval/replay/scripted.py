@@ -17,9 +17,9 @@ from transformers import PreTrainedModel
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
 
-from ..decoding.decode import Answer, Limits, decode_variant
-from ..decoding.variants import Variant
+from ..decoding.decode import Answer, Limits, decode
 from ..measurement.shapes import random_model
 from .hits import RANKS, HitModel
 from .script import CONTROL, EOS, FIRST, WRONG, Script
@@ -167,8 +167,12 @@ class ScriptedModel:
         backbone.generation_config.eos_token_id = backbone.generation_config.pad_token_id = EOS
         self.model = MedusaAparModel(backbone, heads, **asdict(CONTROL))
 
-    def write(self, script: Script, variant: Variant, limits: Limits, *, seed: Sequence[int], rows: int = 1) -> Answer:
+    def write(
+        self, script: Script, mode: Mode, limits: Limits, *, seed: Sequence[int], rows: int = 1, **options: Any
+    ) -> Answer:
         """Let the engine write a script, whole, in every row of a batch; the seed is that of the hits.
+
+        `options` are further ones of `decode`.
 
         Raises:
             ValueError: if the script has more tokens than the vocabulary has ids.
@@ -185,11 +189,11 @@ class ScriptedModel:
         self.stage.follow(script, ranks.to(device))
         prompt = script.prompt.repeat(rows, 1)
         limits = replace(limits, max_new_tokens=script.tokens + _SPARE)
-        answer = decode_variant(self.model, variant, prompt, torch.ones_like(prompt), limits)
+        answer = decode(self.model, mode, prompt, limits, **options)
         wanted = (rows * script.tokens, rows * script.forks)
         if (answer.stats.answer_tokens, answer.stats.forks) != wanted:
             raise RuntimeError(
-                f"mode {variant.mode.value!r}: the engine wrote {answer.stats.answer_tokens} tokens with "
+                f"mode {mode.value!r}: the engine wrote {answer.stats.answer_tokens} tokens with "
                 f"{answer.stats.forks} forks, and the scripts of all rows have {wanted[0]} with {wanted[1]}"
             )
         return answer

@@ -9,13 +9,11 @@ from typing import Any
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, not_negative, positive
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
 from ..decoding.decode import Limits
-from ..decoding.variants import FIXED_TREE
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import add_arguments, describe, limits_of, load_model, modes_of
+from ..measurement.setup import add_arguments, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
 from .answer_writer import write_answers
 from .answers_table import write_answers_table
@@ -76,9 +74,7 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
         Baseline.ASSISTED: arguments.assistant is not None,
     }
     baselines = [str(baseline) for baseline, wanted in beside.items() if wanted]
-    modes = modes_of(arguments.modes)
-    fixed = [FIXED_TREE] if arguments.baselines and Mode.MEDUSA_APAR in modes else []
-    return list(dict.fromkeys([*baselines, *modes, *fixed]))
+    return [*baselines, *arguments.modes]
 
 
 def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> BaselineOptions:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from medusa_apar.modes import Mode
+
 from ..decoding.baselines import is_baseline
-from ..decoding.variants import variant_of
 from ..measurement.tables import Section
 from .acceptance_summary import summarize_acceptance
 from .thread_summary import summarize_threads
@@ -16,7 +17,7 @@ from .turns import TurnRecord
 def engine_tables(records: Sequence[TurnRecord], modes: Sequence[str]) -> list[Section[Any]]:
     """Those that have rows, of the modes that are not baselines."""
     own = [mode for mode in modes if not is_baseline(mode)]
-    forking = [mode for mode in own if variant_of(mode).mode.apar]
-    drafting = [mode for mode in own if variant_of(mode).mode.medusa]
+    forking = [mode for mode in own if Mode(mode).apar]
+    drafting = [mode for mode in own if Mode(mode).medusa]
     tables: list[Section[Any]] = [summarize_threads(records, forking), summarize_acceptance(records, drafting)]
     return [table for table in tables if table.groups]

@@ -10,11 +10,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.model import MedusaAparModel
+from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import distinct_ngrams
 
 from ..decoding.baselines import Baseline, BaselineOptions, is_baseline
 from ..decoding.decode import Limits, decode
-from ..decoding.variants import variant_of
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
 from ..measurement.store import rotated
@@ -126,7 +126,7 @@ def check_modes(model: MedusaAparModel, modes: Sequence[str], baselines: Baselin
         if is_baseline(name):
             baselines.check(Baseline(name))
             continue
-        mode = variant_of(name).mode
+        mode = Mode(name)
         if mode.medusa and model.heads is None:
             raise ValueError(f"mode={name!r} needs Medusa heads, which this model lacks; use --modes ar,apar")
         if mode.apar and model.control is None:

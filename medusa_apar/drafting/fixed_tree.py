@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
-from itertools import pairwise, product
+from itertools import pairwise
 from math import prod
 
 from .budget import FixedBudget
@@ -45,14 +45,6 @@ class FixedTree(FixedBudget):
                 tuple((above.index(path[:-1]), path[-1]) for path in level) for above, level in pairwise(levels)
             )
         )
-
-
-def cartesian_tree(widths: Sequence[int]) -> list[tuple[int, ...]]:
-    """All paths of ranks of medusa-llm's cartesian tree, breadth first, without the root.
-
-    `widths[k]` best tokens of head k + 1 are under every node of level k.
-    """
-    return [path for level in range(1, len(widths) + 1) for path in product(*map(range, widths[:level]))]
 
 
 def tuned_tree(accuracy: Sequence[Sequence[float]], nodes: int) -> list[tuple[int, ...]]:

@@ -122,7 +122,7 @@ def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: py
     ("more", "error"),
     [
         (["--threads", "2", "--rows", "1"], "nothing grows: give more than one value to one of the axes"),
-        (["--backbones", "llama-9x"], "backbone 'llama-9x' is unknown; choose from llama-7b"),
+        (["--backbones", "llama-9x"], "backbone='llama-9x' is unknown; choose one of llama-7b"),
         (["--threads", "1,30"], "tokens=32 is too short for threads=30"),
         (["--modes", "fast"], "mode='fast' is unknown; choose one of ar"),
     ],

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.drafting.fixed_tree import FixedTree, cartesian_tree, tuned_tree
+from medusa_apar.drafting.fixed_tree import FixedTree, tuned_tree
 from medusa_apar.eval.decoding.decode import Limits, decode
-from medusa_apar.eval.decoding.variants import FIXED_TREE
 from medusa_apar.heads import DraftHeads
 from medusa_apar.modes import Mode
 
@@ -22,7 +22,11 @@ def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: C
     backbone = forking_backbone(seed=0)
     forking = MedusaAparModel(backbone, make_heads(backbone))
     ids = torch.tensor([[9, 10, 11, 12, 13]])
-    shared, fixed = (decode(forking, mode, ids, Limits(max_new_tokens=24)) for mode in (Mode.MEDUSA_APAR, FIXED_TREE))
+    tree = [list(path) for length in (1, 2, 3) for path in product((0, 1), repeat=length)]
+    shared, fixed = (
+        decode(forking, Mode.MEDUSA_APAR, ids, Limits(max_new_tokens=24), medusa_choices=choices)
+        for choices in (None, tree)
+    )
     assert shared.token_ids == fixed.token_ids
     assert fixed.stats.forward_nodes > 3 * fixed.stats.steps, "the tree should stand behind every pending token"
 
@@ -48,14 +52,12 @@ def test_a_fixed_tree_has_a_path() -> None:
         FixedTree([], draftable=4)
 
 
-def test_cartesian_tree_lists_paths_breadth_first() -> None:
-    assert cartesian_tree([2, 2]) == [(0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1)]
-
-
 def test_a_tuned_tree_has_the_likeliest_paths_first() -> None:
     accuracy = [[0.6, 0.8, 0.88], [0.5, 0.6, 0.65]]
     assert tuned_tree(accuracy, 4) == [(0,), (0, 0), (1,), (1, 0)]
-    assert set(tuned_tree(accuracy, 100)) == set(cartesian_tree([3, 3])), "there are no more draft tokens"
+    assert set(tuned_tree(accuracy, 100)) == {*product(range(3)), *product(range(3), range(3))}, (
+        "there are no more draft tokens"
+    )
 
 
 @pytest.mark.parametrize("nodes", [1, 7, 30, 63])

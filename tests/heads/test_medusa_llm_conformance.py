@@ -13,7 +13,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.drafting.draft_tree import ancestors
-from medusa_apar.drafting.fixed_tree import cartesian_tree
 from medusa_apar.heads import MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.medusa_llm import save_medusa_llm, write_medusa_llm
@@ -127,7 +126,8 @@ def buffers(widths) -> dict[str, Tensor]:
 
 @pytest.fixture
 def paths(widths) -> list[tuple[int, ...]]:
-    return [(), *cartesian_tree(widths)]
+    levels = [widths[:level] for level in range(len(widths) + 1)]
+    return [path for level in levels for path in itertools.product(*map(range, level))]
 
 
 def test_our_ancestors_are_medusa_llms_tree_mask(paths, buffers):

@@ -114,7 +114,7 @@ def test_baselines_stand_beside_the_modes(command: Command, model: ScriptedModel
     model.backbone.save_pretrained(tmp_path / "draft")
     assert command("--baselines", "--assistant", str(tmp_path / "draft"), "--prompt-lookup-tokens", "3") == 0
     lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
-    expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:], "fixed-tree"]
+    expected = ["generate", "prompt-lookup", "assisted", *ALL_MODES[1:]]
     assert [json.loads(line)["mode"] for line in lines] == expected
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["settings"]["prompt_lookup_tokens"] == 3

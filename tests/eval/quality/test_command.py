@@ -289,7 +289,6 @@ def test_the_first_questions_alone(command: Command, tmp_path: Path) -> None:
         (("--answers", "nowhere"), "answers='nowhere' holds no .jsonl file"),
         (("--questions", "lists"), "ar.jsonl answers question 1, 2, which the question set lacks"),
         (("--judge-model", "wise"), "judge_model='wise' is of no use without a judge; name one with --judge-url"),
-        (("--requests-per-minute", "5"), "requests_per_minute=5 is of no use without a judge"),
         (("--judge-url", "http://localhost"), "needs the judge's name there; give it with --judge-model"),
         (("--judge-url", "localhost", "--judge-model", "wise"), "judge_url='localhost' is no address"),
         (("--judge-mode", "both"), "invalid choice: 'both'"),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.judge.endpoint import Endpoint, InquiryRefusedError, JudgeError, Pace, StoppedError
+from medusa_apar.eval.judge.endpoint import Endpoint, InquiryRefusedError, JudgeError, StoppedError
 from medusa_apar.eval.judge.endpoint import judge as judge_all
 from medusa_apar.eval.judge.inquiries import Inquiry
 from medusa_apar.eval.judge.judgements import JudgementStore, JudgeOptions
@@ -57,7 +56,7 @@ def test_tries_again_where_the_endpoint_is_busy_or_fails(judge: Judge, status: i
         (401, "refused the key; put one that it takes into the environment variable OPENAI_API_KEY"),
         (403, "refused the key"),
         (404, "does not know this path, or judge_model='wise'; does the URL lack a /v1"),
-        (429, "is busy, asked 2 times; lower --requests-per-minute or --parallel"),
+        (429, "is busy, asked 2 times; lower --parallel"),
         (500, "fails, asked 2 times; try again later"),
     ],
 )
@@ -183,27 +182,12 @@ def test_asks_so_many_at_a_time(judge: Judge, tmp_path: Path) -> None:
     assert 1 < judge.at_once <= 3
 
 
-def test_retries_count_among_the_requests_of_a_minute(judge: Judge) -> None:
-    judge.say = lambda _: Reply(status=429) if len(judge.asked) < 3 else Reply()
-    begin = time.monotonic()
-    ask(judge, requests_per_minute=600)
-    assert time.monotonic() - begin >= 0.2
-
-
-def test_requests_are_spread_evenly() -> None:
-    pace = Pace(1200)
-    begin = time.monotonic()
-    for _ in range(4):
-        pace.wait()
-    assert 0.15 <= time.monotonic() - begin < 1
-
-
-def test_nothing_passes_after_a_stop() -> None:
-    pace = Pace(None)
-    pace.wait()
-    pace.stop()
-    with pytest.raises(StoppedError):
-        pace.wait()
+def test_nothing_is_sent_after_a_stop(judge: Judge) -> None:
+    with Endpoint(JudgeOptions(url=judge.url, model="wise")) as endpoint:
+        endpoint.stopped.set()
+        with pytest.raises(StoppedError):
+            endpoint.ask(INQUIRIES[0])
+    assert not judge.asked
 
 
 def test_refuses_the_judgements_of_another_judge(judge: Judge, tmp_path: Path) -> None:

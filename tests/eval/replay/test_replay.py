@@ -108,7 +108,7 @@ def test_from_recorded_answers_to_tables_that_say_what_they_are(
 @pytest.mark.parametrize(
     ("more", "error"),
     [
-        (["--modes", "ar,fast"], "mode 'fast' is unknown; choose from ar, medusa, apar, medusa-apar, medusa-63"),
+        (["--modes", "ar,fast"], "mode='fast' is unknown; choose one of ar, medusa, apar, medusa-apar, medusa-63"),
         (["--answers", "missing.jsonl"], "missing.jsonl"),
     ],
 )

@@ -43,9 +43,9 @@ def row(*records: TurnRecord) -> dict[str, Any]:
 
 
 def test_only_modes_whose_answers_may_fork_have_a_row() -> None:
-    modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "fixed-tree", "medusa-apar")
+    modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "medusa-apar")
     threads, *_ = engine_tables(RECORDS, modes)
-    assert [row["mode"] for row in threads.rows] == ["apar", "fixed-tree", "medusa-apar"]
+    assert [row["mode"] for row in threads.rows] == ["apar", "medusa-apar"]
 
 
 def test_slots_are_compared_answer_by_answer() -> None:
