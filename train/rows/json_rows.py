@@ -22,9 +22,11 @@ LONGEST = 2**20
 
 _SEPARATORS = re.compile(r"[\s,}\[\]\ufeff]*")
 _TOKENS = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[{]+|[\]}]+', re.DOTALL)
+_ENDS = re.compile(r'["{}\]]|^\n')
+"""What tells at an error in a string that the string's own end is missing."""
 _FIRST_KEY = re.compile(r'\{\s*"((?:[^"\\\n]|\\.){1,80})"\s*:')
-_LONGEST_TOKEN = len("-Infinity")
-_LONGEST_ESCAPE = len(r"\u0000")
+_SEEN_AT_ERROR = 10
+"""Characters; more than the longest token, `-Infinity`, has."""
 _FIRST_KEYS = 32
 """So many names are remembered with which rows begin."""
 
@@ -127,10 +129,10 @@ class _Rows:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 is_cut_off = error.msg.startswith("Unterminated") or error.pos == len(self._text)
-                if (is_cut_off or error.pos > len(self._text) - _LONGEST_TOKEN) and self._may_read_on():
+                if (is_cut_off or error.pos > len(self._text) - _SEEN_AT_ERROR) and self._may_read_on():
                     continue
                 reason = _REASONS.get(error.msg, _NOT_JSON)
-                at_error = self._text[error.pos : error.pos + _LONGEST_ESCAPE]
+                at_error = self._text[error.pos : error.pos + _SEEN_AT_ERROR]
             except RecursionError:
                 reason = "brackets nested too deep"
             except ValueError:  # of `int`
@@ -146,7 +148,7 @@ class _Rows:
             end = self._end_of_bad_row(
                 is_first,
                 may_span_lines=not self._on_one_line or (reason != _NOT_JSON and at_error.startswith("\n")),
-                is_balanced=reason != _NOT_JSON and '"' not in at_error and not at_error.startswith("\n"),
+                is_balanced=reason != _NOT_JSON and not _ENDS.search(at_error),
             )
             return BadRowError(_CUT_OFF if is_cut_off and end == len(self._text) else reason), end
 

@@ -198,6 +198,13 @@ def test_hostile_text_takes_no_quadratic_time(part: str) -> None:
     assert seconds(80_000) < 10 * max(seconds(20_000), 0.02)
 
 
+def test_an_escape_that_lost_its_end_and_the_quote_costs_no_other_row() -> None:
+    bad = '{"messages": [{"content": "\\ud800\\udc}, {"content": "{\\""}]}'
+    good, bad_rows = read('[{"prompt": "a"}, ' + bad + ', {"prompt": "b"}]', 5)
+    assert good == [{"prompt": "a"}, {"prompt": "b"}]
+    assert list(bad_rows.values()) == ["a bad escape in a string"]
+
+
 @given(
     rows=st.lists(QUESTIONS | DIALOGUES, min_size=2, max_size=5), size=st.integers(1, 40), data=st.data(),
 )  # fmt: skip
