@@ -142,6 +142,7 @@ def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
         assert f" {mode} " in shown
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_of_any_encoding_shows_the_answer(encoding: str) -> None:
     """What it cannot show is escaped: the prompt asks for characters that ASCII has not."""

@@ -68,6 +68,7 @@ def test_it_loads_without_a_warning_of_its_libraries(recwarn: pytest.WarningsRec
     assert not [str(warning.message) for warning in recwarn if issubclass(warning.category, FutureWarning)]
 
 
+@pytest.mark.integration
 def test_it_is_lossless() -> None:
     control = model().control
     assert control is not None

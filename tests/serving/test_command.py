@@ -36,6 +36,7 @@ def process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         yield started
 
 
+@pytest.mark.integration
 def test_it_answers_in_threads_and_ends_what_it_has_begun_before_it_stops(
     process: tuple[subprocess.Popen[bytes], str],
 ) -> None:
