@@ -26,7 +26,7 @@ from .checkpoint import load_tokenizer
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import MedusaAparOutput
-from .runner.dtype import DTYPES, dtype_named
+from .runner.dtype import DTYPES, WEIGHTS, dtype_named
 from .tree.drawing import draw
 
 INTERRUPTED = 130
@@ -48,6 +48,7 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-threads", type=positive, default=8, help="threads in a step; more wait")
     parser.add_argument("--max-depth", type=positive, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument(
         "--temperature", type=finite, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
     )
@@ -58,7 +59,9 @@ def generate(argv: Sequence[str]) -> None:
         raise ValueError(f"PROMPT={args.prompt!r} is empty; say what to answer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(args.model)
-    model = MedusaAparModel.from_pretrained(args.model, heads=args.heads, dtype=dtype_named(args.dtype)).to(device)
+    model = MedusaAparModel.from_pretrained(
+        args.model, heads=args.heads, weights=args.weights, dtype=dtype_named(args.dtype)
+    ).to(device)
     messages = [{"role": "user", "content": args.prompt}]
     chat: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from .drafting.budget import FixedBudget, NodeBudget
 from .drafting.drafter import Drafter
 from .drafting.fixed_tree import FixedTree
+from .drafting.ngrams import NgramDrafter
 from .drafting.step_cost import measured_budget
 from .engine.engine import Engine
 from .engine.pools import PoolPlan
@@ -65,6 +66,8 @@ class DecodingOptions:
 
     Attributes:
         medusa: let the heads draft; by default where there are heads.
+        ngrams: draft what came after the last n-gram earlier in the prompt or the answer; by default unless
+            `medusa=False`, `medusa_choices` or another acceptance is given. Needs no heads.
         apar: let the model fork; by default where the control tokens are known.
         max_threads: threads of one row in a step; more of them wait. Does not change the answer.
         max_depth: threads of this depth do not fork; the root thread has depth 1. By default `thread_depth`
@@ -81,6 +84,7 @@ class DecodingOptions:
     """
 
     medusa: bool | None = None
+    ngrams: bool | None = None
     apar: bool | None = None
     max_threads: int = 8
     max_depth: int = 2
@@ -258,6 +262,7 @@ class Generation:
                     max_threads=self.options.max_threads,
                     stopping=Stopping(asked, context, input_ids.device) if asked else None,
                     stream=None if streamer is None else ReadingOrderStream(streamer),
+                    ngrams=NgramDrafter() if self._drafts_ngrams else None,
                 )
             )
             copies[tuple(prompt)] += 1
@@ -297,9 +302,18 @@ class Generation:
     def _budget(self, drafter: Drafter | None) -> NodeBudget:
         if drafter is not None and self.options.medusa_choices is not None:
             return FixedTree(self.options.medusa_choices, drafter.heads.draftable)
-        if drafter is not None and self.options.nodes_per_step is not None:
-            return FixedBudget(self.options.nodes_per_step, drafter.beams[0])
+        if self.options.nodes_per_step is not None:
+            return FixedBudget(self.options.nodes_per_step, None if drafter is None else drafter.beams[0])
+        if drafter is None and not self._drafts_ngrams:
+            return FixedBudget()
         return measured_budget(self.runner, drafter)
+
+    @property
+    def _drafts_ngrams(self) -> bool:
+        options = self.options
+        if options.ngrams is not None:
+            return options.ngrams
+        return options.medusa is not False and options.medusa_choices is None and options.acceptance == "exact"
 
     def _padding(self, ends: frozenset[int]) -> int:
         padding = self.config.pad_token_id

@@ -36,7 +36,9 @@ from .heads.checkpoints import load_heads
 from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
 from .output import MedusaAparOutput
 from .runner.compilation import Compiler
+from .runner.dtype import Weights
 from .runner.model_runner import ModelRunner
+from .runner.quantized_linears import usable_weights
 from .runner.supported import check_supported
 from .runner.twin import state_of
 from .tree.control_tokens import ControlTokens, thread_depth
@@ -61,6 +63,8 @@ class MedusaAparModel(PushToHubMixin):
         backbone: a supported causal LM, APAR-tuned or plain.
         heads: Medusa heads that were trained on it; None decodes without.
         fork_token_id, child_token_id: the control tokens, where the backbone's config does not record them.
+        weights: in which linear layers are computed: `"loaded"`, as they are; `"int8"`, on the CPU in 8-bit integers,
+            and answers are those of the backbone so quantised, whatever the mode; `"auto"`, the faster of both.
 
     Attributes:
         backbone: the plain causal LM; decoding leaves it as it is.
@@ -79,6 +83,7 @@ class MedusaAparModel(PushToHubMixin):
         *,
         fork_token_id: int | None = None,
         child_token_id: int | None = None,
+        weights: str = Weights.LOADED,
     ) -> None:
         if (fork_token_id is None) != (child_token_id is None):
             raise ValueError(
@@ -98,6 +103,7 @@ class MedusaAparModel(PushToHubMixin):
         )
         if self.control is not None:
             self.control.check_fits(backbone.config.vocab_size)
+        self.weights = Weights(weights)
         self._adapter: AdapterFiles | None = None
         self._lock = RLock()
         self._compiling: tuple[str | Callable[..., Any], dict[str, Any]] | None = None
@@ -135,6 +141,7 @@ class MedusaAparModel(PushToHubMixin):
         pretrained_model_name_or_path: str | Path,
         *,
         heads: str | Path | DraftHeads | Literal[False] | None = None,
+        weights: str = Weights.LOADED,
         **kwargs: Any,
     ) -> MedusaAparModel:
         """Load backbone and heads. A warning says so where no heads or no control tokens are found.
@@ -143,6 +150,7 @@ class MedusaAparModel(PushToHubMixin):
             pretrained_model_name_or_path: a folder or a hub id, of a model or of a PEFT adapter, which is merged.
             heads: Medusa heads, or the folder or hub id of some. By default those of the checkpoint: in its subfolder
                 `heads` or `medusa`, or in medusa-llm's files beside the weights. False: load none.
+            weights: as the constructor's.
             **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`, `subfolder`,
                 `gguf_file`.
 
@@ -178,6 +186,7 @@ class MedusaAparModel(PushToHubMixin):
             found,
             fork_token_id=None if control is None else control.fork_token_id,
             child_token_id=None if control is None else control.child_token_id,
+            weights=weights,
         )
         where = given(kwargs, *PLACE_ARGUMENTS, *HUB_ARGUMENTS)
         if not kwargs.get("gguf_file") and is_adapter(source, **where):
@@ -258,6 +267,8 @@ class MedusaAparModel(PushToHubMixin):
             backend: of `torch.compile`.
             options: for the backend.
         """
+        if self.weights is Weights.INT8:
+            raise ValueError("weights='int8' runs uncompiled; leave compile() or weights= out")
         self._compiling = backend, options or {}
         self._prepared_for = ()
 
@@ -273,10 +284,10 @@ class MedusaAparModel(PushToHubMixin):
         """Generate as the backbone's own `generate` does, several tokens per forward pass.
 
         Takes the arguments of transformers' `generate` for decoder-only models, and the fields of `DecodingOptions`:
-        `medusa`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`, `acceptance`,
-        `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would write after
-        that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token for token
-        (with the control tokens, where the backbone has any, in `suppress_tokens`).
+        `medusa`, `ngrams`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`,
+        `acceptance`, `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would
+        write after that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token
+        for token (with the control tokens, where the backbone has any, in `suppress_tokens`).
 
         Args:
             inputs: `[batch, length]` int64 prompts; also as `input_ids=`.
@@ -320,6 +331,7 @@ class MedusaAparModel(PushToHubMixin):
         streamer: BaseStreamer | None = None,
         *,
         medusa: bool | None = None,
+        ngrams: bool | None = None,
         apar: bool | None = None,
         max_threads: int = 8,
         max_depth: int | None = None,
@@ -351,6 +363,7 @@ class MedusaAparModel(PushToHubMixin):
             _check_model_kwargs(input_ids, attention_mask, model_kwargs)
             options = DecodingOptions(
                 medusa=medusa,
+                ngrams=ngrams,
                 apar=apar,
                 max_threads=max_threads,
                 max_depth=thread_depth(self.config) if max_depth is None else max_depth,
@@ -383,7 +396,8 @@ class MedusaAparModel(PushToHubMixin):
         state = self.config._attn_implementation, *state_of(self._modules)
         if state != self._prepared_for:
             compiler = None if self._compiling is None else Compiler(self._modules, *self._compiling)
-            runner = ModelRunner(self.backbone, compiler)
+            weights = Weights.LOADED if compiler else usable_weights(self.backbone, self.weights)
+            runner = ModelRunner(self.backbone, compiler, weights)
             self._prepared = runner, None if self.heads is None else new_drafter(self.heads, runner, compiler)
             self._prepared_for = state
         return self._prepared

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.argument_types import ArgumentParser, positive, positives
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import DTYPES
+from medusa_apar.runner.dtype import DTYPES, WEIGHTS
 
 from ..measurement.question_sets import BENCHMARKS, BUNDLED, load_questions
 from ..measurement.setup import load_model
@@ -88,7 +88,7 @@ def measure_heads(
         chain=1 + sum(found.acceptance),
         trees={
             size: tokens_per_step(
-                greedy_answers(model, tokenizer, chats, max_new_tokens, apar=False, nodes_per_step=size)
+                greedy_answers(model, tokenizer, chats, max_new_tokens, apar=False, ngrams=False, nodes_per_step=size)
             )
             for size in nodes
         },
@@ -122,12 +122,13 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
     parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument("--output", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
     if arguments.output is not None:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
     questions = load_questions(arguments.questions)[: arguments.limit]
-    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
+    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads, arguments.weights)
     chats: list[Chat] = [[{"role": "user", "content": question.turns[0]}] for question in questions]
     figures = measure_heads(model, tokenizer, chats, arguments.max_new_tokens, arguments.nodes)
     if arguments.output is not None:

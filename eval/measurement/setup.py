@@ -16,7 +16,7 @@ from medusa_apar.argument_types import names_of, positive
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.runner.dtype import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, WEIGHTS, dtype_named
 
 from ..decoding.decode import Limits
 from .provenance import environment
@@ -24,7 +24,7 @@ from .question_sets import BENCHMARKS, BUNDLED, Question
 
 
 def load_model(
-    model: str | None, dtype: str, heads: str | None = None
+    model: str | None, dtype: str, heads: str | None = None, weights: str = "loaded"
 ) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
     """Load a folder or a hub id, by default `DEFAULT_MODEL`, and its tokenizer; onto the GPU if there is one.
 
@@ -32,11 +32,12 @@ def load_model(
         model: folder or hub id of the model.
         dtype: of the weights, one of `DTYPES`.
         heads: folder or hub id of other heads than those that come with the model.
+        weights: in which linear layers are computed, one of `WEIGHTS`.
     """
     source = DEFAULT_MODEL if model is None else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(source)
-    loaded = MedusaAparModel.from_pretrained(source, heads=heads, dtype=dtype_named(dtype))
+    loaded = MedusaAparModel.from_pretrained(source, heads=heads, weights=weights, dtype=dtype_named(dtype))
     return loaded.to(device), tokenizer
 
 
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     )
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument("--compile", action="store_true", help="run this engine's steps through torch.compile")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
     parser.add_argument(
@@ -92,6 +94,7 @@ def describe(
         "model": model_name(arguments.model),
         "weights": fingerprint.of_weights(backbone, model.heads),
         "dtype": str(backbone.dtype).removeprefix("torch."),
+        "computed": model.weights,
         "compiled": model.compiled,
         "questions": arguments.questions,
         "questions_digest": fingerprint.of_items(questions),

@@ -145,7 +145,7 @@ def _speed(path: Path, settings: dict[str, Any]) -> Speed:
     if "what" in settings:
         title = f"{settings['what']}: {settings['answers']} on a random {settings['backbone']}"
     else:
-        title = _title(settings) + ", compiled" * bool(settings.get("compiled"))
+        title = _title(settings) + ", compiled" * settings["compiled"] + ", int8" * (settings["computed"] == "int8")
     records = _records(path, TurnRecord)
     others = engine_tables(records, [mode for mode in settings["modes"] if mode in tuple(Mode)])
     return Speed(path.parent, title, settings, [summarize(records, settings["modes"]), *others], records)

@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_baselines(arguments)
     modes = _all_modes(arguments)
     questions = load_questions(arguments.questions)[: arguments.limit]
-    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads)
+    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads, arguments.weights)
     if arguments.compile:
         model.compile()
     baselines = _baseline_options(arguments, model)

@@ -20,8 +20,11 @@ from tqdm import tqdm
 from .drafter import Beam, DraftShape
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
-ENOUGH_SECONDS = 3.0
+ENOUGH_SECONDS = 6.0
 """Time after which measuring the cost curve ends with the round that it is in."""
+COMMON = 16
+"""Larger counts are rare and take long: they are timed in the first rounds alone."""
+COMPLETE_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class CostCurve:
         """Time `run(count)` at a few counts and join them by straight lines.
 
         A first round warms up, and so does a call before each timed one, as decoding keeps to one size for a while.
-        The fastest time counts: whatever else the machine does only ever adds to it. What is slow is timed fewer times.
+        The fastest time counts: whatever else the machine does only ever adds to it.
 
         Args:
             run: what to time.
@@ -65,7 +68,7 @@ class CostCurve:
         for done in tqdm(range(repeats), desc="measuring step times", leave=False, delay=1.0):
             if done and perf_counter() - begin > ENOUGH_SECONDS:
                 break
-            for count in counts:
+            for count in (count for count in counts if count <= COMMON or done < COMPLETE_ROUNDS):
                 run(count)
                 between()
                 start = perf_counter()
@@ -103,7 +106,7 @@ class StepCost:
 
     Attributes:
         forward: the backbone's forward pass by its nodes.
-        drafting: the heads by their rows, for each beam; the widest and deepest first.
+        drafting: the heads by their rows, for each beam; the widest and deepest first. None without heads.
         slots: that attention ran over when the forward pass was timed.
         per_pair: seconds that each pair of a node and a further slot takes.
     """
@@ -198,8 +201,8 @@ class MeasuredBudget(NodeBudget):
 
     def __init__(self, cost: StepCost) -> None:
         self._cost = cost
-        self._all = next(iter(cost.drafting))
-        self._paying: Beam | None = self._all  # what paid best for the last step, whatever a probe drafted
+        self._all = next(iter(cost.drafting), None)
+        self._paying = self._all  # what paid best for the last step, whatever a probe drafted
         self._per_node = 0.0  # seconds of a node beyond the measured cost: attention over more slots
         self._host_seconds = 0.0  # of a step outside the backbone and the heads, running mean
         self._since_probe = 0

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from .budget import NodeBudget
+from .ngrams import Continuation
 
 ROOT = -1
 """Parent of a pending token."""
@@ -58,12 +59,14 @@ class ThreadDraft:
         position: path depth of the pending token.
         may_fork: whether `[Fork]` may open a child here.
         tree: what the heads propose; None where they propose nothing.
+        continuation: what its n-grams propose; likewise.
     """
 
     pending: int
     position: int
     may_fork: bool
     tree: DraftTree | None
+    continuation: Continuation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class StepNodes:
         position: `[nodes]` path depth.
         is_eager_child: `[nodes]` whether the node is a `[Child]` that was injected: it is accepted with its parent, and
             belongs to the thread that the parent's `[Fork]` opens.
+        is_from_heads: `[nodes]` whether the heads proposed the node; the other draft tokens come from n-grams alone.
     """
 
     token_ids: Ints
@@ -84,6 +88,7 @@ class StepNodes:
     thread: Ints
     position: Ints
     is_eager_child: Flags
+    is_from_heads: Flags
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -118,6 +123,9 @@ def choose_nodes(
     start = np.array([draft.position for draft in drafts], dtype=np.int64)
     may_fork = np.array([draft.may_fork for draft in drafts], dtype=np.bool_)
     every = _candidates(drafts)
+    for number, draft in enumerate(drafts):
+        if draft.continuation is not None:
+            every = every.with_continuation(number, draft.continuation)
     depth = start[every.thread] + every.level
     possible = (every.score > -np.inf) & (depth < context_length)
     if control is not None:
@@ -140,6 +148,7 @@ def choose_nodes(
         thread=thread,
         position=start[thread] + level,
         is_eager_child=every.is_eager_child[order],
+        is_from_heads=every.is_from_heads[order],
     )
 
 
@@ -152,6 +161,7 @@ class _Candidates:
         parent: `[candidates]` index of the candidate above; `ROOT` for pending tokens.
         score: `[candidates]` log-probability of the path; -inf where there is no token.
         is_eager_child: `[candidates]` whether it is an eager `[Child]`.
+        is_from_heads: `[candidates]` whether the heads proposed it.
     """
 
     token_ids: Ints
@@ -160,6 +170,32 @@ class _Candidates:
     level: Ints
     score: Scores
     is_eager_child: Flags
+    is_from_heads: Flags
+
+    def with_continuation(self, thread: int, continuation: Continuation) -> _Candidates:
+        """The same, with what n-grams propose after a thread's pending token.
+
+        As long as that is what the heads propose as well, the better of both scores counts.
+        """
+        own = np.flatnonzero((self.thread == thread) & (self.score > -np.inf)).tolist()
+        known = dict(zip(zip(self.parent[own].tolist(), self.token_ids[own].tolist(), strict=True), own, strict=True))
+        score, node, shared = self.score.copy(), thread, 0
+        for token, log_prob in zip(continuation.token_ids, continuation.log_probs, strict=True):
+            if (found := known.get((node, token))) is None:
+                break
+            score[found] = max(score[found], log_prob)
+            node, shared = found, shared + 1
+        added, first = len(continuation.token_ids) - shared, len(score)
+        parents = [node, *range(first, first + added - 1)][:added]
+        return _Candidates(
+            np.append(self.token_ids, np.array(continuation.token_ids[shared:], dtype=np.int64)),
+            np.append(self.parent, np.array(parents, dtype=np.int64)),
+            np.append(self.thread, np.full(added, thread)),
+            np.append(self.level, np.arange(shared + 1, shared + added + 1)),
+            np.append(score, continuation.log_probs[shared:]),
+            np.append(self.is_eager_child, np.zeros(added, dtype=np.bool_)),
+            np.append(self.is_from_heads, np.zeros(added, dtype=np.bool_)),
+        )
 
     def with_children(self, forks: Ints, child_token_id: int) -> _Candidates:
         """The same, and after them a `[Child]` under each of some candidates."""
@@ -170,6 +206,7 @@ class _Candidates:
             np.append(self.level, self.level[forks] + 1),
             np.append(self.score, self.score[forks]),
             np.append(self.is_eager_child, np.ones(len(forks), dtype=np.bool_)),
+            np.append(self.is_from_heads, np.zeros(len(forks), dtype=np.bool_)),
         )
 
 
@@ -194,7 +231,15 @@ def _candidates(drafts: Sequence[ThreadDraft]) -> _Candidates:
         thread = np.append(thread, np.tile(np.repeat(drafting, width), levels))
         level = np.append(level, np.repeat(np.arange(1, levels + 1), len(drafting) * width))
         score = np.append(score, np.stack([one.log_probs for one in trees], axis=1))
-    return _Candidates(token_ids, parent, thread, level, score, np.zeros(len(token_ids), dtype=np.bool_))
+    return _Candidates(
+        token_ids,
+        parent,
+        thread,
+        level,
+        score,
+        is_eager_child=np.zeros(len(token_ids), dtype=np.bool_),
+        is_from_heads=np.arange(len(token_ids)) >= threads,
+    )
 
 
 def ancestors(parent: Sequence[int] | Ints) -> Flags:

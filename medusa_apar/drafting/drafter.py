@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
 from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.model_runner import ModelRunner
-from medusa_apar.runner.packed_linears import pack_linears
+from medusa_apar.runner.quantized_linears import prepare_linears
 from medusa_apar.runner.twin import twin
 
 TreeShape = tuple[tuple[tuple[int, int], ...], ...]
@@ -201,11 +201,11 @@ def new_drafter(heads: DraftHeads, runner: ModelRunner, compiler: Compiler | Non
     Args:
         heads: the heads.
         runner: of their backbone.
-        compiler: of the search; None runs it with packed weights.
+        compiler: of the search; None runs it with packed weights, or quantised as the backbone's are.
     """
     own, embeddings = twin(heads), runner.model.get_input_embeddings()
     if compiler is None:
-        pack_linears(own)
+        prepare_linears(own, runner.weights)
     if isinstance(own, SequentialHeads):
         return SequentialDrafter(own, embeddings, runner.lm_head, compiler)
     assert isinstance(own, MedusaHeads)

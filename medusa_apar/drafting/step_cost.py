@@ -14,7 +14,7 @@ from torch import Tensor
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.model_runner import ModelRunner
 
-from .budget import CostCurve, FixedBudget, MeasuredBudget, NodeBudget, StepCost
+from .budget import CostCurve, MeasuredBudget, NodeBudget, StepCost
 from .cost_cache import cached_cost
 from .drafter import Beam, Drafter
 
@@ -26,16 +26,16 @@ MEASURED_ROWS = (1, 2, 4, 8, 16, 32)
 
 
 def measured_budget(runner: ModelRunner, drafter: Drafter | None) -> NodeBudget:
-    """The budget that gives the most tokens in a second on this machine."""
-    return FixedBudget() if drafter is None else MeasuredBudget(step_cost(runner, drafter))
+    """The budget that gives the most tokens in a second on this machine, with heads or with n-grams alone."""
+    return MeasuredBudget(step_cost(runner, drafter))
 
 
-def step_cost(runner: ModelRunner, drafter: Drafter) -> StepCost:
+def step_cost(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
     """The cost of steps; measured at the first call for a model, dtype and machine, then read from the cache."""
     return cached_cost(_subject(runner, drafter), lambda: measure(runner, drafter))
 
 
-def measure(runner: ModelRunner, drafter: Drafter) -> StepCost:
+def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
     """Time the backbone's forward pass by its nodes, and the heads by their rows."""
     context = min(CONTEXT, runner.context_length // 2)
     (pool,) = runner.new_pools(1, 1023)
@@ -56,10 +56,11 @@ def measure(runner: ModelRunner, drafter: Drafter) -> StepCost:
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
-    def draft(rows: int, beam: Beam = drafter.beams[0]) -> None:
-        assert hidden is not None
+    def draft(rows: int, beam: Beam | None = None) -> None:
+        if drafter is None or hidden is None:
+            return
         zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
-        drafter.propose(hidden[zeros], zeros, beam)[0].tolist()
+        drafter.propose(hidden[zeros], zeros, beam or drafter.beams[0])[0].tolist()
 
     def reach(further: int) -> None:
         slots = pool.acquire(further)
@@ -73,22 +74,25 @@ def measure(runner: ModelRunner, drafter: Drafter) -> StepCost:
     return StepCost(
         forward=curve,
         drafting={
-            beam: CostCurve.measure(partial(draft, beam=beam), MEASURED_ROWS, between=step) for beam in drafter.beams
+            beam: CostCurve.measure(partial(draft, beam=beam), MEASURED_ROWS, between=step)
+            for beam in (drafter.beams if drafter else ())
         },
         slots=slots,
         per_pair=(by_reach(FAR) - by_reach(1)) / (FAR_NODES * FAR),
     )
 
 
-def _subject(runner: ModelRunner, drafter: Drafter) -> dict[str, Any]:
+def _subject(runner: ModelRunner, drafter: Drafter | None) -> dict[str, Any]:
     model = runner.model
     config = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
     device = model.device
+    heads = {} if drafter is None else {"kind": drafter.heads.config.model_type, **drafter.heads.config.shape}
     return {
         "backbone": config,
         "attention": model.config._attn_implementation,
-        "heads": {"kind": drafter.heads.config.model_type, **drafter.heads.config.shape, "width": drafter.width},
+        "heads": heads if drafter is None else heads | {"width": drafter.width},
         "dtype": str(model.dtype),
+        "weights": runner.weights,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} {_processor()}",
         "threads": torch.get_num_threads(),
         "step": type(runner.forward_pass).__name__,

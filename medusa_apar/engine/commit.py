@@ -15,6 +15,7 @@ from medusa_apar.tree.control_tokens import ControlTokens
 from medusa_apar.tree.streaming import readable_token_ids
 
 from .metrics import Metrics
+from .proposals import update_acceptance
 from .state import LiveThread, Request
 from .verifier import StepOutput
 
@@ -45,13 +46,11 @@ class Commit:
         token_ids, sampled = nodes.token_ids.tolist(), output.sampled.tolist()  # faster one by one than arrays
         eager = np.flatnonzero(nodes.is_eager_child)
         kept = np.zeros(len(nodes), dtype=np.bool_)
-        carried = (np.bincount(nodes.thread[~nodes.is_eager_child], minlength=len(threads)) - 1).tolist()
         for number, (thread, path) in enumerate(zip(threads, output.paths(nodes, len(threads)), strict=True)):
             tokens = [*(token_ids[node] for node in path[1:]), sampled[path[-1]]]
             tokens = tokens[: self._until_end(thread, tokens)]
             path = path[: len(tokens)]
-            if thread.draft_tree is not None:
-                thread.request.running_acceptance.update(thread.draft_tree, carried[number], accepted=len(path) - 1)
+            update_acceptance(thread, nodes, number, path, tokens)
             appended = shown = 0
             for at in (at for at, node in enumerate(path) if token_ids[node] == self._fork_token_id):
                 self._advance(thread, placement.slots[path[shown : at + 1]], tokens[appended:at])
@@ -88,21 +87,20 @@ class Commit:
     def _until_end(self, thread: LiveThread, tokens: list[int]) -> int:
         """How many of `tokens` a thread takes until an EOS or the context window ends it."""
         tokens = tokens[: self._context_length - len(thread.thread.token_ids)]
-        eos = thread.request.eos_token_ids
-        return next((count for count, token in enumerate(tokens, start=1) if token in eos), len(tokens))
+        ends = (count for count, token in enumerate(tokens, start=1) if token in thread.request.eos_token_ids)
+        return next(ends, len(tokens))
 
     def _open_child(self, parent: LiveThread) -> LiveThread:
-        request = parent.request
         child = LiveThread(
-            request,
-            request.tree.open_child(parent.index, len(parent.thread.token_ids), self._stats.steps),
+            parent.request,
+            parent.request.tree.open_child(parent.index, len(parent.thread.token_ids), self._stats.steps),
             path=(*parent.path, parent.forks),
             row=parent.pool.fork_row(parent.row),
             key=child_key(parent.key, parent.forks),
             computed=parent.computed,
         )
         parent.forks += 1
-        insort(request.live, child, key=lambda live: live.path)
+        insort(parent.request.live, child, key=lambda live: live.path)
         if len(child.thread.token_ids) >= self._context_length:
             child.thread.finish_reason = "context"
         return child

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from medusa_apar.drafting.budget import NodeBudget
-from medusa_apar.drafting.draft_tree import StepNodes, ThreadDraft, choose_nodes
+from medusa_apar.drafting.draft_tree import choose_nodes
 from medusa_apar.drafting.drafter import Drafter
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
@@ -17,6 +18,7 @@ from medusa_apar.tree.control_tokens import ControlTokens
 from .commit import Commit
 from .metrics import Metrics
 from .prefill import Prefill
+from .proposals import draft_of
 from .scheduler import Scheduler
 from .state import LiveThread, Request
 from .verifier import Verifier
@@ -45,11 +47,10 @@ class Engine:
         context_length: int,
     ) -> None:
         self.metrics = Metrics()
-        self._control = control
-        self._context_length = context_length
         self._budget = budget
         self.pools = pools
         self._scheduler = Scheduler(pools, self.metrics)
+        self._choose = partial(choose_nodes, budget=budget, control=control, context_length=context_length)
         self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", runner.prefill))
         self._forward = self.metrics.timed("backbone_seconds", runner.forward)
         propose = None if drafter is None else self.metrics.timed("head_seconds", drafter.propose)
@@ -101,7 +102,7 @@ class Engine:
     def _decode(self, threads: Sequence[LiveThread]) -> None:
         """One step: choose nodes, run them, sample, verify, commit, draft."""
         host_seconds = self.metrics.host_timer()
-        nodes = self._nodes(threads)
+        nodes = self._choose([draft_of(thread) for thread in threads], room=self._scheduler.room(threads))
         ancestors = nodes.ancestors()
         placement = Placement.acquire(
             self.pools,
@@ -115,11 +116,3 @@ class Engine:
         output = self._verify(threads, nodes, ancestors, logits, hidden)
         self._commit(threads, nodes, placement, output)
         self._budget.record(placement.slots_per_node, host_seconds())
-
-    def _nodes(self, threads: Sequence[LiveThread]) -> StepNodes:
-        """The pending tokens, and the draft tokens that are worth a node."""
-        drafts = [
-            ThreadDraft(live.thread.token_ids[-1], len(live.thread.token_ids) - 1, live.may_fork, live.draft_tree)
-            for live in threads
-        ]
-        return choose_nodes(drafts, self._budget, self._control, self._context_length, self._scheduler.room(threads))

@@ -28,7 +28,7 @@ class PoolPlan:
     @staticmethod
     def of(runner: ModelRunner, max_slots: int | None = None) -> PoolPlan:
         """So many slots; by default what the device can hold."""
-        return PoolPlan(runner, slots_that_fit(runner.model) if max_slots is None else max_slots)
+        return PoolPlan(runner, slots_that_fit(runner.model, runner.kv_dtype) if max_slots is None else max_slots)
 
     def pools(self, requests: int, longest: int, lengths: Sequence[tuple[int, int]] = ()) -> list[SlotPool]:
         """A pool for each request where all together can hold their longest paths, else one that they share.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from medusa_apar.drafting.acceptance import RunningAcceptance
 from medusa_apar.drafting.draft_tree import DraftTree
+from medusa_apar.drafting.ngrams import Continuation, NgramDrafter
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.sampling.sampler import Sampler
 from medusa_apar.sampling.verification import Acceptance, accept_exactly
@@ -31,6 +32,7 @@ class Request:
         max_threads: threads in a step; the others wait.
         stopping: the stopping criteria, if any.
         stream: where readable text goes, if anywhere.
+        ngrams: proposes draft tokens from what the request has read and written; None does not.
         cut_reason: why the answer ends at the limit.
         pool: the KV pool of its threads, while it is decoded.
         live: its live threads in schedule order; none once it has ended.
@@ -48,6 +50,7 @@ class Request:
     max_threads: int = 8
     stopping: Stopping | None = None
     stream: ReadingOrderStream | None = None
+    ngrams: NgramDrafter | None = None
     cut_reason: FinishReason = "length"
     pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
@@ -76,6 +79,7 @@ class LiveThread:
         computed: leading tokens whose keys and values its row sees.
         forks: children opened so far.
         draft_tree: what the heads propose after the pending token.
+        continuation: what n-grams proposed there for the last step.
     """
 
     request: Request
@@ -86,6 +90,7 @@ class LiveThread:
     computed: int = 0
     forks: int = 0
     draft_tree: DraftTree | None = None
+    continuation: Continuation | None = None
 
     @property
     def thread(self) -> Thread:

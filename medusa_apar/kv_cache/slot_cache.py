@@ -23,7 +23,10 @@ class SlotCache(Cache):
     Attributes:
         slots: `[nodes]` int64; where the next forward pass writes, counted through all pools.
         extent: slots of each pool that the next forward pass attends over.
+        dtype: of keys and values; None for that in which the model computes them.
     """
+
+    dtype: torch.dtype | None = None
 
     def __init__(self, layers: int, pools: int, capacity: int) -> None:
         self.pools = pools
@@ -76,8 +79,9 @@ class SlotLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         # Zeros, not `empty`: a masked slot still takes part in the matrix product, and 0 * NaN is NaN.
         slots = self._cache.pools * self._cache.stride
-        self.keys = key_states.new_zeros(key_states.shape[1], slots, key_states.shape[-1])
-        self.values = value_states.new_zeros(value_states.shape[1], slots, value_states.shape[-1])
+        dtype = self._cache.dtype or key_states.dtype
+        self.keys = key_states.new_zeros(key_states.shape[1], slots, key_states.shape[-1], dtype=dtype)
+        self.values = value_states.new_zeros(value_states.shape[1], slots, value_states.shape[-1], dtype=dtype)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -91,8 +95,8 @@ class SlotLayer(CacheLayerMixin):
         assert self.keys is not None
         assert self.values is not None
         slots = self._cache.slots.to(key_states.device)
-        self.keys.index_copy_(1, slots, key_states[0])
-        self.values.index_copy_(1, slots, value_states[0])
+        self.keys.index_copy_(1, slots, key_states[0].to(self.keys.dtype))
+        self.values.index_copy_(1, slots, value_states[0].to(self.values.dtype))
         return self._attended(self.keys), self._attended(self.values)
 
     def _attended(self, states: Tensor) -> Tensor:

@@ -1,11 +1,30 @@
-"""Number formats by name, and the one that this machine computes fastest in."""
+"""Number formats of weights by name, and the one that this machine computes fastest in."""
 
 from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
 
 import torch
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """What `--dtype` may name."""
+
+
+class Weights(StrEnum):
+    """In which numbers linear layers are computed: as they are loaded, in 8-bit integers, or in the faster of both."""
+
+    LOADED = "loaded"
+    INT8 = "int8"
+    AUTO = "auto"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        raise ValueError(f"weights={value!r} is unknown; choose one of {', '.join(cls)}")
+
+
+WEIGHTS = tuple(map(str, Weights))
+"""What `--weights` may name."""
 
 
 def cpu_has_bfloat16() -> bool:

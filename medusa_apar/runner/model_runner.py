@@ -14,11 +14,12 @@ from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
-from .attention import attend_to_slots
+from .attention import attend_reproducibly, attend_to_slots
 from .compilation import Compiler
+from .dtype import Weights
 from .forward_pass import ForwardPass, PassInputs
 from .masks import attention_masks
-from .packed_linears import pack_linears
+from .quantized_linears import prepare_linears
 from .supported import check_supported
 from .transfer import to_device
 from .twin import twin
@@ -29,23 +30,33 @@ class ModelRunner:
 
     Args:
         model: a supported causal LM.
-        compiler: of its steps; None runs them with packed weights.
+        compiler: of its steps; None runs them with packed or quantised weights.
+        weights: in which its linear layers are computed, `LOADED` or `INT8`.
 
     Attributes:
         forward_pass: how a step is run.
         lm_head: the output projection.
+        weights: as given.
+        kv_dtype: of keys and values.
 
     Raises:
         ValueError: if the model is not supported, or its attention takes no mask.
     """
 
-    def __init__(self, model: PreTrainedModel, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, compiler: Compiler | None = None, weights: Weights = Weights.LOADED
+    ) -> None:
         check_supported(model)
         self.model = model
         self._twin = twin(model)
-        attend_to_slots(self._twin.config)
+        self.weights = weights
+        self.kv_dtype = model.dtype
+        if weights is Weights.INT8:
+            self.kv_dtype = attend_reproducibly(self._twin.config)
+        else:
+            attend_to_slots(self._twin.config)
         if compiler is None:
-            pack_linears(self._twin)
+            prepare_linears(self._twin, weights)
         self.lm_head: nn.Module = self._twin.get_output_embeddings()
         self._head_inputs = HeadInputs(self.lm_head)
         self.forward_pass = ForwardPass(self.run) if compiler is None else compiler.forward_pass(self.run)
@@ -66,6 +77,7 @@ class ModelRunner:
         capacity = capacity if max_slots is None else min(capacity, max_slots)
         most = maxsize if max_slots is None else max_slots
         cache = self.forward_pass.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
+        cache.dtype = self.kv_dtype
         return [SlotPool(cache, index, max_slots) for index in range(pools)]
 
     @property

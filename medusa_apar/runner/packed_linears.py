@@ -1,6 +1,6 @@
 """Matrix products of a few rows on the CPU, with weights packed once.
 
-A step multiplies two to thirty rows with every weight matrix. There oneDNN is faster with weights that are packed
+A step multiplies one to thirty rows with every weight matrix. There oneDNN is faster with weights that are packed
 beforehand than torch's default products are, in float32 more so than in bfloat16. On CPUs without bfloat16
 instructions, bfloat16 rows are multiplied one after the other, so that many nodes cost as much as many steps; packed
 float32 copies of the weights cost far less. The result is the same up to rounding: products are summed in float32 in
@@ -38,8 +38,6 @@ class PackedLinear(nn.Linear):
         self.added = None if linear.bias is None else linear.bias.detach().to(self.computed)
 
     def forward(self, rows: Tensor) -> Tensor:
-        if rows.numel() == self.in_features and self.computed == torch.float32:
-            return nn.functional.linear(rows, self.weight, self.bias)
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows.to(self.computed), self.packed, self.added, "none", [], ""
         )

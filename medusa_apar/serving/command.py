@@ -14,7 +14,7 @@ from medusa_apar import DEFAULT_MODEL
 from medusa_apar.adapter import is_adapter
 from medusa_apar.argument_types import ArgumentParser, not_negative, port, positive, seconds
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import DTYPES, dtype_named
+from medusa_apar.runner.dtype import DTYPES, WEIGHTS, dtype_named
 
 from .engines.fleet import Fleet
 from .engines.native import MAX_BATCH, NativeAnswerer
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
+    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument(
         "--url-priorities", action="store_true",
         help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
@@ -129,7 +130,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
         return Orchestrator(VllmEngine(arguments.model, **options), model, arguments.engine_timeout)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loaded = MedusaAparModel.from_pretrained(
-        arguments.model, heads=arguments.heads, dtype=dtype_named(arguments.dtype)
+        arguments.model, heads=arguments.heads, weights=arguments.weights, dtype=dtype_named(arguments.dtype)
     ).to(device)
     return NativeAnswerer(loaded, model, arguments.max_batch, arguments.engine_timeout)
 

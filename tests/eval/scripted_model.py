@@ -33,6 +33,7 @@ class ScriptedModel:
     requests: list[dict[str, Any]] = field(default_factory=list)
     fail_at: int | None = None
     compiled: bool = False
+    weights: str = "loaded"
 
     def compile(self) -> None:
         self.compiled = True

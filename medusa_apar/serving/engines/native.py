@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from medusa_apar.drafting.drafter import Drafter
+from medusa_apar.drafting.ngrams import NgramDrafter
 from medusa_apar.drafting.step_cost import measured_budget
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.pools import PoolPlan
@@ -224,6 +225,7 @@ class NativeAnswerer:
             eos_token_ids=frozenset(self._served.eos_token_ids),
             max_depth=1 if self._served.control is None else asked.max_depth,
             max_threads=asked.max_threads,
+            ngrams=NgramDrafter(),
         )
 
     def _sampler(self, sampling: Sampling) -> Sampler:

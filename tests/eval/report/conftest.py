@@ -24,7 +24,15 @@ THREADS = (
 
 
 def settings(**given: Any) -> dict[str, Any]:
-    return {"model": "default", "questions": "lists", "dtype": "bfloat16", "compiled": False, "modes": MODES, **given}
+    return {
+        "model": "default",
+        "questions": "lists",
+        "dtype": "bfloat16",
+        "computed": "loaded",
+        "compiled": False,
+        "modes": MODES,
+        **given,
+    }
 
 
 @pytest.fixture
