@@ -393,7 +393,7 @@ class MedusaAparModel(PushToHubMixin):
 
     def _prepare(self) -> tuple[ModelRunner, Drafter | None]:
         """The model runner and the drafter for the weights as they are now."""
-        state = self.config._attn_implementation, *state_of(self._modules)
+        state = self.weights, self.config._attn_implementation, *state_of(self._modules)
         if state != self._prepared_for:
             compiler = None if self._compiling is None else Compiler(self._modules, *self._compiling)
             weights = Weights.LOADED if compiler else usable_weights(self.backbone, self.weights)

@@ -106,7 +106,7 @@ class StepCost:
 
     Attributes:
         forward: the backbone's forward pass by its nodes.
-        drafting: the heads by their rows, for each beam; the widest and deepest first. None without heads.
+        drafting: the heads by their rows, for each beam; the widest and deepest first. Empty without heads.
         slots: that attention ran over when the forward pass was timed.
         per_pair: seconds that each pair of a node and a further slot takes.
     """

@@ -55,7 +55,7 @@ class NgramDrafter:
             token_ids: its tokens, in the same list every time.
             start: of the tokens that it does not share with another thread.
         """
-        self._take_note(token_ids, max(start, self._read.get(thread, 0)))
+        self._index(token_ids, max(start, self._read.get(thread, 0)))
         self._read[thread] = len(token_ids)
         for size in SIZES:
             found = self._ends.get(tuple(token_ids[-size:]))
@@ -66,7 +66,12 @@ class NgramDrafter:
         return None
 
     def update(self, proposed: Continuation, written: Sequence[int]) -> None:
-        """Take account of the tokens that the thread wrote instead, at least one."""
+        """Update the acceptance rates.
+
+        Args:
+            proposed: after a pending token.
+            written: the tokens that the thread wrote there, at least one.
+        """
         pairs = list(zip(proposed.token_ids, written, strict=False))
         right = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         for place in range(min(right + 1, len(pairs))):
@@ -74,7 +79,7 @@ class NgramDrafter:
             self._tried[size] += 1
             self._right[size] += place < right
 
-    def _take_note(self, token_ids: list[int], start: int) -> None:
+    def _index(self, token_ids: list[int], start: int) -> None:
         for size in SIZES:
             for end in range(max(start, size), len(token_ids)):
                 self._ends[tuple(token_ids[end - size : end])] = token_ids, end

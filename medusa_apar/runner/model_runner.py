@@ -6,6 +6,7 @@ from functools import cached_property
 from sys import maxsize
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -37,7 +38,7 @@ class ModelRunner:
         forward_pass: how a step is run.
         lm_head: the output projection.
         weights: as given.
-        kv_dtype: of keys and values.
+        kv_dtype: of keys and values; None for that in which the model computes them.
 
     Raises:
         ValueError: if the model is not supported, or its attention takes no mask.
@@ -50,7 +51,7 @@ class ModelRunner:
         self.model = model
         self._twin = twin(model)
         self.weights = weights
-        self.kv_dtype = model.dtype
+        self.kv_dtype: torch.dtype | None = None
         if weights is Weights.INT8:
             self.kv_dtype = attend_reproducibly(self._twin.config)
         else:
@@ -122,7 +123,7 @@ class ModelRunner:
         return PassInputs(
             to_device(token_ids, device)[None],
             to_device(placement.positions, device)[None],
-            attention_masks(self.model.config, placement, self.model.dtype, device),
+            attention_masks(self.model.config, placement, self.kv_dtype or self.model.dtype, device),
             to_device(placement.flat_slots, device),
             *(to_device(each, device) for each in (*groups, *attended)),
         )

@@ -34,7 +34,8 @@ class QuantizedLinear(nn.Linear):
     """A linear layer on the CPU that multiplies in 8-bit integers.
 
     Args:
-        linear: whose weight and bias it shares; at `linear` and `more` of the same input in one product.
+        linear: whose weight and bias it shares.
+        *more: further layers of the same input. The output is that of all of them, concatenated.
     """
 
     def __init__(self, linear: nn.Linear, *more: nn.Linear) -> None:
@@ -120,10 +121,10 @@ def prepare_linears(module: nn.Module, weights: Weights) -> None:
 
 
 def usable_weights(model: PreTrainedModel, asked: Weights) -> Weights:
-    """In what a model is computed: `LOADED` or `INT8`.
+    """The weights that a model can be computed with: `LOADED` or `INT8`.
 
-    A CPU without the instructions falls back to `LOADED`, with a warning where `INT8` was asked for. `AUTO` is `LOADED`
-    also on a CPU that multiplies in bfloat16, where 8-bit integers were not measured.
+    A CPU without the instructions falls back to `LOADED`, with a warning where `INT8` was asked for. `AUTO` is also
+    `LOADED` on a CPU that multiplies in bfloat16, where 8-bit integers were not measured.
 
     Raises:
         ValueError: for `INT8`, if the model cannot be quantised; names the layer and the remedy.

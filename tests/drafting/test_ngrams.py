@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import exp
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.drafting.budget import FixedBudget
 from medusa_apar.drafting.draft_tree import ROOT, DraftTree, StepNodes, ThreadDraft, choose_nodes
 from medusa_apar.drafting.ngrams import AHEAD, Continuation, NgramDrafter
+from medusa_apar.engine.proposals import update_acceptance
 
 from ..conftest import CONTROL, EOS, forking_backbone, random_heads
 from ..engine.test_lossless import MAX_DEPTH, SCHEDULES, batch, decode
@@ -158,9 +160,12 @@ def test_a_model_without_heads_gains_from_its_first_call() -> None:
 
 
 def test_heads_are_judged_by_what_they_proposed_themselves() -> None:
-    model = MedusaAparModel(forking_backbone(), random_heads(forking_backbone()))
-    ids = torch.tensor([[9, 10, 11, 12, 9, 10, 11, 12, 9, 10]])
-    stats = [decode(model, ids, ngrams=ngrams, nodes_per_step=24).stats for ngrams in (True, False)]
-    assert stats[0] is not None
-    assert stats[1] is not None
-    assert stats[0].steps <= stats[1].steps
+    nodes = chosen([21, 50], [0.9, 0.8])
+    assert nodes.token_ids.tolist() == [9, 10, 21, 50, 20, 30, 31]
+    seen: list[tuple[int, int]] = []
+    acceptance = SimpleNamespace(update=lambda tree, carried, accepted: seen.append((carried, accepted)))
+    live: Any = SimpleNamespace(
+        draft_tree=HEADS, continuation=None, request=SimpleNamespace(running_acceptance=acceptance, ngrams=None)
+    )
+    update_acceptance(live, nodes, number=1, path=[1, 2, 3], tokens=[21, 50, 60])
+    assert seen == [(4, 1)], "four of the nodes are the heads', and of these one was accepted"
