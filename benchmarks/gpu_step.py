@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     device = torch.device(arguments.device)
     model = random_model(arguments.shape, device)
-    runner = ModelRunner(model, Compiler([model], "inductor", {}) if arguments.compile else None)
+    runner = ModelRunner(model, Compiler([model]) if arguments.compile else None)
     bound = Bound(weight_bytes=weight_bytes(runner.model), bytes_per_second=bandwidth(device))
     kinds = [
         (nodes, threads, extent)

@@ -23,10 +23,10 @@ from transformers.utils import logging as transformers_logging
 from . import DEFAULT_MODEL
 from .argument_types import ArgumentParser, finite, positive, seed
 from .checkpoint import load_tokenizer
+from .linears.dtype import DTYPES, WEIGHTS, dtype_named
 from .model import MedusaAparModel
 from .modes import Mode
 from .output import MedusaAparOutput
-from .runner.dtype import DTYPES, WEIGHTS, dtype_named
 from .tree.drawing import draw
 
 INTERRUPTED = 130

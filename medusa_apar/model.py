@@ -34,11 +34,11 @@ from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
 from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
+from .linears.dtype import Weights
+from .linears.prepare import usable_weights
 from .output import MedusaAparOutput
 from .runner.compilation import Compiler
-from .runner.dtype import Weights
 from .runner.model_runner import ModelRunner
-from .runner.quantized_linears import usable_weights
 from .runner.supported import check_supported
 from .runner.twin import state_of
 from .tree.control_tokens import ControlTokens, thread_depth
@@ -267,8 +267,6 @@ class MedusaAparModel(PushToHubMixin):
             backend: of `torch.compile`.
             options: for the backend.
         """
-        if self.weights is Weights.INT8:
-            raise ValueError("weights='int8' runs uncompiled; leave compile() or weights= out")
         self._compiling = backend, options or {}
         self._prepared_for = ()
 
@@ -395,8 +393,8 @@ class MedusaAparModel(PushToHubMixin):
         """The model runner and the drafter for the weights as they are now."""
         state = self.weights, self.config._attn_implementation, *state_of(self._modules)
         if state != self._prepared_for:
-            compiler = None if self._compiling is None else Compiler(self._modules, *self._compiling)
-            weights = Weights.LOADED if compiler else usable_weights(self.backbone, self.weights)
+            weights = usable_weights(self.backbone, self.weights)
+            compiler = None if self._compiling is None else Compiler(self._modules, weights, *self._compiling)
             runner = ModelRunner(self.backbone, compiler, weights)
             self._prepared = runner, None if self.heads is None else new_drafter(self.heads, runner, compiler)
             self._prepared_for = state

@@ -30,6 +30,7 @@ class DecodingStats:
         attended_pairs: (node, visible slot) pairs over all steps.
         ar_pairs: those that plain decoding of the same answers has.
         seconds: wall time, prefill included; measuring the cost curve, once per model, is not.
+        first_token_seconds: wall time until all rows have their first token.
         backbone_seconds: wall time in the backbone's forward passes.
         head_seconds: wall time in the Medusa heads.
     """
@@ -50,6 +51,7 @@ class DecodingStats:
     attended_pairs: int = 0
     ar_pairs: int = 0
     seconds: float = 0.0
+    first_token_seconds: float = 0.0
     backbone_seconds: float = 0.0
     head_seconds: float = 0.0
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from shutil import rmtree
 
@@ -48,6 +48,30 @@ PACKAGES = {
 """Packages by the hub id of the model that they hold."""
 
 
+def packaged_gguf(hub_id: str) -> Path | None:
+    """The GGUF file of a model that an installed package holds.
+
+    Returns:
+        None where no package is known for it, or none is installed.
+
+    Raises:
+        FileNotFoundError: the package lacks its file.
+    """
+    package = PACKAGES.get(hub_id)
+    if package is None:
+        return None
+    try:
+        installed = distribution(package.name)
+    except PackageNotFoundError:
+        return None
+    files = [file for file in installed.files or () if file.name == package.file]
+    if not files:
+        raise FileNotFoundError(
+            f"the package {package.name} holds no {package.file}; install it again: {package.install}"
+        )
+    return Path(str(installed.locate_file(files[0])))
+
+
 def packaged_model(hub_id: str, convert: Callable[[Path, Path], None]) -> Path | None:
     """The folder of a model that an installed package holds, as safetensors with its tokenizer.
 
@@ -63,24 +87,16 @@ def packaged_model(hub_id: str, convert: Callable[[Path, Path], None]) -> Path |
     Raises:
         OSError: the package lacks its file, or the cache folder cannot be written.
     """
-    package = PACKAGES.get(hub_id)
-    if package is None:
+    file = packaged_gguf(hub_id)
+    if file is None:
         return None
-    try:
-        installed = distribution(package.name)
-    except PackageNotFoundError:
-        return None
-    files = [file for file in installed.files or () if file.name == package.file]
-    if not files:
-        raise FileNotFoundError(
-            f"the package {package.name} holds no {package.file}; install it again: {package.install}"
-        )
-    folder = cache_folder("models") / f"{package.name}-{installed.version}"
+    package = PACKAGES[hub_id]
+    folder = cache_folder("models") / f"{package.name}-{version(package.name)}"
     if not (folder / CONFIG_NAME).is_file():
-        logger.info("converting %s into %s, once", package.file, folder)
+        logger.info("converting %s into %s, once", file.name, folder)
         partial = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         try:
-            convert(Path(str(installed.locate_file(files[0]))), partial)
+            convert(file, partial)
             if not folder.exists():
                 partial.replace(folder)
         finally:

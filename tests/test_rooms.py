@@ -14,7 +14,7 @@ FOLDERS = {"heads": "heads", "train": "train", "eval": "eval"}
 HEIGHT = {
     **dict.fromkeys(("argument_types", "cache"), 0),
     **dict.fromkeys(("heads", "fingerprint", "modes"), 1),
-    **dict.fromkeys(("tree", "kv_cache"), 1),
+    **dict.fromkeys(("tree", "kv_cache", "linears"), 1),
     **dict.fromkeys(("runner", "output"), 2),
     **dict.fromkeys(("sampling", "drafting"), 3),
     "engine": 4,

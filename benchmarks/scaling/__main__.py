@@ -21,8 +21,8 @@ from medusa_apar.eval.measurement.summary_files import write_summary
 from medusa_apar.eval.replay.command import SIMULATION
 from medusa_apar.eval.replay.hits import HitModel
 from medusa_apar.eval.replay.scripted import scripted_model
+from medusa_apar.linears.dtype import DTYPES, dtype_named
 from medusa_apar.modes import Mode
-from medusa_apar.runner.dtype import DTYPES, dtype_named
 
 from .points import Axis, Point, all_points, script_of_point
 from .scaling_plot import plot_scaling

@@ -19,8 +19,8 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.argument_types import ArgumentParser, positive, positives
+from medusa_apar.linears.dtype import DTYPES, WEIGHTS
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import DTYPES, WEIGHTS
 
 from ..measurement.question_sets import BENCHMARKS, BUNDLED, load_questions
 from ..measurement.setup import load_model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 from medusa_apar.checkpoint import load_backbone
 from medusa_apar.model import MedusaAparModel
+
+from .peers import Peers, is_peer
 
 
 class Baseline(StrEnum):
@@ -31,15 +35,24 @@ class BaselineOptions:
     Attributes:
         prompt_lookup_tokens: tokens that prompt lookup drafts at once.
         assistant: the draft model of assisted decoding; None where there is none.
+        peers: the processes of llama.cpp; None where there are none.
     """
 
     prompt_lookup_tokens: int = 10
     assistant: PreTrainedModel | None = None
+    peers: Peers | None = None
 
-    def check(self, baseline: Baseline) -> None:
-        """Raise a ValueError where a baseline lacks what it takes."""
-        if baseline is Baseline.ASSISTED and self.assistant is None:
-            raise ValueError(f"mode={str(baseline)!r} needs a draft model; name one with --assistant")
+    def close(self) -> None:
+        """End the processes of peers."""
+        if self.peers is not None:
+            self.peers.close()
+
+    def check(self, mode: str) -> None:
+        """Raise a ValueError where a baseline or a peer lacks what it takes."""
+        if mode == Baseline.ASSISTED and self.assistant is None:
+            raise ValueError(f"mode={str(mode)!r} needs a draft model; name one with --assistant")
+        if is_peer(mode) and self.peers is None:
+            raise ValueError(f"mode={str(mode)!r} needs llama.cpp; add --peers llama.cpp")
 
 
 def is_baseline(mode: str) -> bool:
@@ -110,6 +123,21 @@ def padding(model: MedusaAparModel) -> int | None:
     ends: int | list[int] | None = config.eos_token_id
     pad: int | None = config.pad_token_id
     return pad if pad is not None else ends[0] if isinstance(ends, list) else ends
+
+
+class FirstToken(BaseStreamer):
+    """A streamer that remembers when the first token came, by the clock of `time.perf_counter`."""
+
+    at = 0.0
+    _prompt = True
+
+    def put(self, value: Tensor) -> None:
+        if not self._prompt and not self.at:
+            self.at = time.perf_counter()
+        self._prompt = False
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 def _arguments(baseline: Baseline, options: BaselineOptions) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
-from medusa_apar.tree.paragraph_tree import ParagraphTree
 
-from .baselines import Baseline, BaselineOptions, answer_lengths, generate, is_baseline
+from .answer import Answer
+from .baselines import Baseline, BaselineOptions, FirstToken, answer_lengths, generate, is_baseline
+from .peers import Peer, is_peer
 
 GENERATE = str(Baseline.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
@@ -46,24 +47,6 @@ class Limits:
         return {} if self.sample else {"do_sample": False}
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one call gave.
-
-    Attributes:
-        token_ids: the first row's answer without its prompt.
-        tree: the threads that wrote it; None for baselines.
-        stats: the decoder's figures over all rows. Of baselines the tokens, steps and seconds alone are known, of
-            `generate` the slots too.
-        seconds: wall time around the call.
-    """
-
-    token_ids: list[int]
-    stats: DecodingStats
-    seconds: float
-    tree: ParagraphTree | None = None
-
-
 def decode(
     model: MedusaAparModel,
     mode: str,
@@ -78,7 +61,7 @@ def decode(
 
     Args:
         model: the model.
-        mode: the name of a `Mode` or of a `Baseline`.
+        mode: the name of a `Mode`, of a `Baseline` or of a `Peer`; a peer takes one row.
         input_ids: `[batch, length]`, padded on the left.
         limits: limits of each answer.
         attention_mask: `[batch, length]`; zeros mark padding. By default there is none.
@@ -90,8 +73,12 @@ def decode(
     """
     input_ids = input_ids.to(model.backbone.device)
     attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
+    options = BaselineOptions() if baselines is None else baselines
+    if is_peer(mode):
+        options.check(mode)
+        assert options.peers is not None
+        return options.peers.decode(Peer(mode), input_ids[0].tolist(), limits.max_new_tokens)
     if is_baseline(mode):
-        options = BaselineOptions() if baselines is None else baselines
         return _decode_with_baseline(model, Baseline(mode), input_ids, attention_mask, limits, options)
     return _decode_in_mode(model, Mode(mode), input_ids, attention_mask, limits, medusa_choices)
 
@@ -137,13 +124,15 @@ def _decode_with_baseline(
 ) -> Answer:
     start = _now(input_ids.device)
     torch.manual_seed(SEED)
-    output, steps = generate(
-        model, baseline, input_ids, attention_mask, options, max_new_tokens=limits.max_new_tokens, **limits.sampling
-    )
+    first = FirstToken()
+    arguments = {"max_new_tokens": limits.max_new_tokens, "streamer": first if len(input_ids) == 1 else None}
+    output, steps = generate(model, baseline, input_ids, attention_mask, options, **arguments, **limits.sampling)
     seconds = _now(input_ids.device) - start
     answers = output[:, input_ids.shape[1] :]
     lengths = answer_lengths(answers, model)
-    stats = DecodingStats(steps=steps, answer_tokens=sum(lengths), seconds=seconds)
+    stats = DecodingStats(
+        steps=steps, answer_tokens=sum(lengths), seconds=seconds, first_token_seconds=max(0.0, first.at - start)
+    )
     if baseline is Baseline.GENERATE:
         stats.peak_slots = output.shape[0] * (output.shape[1] - 1)
         stats.ar_slots = int(attention_mask.sum()) + sum(lengths) - len(lengths)

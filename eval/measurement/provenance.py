@@ -14,7 +14,7 @@ import psutil
 import torch
 import transformers
 
-from medusa_apar.runner.dtype import cpu_has_bfloat16
+from medusa_apar.linears.dtype import cpu_has_bfloat16
 from medusa_apar.train.training_record import commit, without_secrets
 
 FILE_NAME = "provenance.json"

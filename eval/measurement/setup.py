@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar import DEFAULT_MODEL, fingerprint
 from medusa_apar.argument_types import names_of, positive
 from medusa_apar.checkpoint import load_tokenizer
+from medusa_apar.linears.dtype import DTYPES, WEIGHTS, dtype_named
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.runner.dtype import DTYPES, WEIGHTS, dtype_named
 
 from ..decoding.decode import Limits
 from .provenance import environment

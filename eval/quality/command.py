@@ -12,9 +12,9 @@ from typing import Any
 
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, not_negative, positive, seconds
+from medusa_apar.linears.dtype import DTYPES
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
-from medusa_apar.runner.dtype import DTYPES
 from medusa_apar.train.training_record import commit
 
 from ..answers.answer_files import Answers, load_answers

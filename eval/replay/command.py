@@ -13,8 +13,8 @@ from pathlib import Path
 
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, names_of, not_negative, positive
+from medusa_apar.linears.dtype import DTYPES, dtype_named
 from medusa_apar.modes import Mode
-from medusa_apar.runner.dtype import DTYPES, dtype_named
 
 from ..decoding.decode import Limits
 from ..measurement.provenance import environment

@@ -19,7 +19,8 @@ from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from ..decoding.decode import Answer, Limits, decode
+from ..decoding.answer import Answer
+from ..decoding.decode import Limits, decode
 from ..measurement.shapes import random_model
 from .hits import RANKS, HitModel
 from .script import CONTROL, EOS, FIRST, WRONG, Script

@@ -19,7 +19,7 @@ from transformers import AutoConfig
 
 from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, finite, names_of, positive, positives
-from medusa_apar.runner.dtype import DTYPES, dtype_named
+from medusa_apar.linears.dtype import DTYPES, dtype_named
 from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest, Sampling

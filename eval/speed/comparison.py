@@ -14,7 +14,8 @@ from torch import Tensor
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
-from ..decoding.decode import GENERATE, Answer, Limits, decode
+from ..decoding.answer import Answer
+from ..decoding.decode import GENERATE, Limits, decode
 
 _WARM_UP_TOKENS = 16
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from medusa_apar.modes import Mode
 
-from ..decoding.baselines import is_baseline
 from ..measurement.tables import Section
 from .acceptance_summary import summarize_acceptance
 from .thread_summary import summarize_threads
@@ -16,7 +15,7 @@ from .turns import TurnRecord
 
 def engine_tables(records: Sequence[TurnRecord], modes: Sequence[str]) -> list[Section[Any]]:
     """Those that have rows, of the modes that are not baselines."""
-    own = [mode for mode in modes if not is_baseline(mode)]
+    own = [mode for mode in modes if mode in tuple(Mode)]
     forking = [mode for mode in own if Mode(mode).apar]
     drafting = [mode for mode in own if Mode(mode).medusa]
     tables: list[Section[Any]] = [summarize_threads(records, forking), summarize_acceptance(records, drafting)]

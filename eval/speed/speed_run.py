@@ -13,7 +13,7 @@ from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import distinct_ngrams
 
-from ..decoding.baselines import Baseline, BaselineOptions, is_baseline
+from ..decoding.baselines import BaselineOptions
 from ..decoding.decode import Limits, decode
 from ..measurement.prompts import ChatPrompts
 from ..measurement.question_sets import Question
@@ -114,6 +114,7 @@ class SpeedRun:
             answer=str(self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)).strip(),
             distinct_4grams=distinct_ngrams(answer.token_ids, 4),
             seconds=answer.seconds,
+            memory=answer.memory,
             stats=answer.stats,
             threads=() if answer.tree is None else timeline(answer.tree, self.tokenizer),
             finished_at=time.time(),
@@ -123,8 +124,8 @@ class SpeedRun:
 def check_modes(model: MedusaAparModel, modes: Sequence[str], baselines: BaselineOptions) -> None:
     """Raise a ValueError that names what a model, or the baselines' options, lack for a mode, and the remedy."""
     for name in modes:
-        if is_baseline(name):
-            baselines.check(Baseline(name))
+        if name not in tuple(Mode):
+            baselines.check(name)
             continue
         mode = Mode(name)
         if mode.medusa and model.heads is None:

@@ -80,6 +80,12 @@ class ModeTurns:
         figures = [record.stats.answer_tokens / max(1, record.stats.steps) for record in self.answered]
         return median(figures) if figures else None
 
+    @property
+    def first_token_milliseconds(self) -> float | None:
+        """Median over answered turns; None where it was not measured."""
+        figures = [record.stats.first_token_seconds for record in self.answered]
+        return 1000 * median(figures) if any(figures) else None
+
     @cached_property
     def speed_up(self) -> Spread | None:
         """Of tokens/s against mode `ar` on the same turns, over questions; None without it."""
@@ -114,6 +120,10 @@ COLUMNS: tuple[Column[ModeTurns], ...] = (
            "median of tokens per step over turns", on_terminal=False),
     Column("forks", lambda turns: turns.mean(lambda record: record.stats.forks), ".1f", "mean per turn",
            on_terminal=False),
+    Column("first", lambda turns: turns.first_token_milliseconds, ".0f", "median ms to the first token",
+           on_terminal=False),
+    Column("MB", lambda turns: max(record.memory for record in turns.answered) / 1e6 if turns.answered else None,
+           ".0f", "most memory that the process held; modes and transformers share one", on_terminal=False),
     Column("outside", lambda turns: turns.outside_backbone, ".0%", "share of the time outside the backbone",
            on_terminal=False),
     Column("ms/step", lambda turns: 1000 * turns.seconds / turns.steps if turns.answered else None, ".1f",

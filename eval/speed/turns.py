@@ -21,11 +21,12 @@ class TurnRecord(Record):
         question_id: the question.
         category: its category.
         turn: counted from 1.
-        mode: the name of a `Mode` or of a `Baseline`.
+        mode: the name of a `Mode`, of a `Baseline` or of a `Peer`.
         prompt_tokens: tokens of the whole conversation so far.
         answer: the answer's text.
         distinct_4grams: share of distinct 4-grams among the answer's tokens.
         seconds: wall time around the whole call, taken alike in all modes.
+        memory: bytes that the process held after the call.
         stats: the decoder's figures. Baselines give the tokens, steps and seconds, `generate` the slots too.
         threads: what each thread wrote, step by step; empty for baselines.
         finished_at: seconds since the epoch.
@@ -42,6 +43,7 @@ class TurnRecord(Record):
     answer: str = ""
     distinct_4grams: float = 1.0
     seconds: float = 0.0
+    memory: int = 0
     stats: DecodingStats = field(default_factory=DecodingStats)
     threads: tuple[ThreadLine, ...] = ()
     finished_at: float = 0.0

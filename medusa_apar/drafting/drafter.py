@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.linears.prepare import prepare_linears
 from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.model_runner import ModelRunner
-from medusa_apar.runner.quantized_linears import prepare_linears
 from medusa_apar.runner.twin import twin
 
 TreeShape = tuple[tuple[tuple[int, int], ...], ...]
@@ -201,11 +201,10 @@ def new_drafter(heads: DraftHeads, runner: ModelRunner, compiler: Compiler | Non
     Args:
         heads: the heads.
         runner: of their backbone.
-        compiler: of the search; None runs it with packed weights, or quantised as the backbone's are.
+        compiler: of the search; None runs it as it is.
     """
     own, embeddings = twin(heads), runner.model.get_input_embeddings()
-    if compiler is None:
-        prepare_linears(own, runner.weights)
+    prepare_linears(own, runner.weights)
     if isinstance(own, SequentialHeads):
         return SequentialDrafter(own, embeddings, runner.lm_head, compiler)
     assert isinstance(own, MedusaHeads)

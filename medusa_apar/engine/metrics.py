@@ -24,6 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.stats = DecodingStats()
+        self._start = perf_counter()
 
     def timed(self, figure: str, call: Callable[_P, _R]) -> Callable[_P, _R]:
         """A function that does the same, and adds the time that it takes to a figure."""
@@ -50,6 +51,8 @@ class Metrics:
 
     def count_step(self, nodes: StepNodes, pools: Sequence[SlotPool]) -> None:
         """Count a step whose slots are held."""
+        if not self.stats.steps:
+            self.stats.first_token_seconds = perf_counter() - self._start
         self.stats.steps += 1
         self.stats.forward_nodes += len(nodes)
         self.stats.attended_pairs += int(nodes.position.sum()) + len(nodes)

@@ -2,44 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medusa_apar import fingerprint, heads
 from medusa_apar.kv_cache.slot_cache import SlotCache
+from medusa_apar.linears.dtype import Weights
 
+from .compiled_function import CompiledFunction
 from .cuda_graphs import GraphedPass
 from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
-from .packed_linears import fits_in_memory_twice
+
+_ROOMS = Path(__file__).parents[1]
+TRACED = (*(_ROOMS / room for room in ("drafting", "kv_cache", "linears", "runner")), Path(heads.__file__).parent)
+"""Folders of the code that is compiled."""
 
 
 class Compiler:
     """Compiles the functions of a step, each when it is called first.
 
-    On the CPU weights are packed for oneDNN, and products of the same input joined (inductor's `freezing`), where there
-    is memory for copies. What is compiled holds for the weights as they are then.
-
     Args:
         modules: whose functions these are.
-        backend, options: of `torch.compile`.
+        weights: in which their linear layers are computed.
+        backend, options: of `torch.compile`. What inductor makes for the CPU is kept on disk.
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], backend: str | Callable[..., Any], options: dict[str, Any]
+        self,
+        modules: Sequence[nn.Module],
+        weights: Weights = Weights.LOADED,
+        backend: str | Callable[..., Any] = "inductor",
+        options: dict[str, Any] | None = None,
     ) -> None:
+        self._modules = modules
+        self._weights = weights
         self._on_cpu = next(modules[0].parameters()).device.type == "cpu"
-        self._packs = backend == "inductor" and self._on_cpu and fits_in_memory_twice(*modules)
         self._backend = backend
-        self._options = options
+        self._options = options or {}
 
-    def forward_pass(self, run: Run) -> ForwardPass:
-        """The compiled forward pass of a model; on a GPU replayed from CUDA graphs."""
+    def forward_pass(self, run: Run, blank: Callable[[], SlotCache]) -> ForwardPass:
+        """The compiled forward pass of a model; on a GPU replayed from CUDA graphs.
+
+        Args:
+            run: the model.
+            blank: a small cache of it whose tensors are there already.
+        """
         warmed_up = WarmedUpRun(self.compiled(run))
-        return CompiledPass(warmed_up) if self._on_cpu else GraphedPass(warmed_up)
+        return CompiledPass(warmed_up, blank) if self._on_cpu else GraphedPass(warmed_up, prefill=run)
 
     def compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
@@ -47,31 +64,36 @@ class Compiler:
         Guards on modules are left out: to check hundreds of them at every step costs a small model dearly. Compiled
         graphs belong to a code object, so every model needs one of its own.
         """
+        if self._backend == "inductor" and self._on_cpu:
+            options: dict[str, Any] = {"cpp_wrapper": True}  # hundreds of small kernels are called from C++ then
+            return CompiledFunction(method, self._key(), options | self._options)
         function = method.__func__
         own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
-        options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        if self._backend == "inductor" and self._on_cpu:
-            options["cpp_wrapper"] = True  # hundreds of small kernels are called from C++ then
+        options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         compiled = torch.compile(
             own, fullgraph=True, dynamic=True, backend=self._backend, options=options | self._options
         )
+        return lambda *arguments: compiled(method.__self__, *arguments)
 
-        packing = self._packing()
-
-        def call(*arguments: Any) -> Any:
-            with packing:
-                return compiled(method.__self__, *arguments)
-
-        return call
-
-    def _packing(self) -> AbstractContextManager[None]:
-        """To be open while the function is called, and so while it is compiled."""
-        if not self._packs:
-            return nullcontext()
-        import torch._inductor.config as inductor
-
-        packing: AbstractContextManager[None] = inductor.patch({"freezing": True, "cpp.enable_concat_linear": True})
-        return packing
+    def _key(self) -> str | None:
+        """Names all that a graph depends on; None where hooks are traced into it."""
+        subject: list[object] = [
+            self._weights,
+            self._options,
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+        ]
+        subject += [version(name) for name in ("torch", "transformers")]
+        subject += [fingerprint.of_files(folder, "*.py") for folder in TRACED]
+        for root in self._modules:
+            config: Any = root.config
+            subject.append(config.to_dict())
+            for name, module in root.named_modules():
+                if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
+                    return None
+                subject.append((name, f"{type(module).__module__}.{type(module).__qualname__}"))
+            subject += [(name, each.shape, each.dtype) for name, each in root.named_parameters()]
+        return sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 class WarmedUpRun:
@@ -84,7 +106,7 @@ class WarmedUpRun:
     """
 
     NODES, EXTENT, STRIDE = 13, 192, 448
-    POOLS, ATTENDED, MOST = 7, 3, 5
+    POOLS, ATTENDED, MOST, KEPT = 7, 3, 5, 11
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -111,6 +133,7 @@ class WarmedUpRun:
             None if like.pool_nodes is None else nodes.new_zeros(attended, self.MOST),
             None if like.node_places is None else nodes.clone(),
             None if like.attended_pools is None else nodes.new_zeros(attended),
+            None if like.kept is None else nodes.new_zeros(self.KEPT),
         )
 
     def _cache(self, like: SlotCache) -> SlotCache:

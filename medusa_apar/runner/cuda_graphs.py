@@ -47,10 +47,12 @@ class GraphedPass(ForwardPass):
     Args:
         run: the model, as it is or compiled.
         capture: records it; by default as a CUDA graph.
+        prefill: runs prompts; by default as `run` does.
     """
 
-    def __init__(self, run: Run, capture: Capture | None = None) -> None:
+    def __init__(self, run: Run, capture: Capture | None = None, prefill: Run | None = None) -> None:
         super().__init__(run)
+        self._prefill = run if prefill is None else prefill
         self._capture = CudaCapture() if capture is None else capture
         self._cache: SlotCache | None = None
         self._addresses: tuple[int, ...] = ()
@@ -81,6 +83,9 @@ class GraphedPass(ForwardPass):
             own.copy_(given, non_blocking=True)
         graph.replay()
         return graph.outputs
+
+    def prefill(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
+        return self._prefill(inputs, cache)
 
     def _captured(self, inputs: PassInputs, cache: SlotCache) -> Graph:
         own = inputs.clone()

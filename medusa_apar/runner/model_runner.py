@@ -14,13 +14,13 @@ from medusa_apar.heads.backbone_weights import execution_device
 from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
+from medusa_apar.linears.dtype import Weights
+from medusa_apar.linears.prepare import prepare_linears
 
 from .attention import attend_reproducibly, attend_to_slots
 from .compilation import Compiler
-from .dtype import Weights
 from .forward_pass import ForwardPass, PassInputs
 from .masks import attention_masks
-from .quantized_linears import prepare_linears
 from .supported import check_supported
 from .transfer import to_device
 from .twin import twin
@@ -31,7 +31,7 @@ class ModelRunner:
 
     Args:
         model: a supported causal LM.
-        compiler: of its steps; None runs them with packed or quantised weights.
+        compiler: of its steps; None runs them as they are.
         weights: in which its linear layers are computed, `LOADED` or `INT8`.
 
     Attributes:
@@ -56,11 +56,12 @@ class ModelRunner:
             self.kv_dtype = attend_reproducibly(self._twin.config)
         else:
             attend_to_slots(self._twin.config)
-        if compiler is None:
-            prepare_linears(self._twin, weights)
+        prepare_linears(self._twin, weights)
         self.lm_head: nn.Module = self._twin.get_output_embeddings()
         self._head_inputs = HeadInputs(self.lm_head)
-        self.forward_pass = ForwardPass(self.run) if compiler is None else compiler.forward_pass(self.run)
+        self.forward_pass = (
+            ForwardPass(self.run) if compiler is None else compiler.forward_pass(self.run, self._blank_cache)
+        )
 
     @property
     def vocab_size(self) -> int:
@@ -97,8 +98,8 @@ class ModelRunner:
         Returns:
             Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
         """
-        inputs = self._inputs(placement, token_ids)
-        return self.run(inputs, placement.cache, logits_to_keep=to_device(kept, inputs.input_ids.device))
+        inputs = self._inputs(self.forward_pass.fit_prompts(placement), token_ids, kept)
+        return self.forward_pass.prefill(inputs, placement.cache)
 
     def forward(self, placement: Placement, token_ids: Ints) -> tuple[Tensor, Tensor]:
         """Run the model once over the nodes of a step.
@@ -110,26 +111,34 @@ class ModelRunner:
         Returns:
             Logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; valid until the next call.
         """
-        fitting = self.forward_pass.fit(placement)
-        padding = len(fitting) - len(placement)
-        inputs = self._inputs(fitting, np.pad(token_ids, (0, padding)) if padding else token_ids)
+        inputs = self._inputs(self.forward_pass.fit(placement), token_ids)
         logits, head_inputs = self.forward_pass(inputs, placement.cache)
         return logits[: len(placement)], head_inputs[: len(placement)]
 
-    def _inputs(self, placement: Placement, token_ids: Ints) -> PassInputs:
+    def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
         device = execution_device(self.model)
-        groups = placement.groups() if placement.cache.pools > 1 else ()
-        attended = () if placement.attended is None else (placement.attended,)
+        padding = len(placement) - len(token_ids)
+        groups = placement.groups() if placement.cache.pools > 1 else (None, None)
+        by_pool = (*groups, placement.attended, kept)
         return PassInputs(
-            to_device(token_ids, device)[None],
+            to_device(np.pad(token_ids, (0, padding)) if padding else token_ids, device)[None],
             to_device(placement.positions, device)[None],
             attention_masks(self.model.config, placement, self.kv_dtype or self.model.dtype, device),
             to_device(placement.flat_slots, device),
-            *(to_device(each, device) for each in (*groups, *attended)),
+            *(None if each is None else to_device(each, device) for each in by_pool),
         )
 
-    def run(self, inputs: PassInputs, cache: SlotCache, logits_to_keep: int | Tensor = 0) -> tuple[Tensor, Tensor]:
-        """Call the model: logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`, of some nodes or all."""
+    def _blank_cache(self) -> SlotCache:
+        """A cache with the least number of slots, whose tensors are made by a pass over one node."""
+        cache = SlotCache(self.model.config.num_hidden_layers, 1, 1)
+        cache.dtype = self.kv_dtype
+        pool = SlotPool(cache)
+        zero = np.zeros(1, dtype=np.int64)
+        self.run(self._inputs(Placement.acquire([pool], zero, zero, zero, np.eye(1, dtype=np.bool_)), zero), cache)
+        return cache
+
+    def run(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
+        """Call the model: logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`."""
         cache.aim(inputs.slots, inputs.extent)
         by_pool = {
             name: tensor
@@ -142,7 +151,7 @@ class ModelRunner:
             attention_mask=inputs.masks,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=logits_to_keep,
+            logits_to_keep=0 if inputs.kept is None else inputs.kept,
             **by_pool,
         )
         return output.logits[0], self._head_inputs.kept[0]

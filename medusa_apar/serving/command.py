@@ -13,8 +13,8 @@ import uvicorn
 from medusa_apar import DEFAULT_MODEL
 from medusa_apar.adapter import is_adapter
 from medusa_apar.argument_types import ArgumentParser, not_negative, port, positive, seconds
+from medusa_apar.linears.dtype import DTYPES, WEIGHTS, dtype_named
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import DTYPES, WEIGHTS, dtype_named
 
 from .engines.fleet import Fleet
 from .engines.native import MAX_BATCH, NativeAnswerer

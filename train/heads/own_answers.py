@@ -15,8 +15,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from medusa_apar.linears.dtype import default_dtype
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import default_dtype
 
 from ..batch_log import BatchLog
 from ..command_line import InputError

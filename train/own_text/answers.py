@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.checkpoint import load_backbone
 from medusa_apar.fingerprint import of_files
+from medusa_apar.linears.dtype import default_dtype
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import default_dtype
 
 from ..batch_log import BatchLog
 from ..claims import settle

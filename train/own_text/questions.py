@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from medusa_apar.checkpoint import load_backbone
+from medusa_apar.linears.dtype import default_dtype
 from medusa_apar.model import MedusaAparModel
-from medusa_apar.runner.dtype import default_dtype
 
 from ..batch_log import BatchLog
 from ..claims import settle

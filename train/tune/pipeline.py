@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.checkpoint import convert_gguf, load_backbone
-from medusa_apar.runner.dtype import default_dtype
+from medusa_apar.linears.dtype import default_dtype
 
 from ..claims import settle
 from ..command_line import InputError, Positional, run

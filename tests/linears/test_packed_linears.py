@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from medusa_apar.runner import packed_linears
-from medusa_apar.runner.packed_linears import PackedLinear, pack_linears
+from medusa_apar.linears import packed_linears
+from medusa_apar.linears.packed_linears import PackedLinear, pack_linears
 from medusa_apar.runner.twin import twin
 
 CLOSE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medusa_apar.runner import dtype as precision
-from medusa_apar.runner.dtype import DTYPES, dtype_named
+from medusa_apar.linears import dtype as precision
+from medusa_apar.linears.dtype import DTYPES, dtype_named
 
 
 @pytest.mark.parametrize("name", [name for name in DTYPES if name != "auto"])

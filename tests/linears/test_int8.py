@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.runner import quantized_linears
-from medusa_apar.runner.quantized_linears import JoinedLinear, QuantizedLinear, quantize_linears
+from medusa_apar.linears import prepare
+from medusa_apar.linears.opaque_linear import JoinedLinear
+from medusa_apar.linears.quantized_linears import QuantizedLinear, quantize_linears
 from medusa_apar.runner.twin import twin
 
 from ..conftest import CONTROL, EOS, random_heads, random_sequential_heads
 from ..engine.test_lossless import SCHEDULES, batch, decode
 from ..oracle import Oracle
-from .test_backbones import BACKBONES, MAX_DEPTH, backbone
+from ..runner.test_backbones import BACKBONES, MAX_DEPTH, backbone
 
 SDPA = [name for name in BACKBONES if name != "gemma2"]
 
@@ -158,8 +159,8 @@ def test_int8_is_told_apart_from_weights_as_they_are(tmp_path: Path) -> None:
 def test_auto_takes_int8_where_it_pays(
     kernels: bool, bfloat16: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantized_linears, "has_kernels", lambda: kernels)
-    monkeypatch.setattr(quantized_linears, "cpu_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(prepare, "has_kernels", lambda: kernels)
+    monkeypatch.setattr(prepare, "cpu_has_bfloat16", lambda: bfloat16)
     model = backbone("llama", "sdpa", dtype=torch.float32)
     with MedusaAparModel(model, weights="auto").decoding() as (runner, _):
         assert runner.weights == wanted
@@ -173,9 +174,9 @@ def test_auto_leaves_alone_what_cannot_be_quantised() -> None:
 def test_a_cpu_without_the_instructions_falls_back_and_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(quantized_linears, "has_kernels", lambda: False)
-    monkeypatch.setattr(quantized_linears.logger, "propagate", True)
-    monkeypatch.setattr(quantized_linears.logger.parent, "propagate", True)
+    monkeypatch.setattr(prepare, "has_kernels", lambda: False)
+    monkeypatch.setattr(prepare.logger, "propagate", True)
+    monkeypatch.setattr(prepare.logger.parent, "propagate", True)
     with MedusaAparModel(backbone("llama", "sdpa"), weights="int8").decoding() as (runner, _):
         assert runner.weights == "loaded"
     assert "this CPU lacks AVX2" in caplog.text
@@ -195,9 +196,20 @@ def test_what_cannot_be_quantised_is_named() -> None:
         decode(MedusaAparModel(hooked, weights="int8"), ids)
 
 
-def test_int8_runs_uncompiled() -> None:
-    with pytest.raises(ValueError, match="weights='int8' runs uncompiled; leave compile"):
-        MedusaAparModel(backbone("llama", "sdpa"), weights="int8").compile()
+@pytest.mark.integration
+def test_the_schedule_changes_no_answer_of_compiled_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
+    model = backbone("llama", "sdpa", dtype=torch.float32)
+    wrapped = MedusaAparModel(model, random_sequential_heads(model), weights="int8")
+    wrapped.compile()
+    for seed in range(4):
+        _, ids, mask = batch(seed, lengths=(5, 9, 3, 7))
+        together = [decode(wrapped, ids, mask, **schedule).sequences for schedule in SCHEDULES.values()]
+        for other in together[1:]:
+            assert torch.equal(together[0], other)
+        for row, wanted in enumerate(together[0]):
+            alone = decode(wrapped, ids[row : row + 1], mask[row : row + 1]).sequences[0, ids.shape[1] :]
+            assert torch.equal(alone, wanted[ids.shape[1] :][: len(alone)])
 
 
 @pytest.mark.slow

@@ -9,12 +9,11 @@ any case.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from .dtype import cpu_has_bfloat16
+from .opaque_linear import OpaqueLinear, replace_linears
 
 MAX_BYTES = 2**30
 """No copies are made of models that would need more memory for them."""
@@ -23,37 +22,36 @@ ROWS = 16
 """The number of rows for which oneDNN picks the layout."""
 
 
-class PackedLinear(nn.Linear):
+class PackedLinear(OpaqueLinear):
     """A linear layer on the CPU that multiplies with a packed copy of its weight.
 
     Args:
         linear: whose weight and bias it shares.
+        *more: further layers of the same input. The output is that of all of them, concatenated.
     """
 
-    def __init__(self, linear: nn.Linear) -> None:
-        vars(self).update(vars(linear))
+    def __init__(self, linear: nn.Linear, *more: nn.Linear) -> None:
+        super().__init__(linear, *more)
         self.computed = _computed(linear.weight.dtype)
-        weight = linear.weight.detach().to(self.computed).contiguous()
+        weight = torch.cat([each.weight.detach().to(self.computed) for each in (linear, *more)])
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-        self.added = None if linear.bias is None else linear.bias.detach().to(self.computed)
+        self.added = None if self.added is None else self.added.to(self.computed)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.added, "none", [], "")
+        return product
 
     def forward(self, rows: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.to(self.computed), self.packed, self.added, "none", [], ""
-        )
-        return product.to(self.weight.dtype)
+        return self.product(rows.to(self.computed)).to(self.weight.dtype)
 
 
 def pack_linears(module: nn.Module) -> None:
     """Pack the linear layers of a twin, where that is faster and there is memory for copies."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    linears: list[Any] = [each for each in module.modules() if _is_plain(each)]
-    packed = {each: PackedLinear(each) for each in linears} if fits_in_memory_twice(*linears) else {}
-    for parent in list(module.modules()):
-        for name, child in parent._modules.items():
-            if child in packed:
-                parent._modules[name] = packed[child]
+    linears = [each for each in module.modules() if _is_plain(each)]
+    if fits_in_memory_twice(*linears):
+        replace_linears(module, linears, PackedLinear)
 
 
 def _is_plain(module: nn.Module) -> bool:
