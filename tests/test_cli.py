@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +122,24 @@ def test_generate_answers_in_every_mode(mode: str, capsys: pytest.CaptureFixture
     main(["generate", "What causes stress?", "--model", str(TINY), "--mode", mode, "--max-new-tokens", "40"])
     shown = capsys.readouterr().out
     assert "40 tokens in" in shown
+
+
+@pytest.mark.integration
+def test_what_one_command_compiled_the_next_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
+    compilations: list[Any] = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compilations.append(1) or compile_(*args, **kwargs))
+    answers, counts = [], []
+    for _ in range(2):
+        arguments = ["--model", str(TINY), "--temperature", "0", "--max-new-tokens", "40", "--show", "text"]
+        main(["generate", "What causes stress?", *arguments, "--weights", "int8", "--compile"])
+        answers.append(capsys.readouterr().out.split("40 tokens in")[0])
+        counts.append(len(compilations))
+    assert answers[0] == answers[1]
+    assert counts[0] == counts[1] > 1
 
 
 def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,7 @@ def test_it_forks_and_drafts() -> None:
     assert output.stats.accepted_draft_tokens > 100
 
 
+@pytest.mark.integration
 def test_it_loads_without_a_warning_of_its_libraries(recwarn: pytest.WarningsRecorder) -> None:
     MedusaAparModel.from_pretrained(DEFAULT_MODEL, dtype=torch.float32)
     assert not [str(warning.message) for warning in recwarn if issubclass(warning.category, FutureWarning)]

@@ -41,10 +41,12 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.integration
 def test_the_readme(names: dict[str, Any]) -> None:
     assert names["output"].stats.tokens_per_step > 1
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("snippet", snippets(DOCS / "generate.md"))
 def test_the_page_on_generate(snippet: str, names: dict[str, Any]) -> None:
     names["model"].generation_config.max_new_tokens = 8
@@ -60,6 +62,7 @@ def test_the_page_on_the_architecture(snippet: str) -> None:
         assert asked.tree.threads[0].finish_reason is not None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("snippet", snippets(DOCS / "serving.md"))
 def test_the_page_on_serving(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
     with serving("--model", str(TINY), "--served-model-name", "default") as (_, address):

@@ -12,6 +12,7 @@ from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 
 from ..decoding.baselines import Baseline
+from ..decoding.peers import Peer
 from ..measurement.spread import Spread
 from ..measurement.tables import OVERALL, Column, Section, counts, interval_figures, spread_figures
 from .turns import TurnRecord
@@ -86,6 +87,11 @@ class ModeTurns:
         figures = [record.stats.first_token_seconds for record in self.answered]
         return 1000 * median(figures) if any(figures) else None
 
+    @property
+    def megabytes(self) -> float | None:
+        """Most memory that the process held after an answer; None where it was not measured."""
+        return max((record.memory for record in self.answered), default=0) / 1e6 or None
+
     @cached_property
     def speed_up(self) -> Spread | None:
         """Of tokens/s against mode `ar` on the same turns, over questions; None without it."""
@@ -95,6 +101,11 @@ class ModeTurns:
     def against_generate(self) -> Spread | None:
         """The same against transformers' `generate`."""
         return Spread.of(speed_ups(self.records, self.mode, reference=Baseline.GENERATE))
+
+    @property
+    def against_llama_cpp(self) -> Spread | None:
+        """The same against llama.cpp, without its lookup of draft tokens."""
+        return Spread.of(speed_ups(self.records, self.mode, reference=Peer.LLAMA_CPP))
 
 
 COLUMNS: tuple[Column[ModeTurns], ...] = (
@@ -120,10 +131,12 @@ COLUMNS: tuple[Column[ModeTurns], ...] = (
            "median of tokens per step over turns", on_terminal=False),
     Column("forks", lambda turns: turns.mean(lambda record: record.stats.forks), ".1f", "mean per turn",
            on_terminal=False),
+    Column("x llama", lambda turns: turns.against_llama_cpp, spread_figures,
+           "tokens/s against llama.cpp, median (quartiles) over questions", on_terminal=False),
     Column("first", lambda turns: turns.first_token_milliseconds, ".0f", "median ms to the first token",
            on_terminal=False),
-    Column("MB", lambda turns: max(record.memory for record in turns.answered) / 1e6 if turns.answered else None,
-           ".0f", "most memory that the process held; modes and transformers share one", on_terminal=False),
+    Column("MB", lambda turns: turns.megabytes, ".0f", "most memory that the process held; modes and transformers "
+           "share one", on_terminal=False),
     Column("outside", lambda turns: turns.outside_backbone, ".0%", "share of the time outside the backbone",
            on_terminal=False),
     Column("ms/step", lambda turns: 1000 * turns.seconds / turns.steps if turns.answered else None, ".1f",

@@ -99,7 +99,8 @@ class Compiler:
 class WarmedUpRun:
     """A compiled model whose graph is traced with sizes that are like no other.
 
-    The compiler takes sizes that are equal when it traces, such as nodes and key-value heads, for one size.
+    The compiler takes sizes that are equal when it traces, such as nodes and key-value heads, for one size. A batch
+    needs a second graph once many of its pools are idle; both are compiled at its first pass.
 
     Args:
         run: the compiled model.
@@ -110,32 +111,29 @@ class WarmedUpRun:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._warmed_up: set[tuple[bool, bool]] = set()
+        self._warmed_up: set[bool] = set()
 
     def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
-        case = cache.pools > 1, inputs.attended_pools is not None
-        if case not in self._warmed_up:
-            self._warmed_up.add(case)
-            self._run(self._inputs(inputs), self._cache(cache))
+        several = cache.pools > 1
+        if several not in self._warmed_up:
+            self._warmed_up.add(several)
+            blank = cache.resized(self.POOLS if several else 1, self.STRIDE - 1)
+            for attended in (None, self.ATTENDED) if several else (None,):
+                self._run(self._inputs(inputs, attended), blank)
         return self._run(inputs, cache)
 
-    def _inputs(self, like: PassInputs) -> PassInputs:
+    def _inputs(self, like: PassInputs, attended: int | None) -> PassInputs:
         def mask(one: Tensor) -> Tensor:
             return one.new_zeros(1, 1, self.NODES, self.EXTENT)
 
         nodes = like.slots.new_zeros(self.NODES)
-        attended = self.POOLS if like.attended_pools is None else self.ATTENDED
         return PassInputs(
             nodes[None],
             nodes[None],
             mask(like.masks) if isinstance(like.masks, Tensor) else {k: mask(one) for k, one in like.masks.items()},
             nodes,
-            None if like.pool_nodes is None else nodes.new_zeros(attended, self.MOST),
+            None if like.pool_nodes is None else nodes.new_zeros(attended or self.POOLS, self.MOST),
             None if like.node_places is None else nodes.clone(),
-            None if like.attended_pools is None else nodes.new_zeros(attended),
+            None if attended is None else nodes.new_zeros(attended),
             None if like.kept is None else nodes.new_zeros(self.KEPT),
         )
-
-    def _cache(self, like: SlotCache) -> SlotCache:
-        pools = self.POOLS if like.pools > 1 else 1
-        return like.resized(pools, self.STRIDE - 1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers.utils import logging
 
 from medusa_apar.cache import cache_folder
@@ -71,7 +72,10 @@ class CompiledFunction:
         return graph if graph.guard_check(self._owner, *arguments) else self._graph(arguments)
 
     def _compile(self, arguments: tuple[Any, ...], path: Path | None) -> Any:
-        with torch._dynamo.config.patch(specialize_float=True):
+        with (
+            tqdm(desc=f"compiling {self._function.__name__.strip('_')}, once", leave=False, bar_format="{desc}"),
+            torch._dynamo.config.patch(specialize_float=True),
+        ):
             options = self._options | {"guard_filter_fn": _guards_on_arguments}
             compiled: Any = torch.compile(self._function, fullgraph=True, dynamic=True, options=options)
             graph = compiled.aot_compile(((self._owner, *arguments), {}))

@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
+    parser.add_argument("--compile", action="store_true", help="run steps through torch.compile (minutes, once)")
     parser.add_argument(
         "--url-priorities", action="store_true",
         help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
@@ -132,6 +133,10 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
     loaded = MedusaAparModel.from_pretrained(
         arguments.model, heads=arguments.heads, weights=arguments.weights, dtype=dtype_named(arguments.dtype)
     ).to(device)
+    if arguments.compile:
+        loaded.compile()
+        rows = min(2, arguments.max_batch)
+        loaded.generate(torch.zeros(rows, 1, dtype=torch.int64, device=device), max_new_tokens=2)  # compiles here
     return NativeAnswerer(loaded, model, arguments.max_batch, arguments.engine_timeout)
 
 

@@ -100,6 +100,7 @@ def command(out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.integration
 def test_from_points_to_tables_that_say_what_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "scaling"
     argv = command(out, "--modes", "ar,medusa-apar")

@@ -35,7 +35,10 @@ def described(model: nn.Module) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+COMPILED = pytest.param(True, id="compiled", marks=pytest.mark.integration)
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(False, id="plain"), COMPILED])
 def test_the_users_model_is_the_same_before_while_and_after_it_decodes(compiled: bool) -> None:
     backbone = forking_backbone(seed=3, dtype=torch.float32)
     heads = random_heads(backbone)

@@ -94,7 +94,7 @@ def servers(backbone: PreTrainedModel) -> list[CompletionsServer]:
 def fleet(servers: list[CompletionsServer]) -> Iterator[Fleet]:
     with ExitStack() as stack:
         urls = [stack.enter_context(running(server.app())) + "/v1" for server in servers]
-        yield Fleet.at(urls, "tiny", timeout=5.0)
+        yield Fleet.at(urls, "tiny", timeout=60.0)
 
 
 def requests(count: int = 6) -> list[AnswerRequest]:

@@ -82,6 +82,7 @@ def command(questions: Path, answers: Path, out: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.integration
 def test_from_recorded_answers_to_tables_that_say_what_they_are(
     questions_file: Path, answers_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
