@@ -76,18 +76,18 @@ class Compiler:
         return lambda *arguments: compiled(method.__self__, *arguments)
 
     def _key(self) -> str | None:
-        """Names all that a graph depends on; None where hooks are traced into it."""
+        """Names all that a graph depends on beside what it is given; None where hooks are traced into it."""
         subject: list[object] = [
             self._weights,
             self._options,
             torch.get_num_threads(),
-            torch.backends.cpu.get_cpu_capability(),
+            torch.cpu.get_capabilities(),
         ]
         subject += [version(name) for name in ("torch", "transformers")]
         subject += [fingerprint.of_files(folder, "*.py") for folder in TRACED]
         for root in self._modules:
             config: Any = root.config
-            subject.append(config.to_dict())
+            subject += [config.to_dict(), getattr(config, "_attn_implementation", None)]
             for name, module in root.named_modules():
                 if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
                     return None

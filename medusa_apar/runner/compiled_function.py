@@ -67,9 +67,12 @@ class CompiledFunction:
         if self._folder is not None:
             path = self._folder / f"{sha256(kind.encode()).hexdigest()[:16]}-{len(graphs)}{SUFFIX}"
         with _libraries_beside(path):
-            graph = (path and self._read(path)) or self._compile(arguments, path)
+            kept = None if path is None else self._read(path)
+            graph = self._compile(arguments, path) if kept is None else kept
         graphs.append(graph)
-        return graph if graph.guard_check(self._owner, *arguments) else self._graph(arguments)
+        if kept is None or graph.guard_check(self._owner, *arguments):
+            return graph
+        return self._graph(arguments)  # there may be a file for other sizes, too
 
     def _compile(self, arguments: tuple[Any, ...], path: Path | None) -> Any:
         with (
@@ -123,11 +126,15 @@ def _guards_on_arguments(guards: Sequence[Any]) -> list[bool]:
 
 @contextmanager
 def _libraries_beside(path: Path | None) -> Iterator[None]:
-    """Let inductor keep its libraries where a graph is kept, unless it has been told where to."""
-    if path is None or INDUCTOR_FOLDER in os.environ:
+    """Let inductor keep its libraries where a graph is kept, unless it has been told where to.
+
+    It hands the compiler no path with a space.
+    """
+    folder = "" if path is None else str(path.parents[1] / "libraries")
+    if path is None or " " in folder or INDUCTOR_FOLDER in os.environ:
         yield
         return
-    os.environ[INDUCTOR_FOLDER] = str(path.parents[1] / "libraries")
+    os.environ[INDUCTOR_FOLDER] = folder
     try:
         yield
     finally:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 from collections.abc import Sequence
+from math import inf
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from .engines.fleet import Fleet
 from .engines.native import MAX_BATCH, NativeAnswerer
 from .engines.orchestrator import Orchestrator
 from .engines.text_engine import TIMEOUT
+from .requests import AnswerRequest
 from .served_model import ServedModel
 from .server import ServerLimits, create_app
 from .snapshots import Answerer
@@ -135,9 +138,15 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
     ).to(device)
     if arguments.compile:
         loaded.compile()
-        rows = min(2, arguments.max_batch)
-        loaded.generate(torch.zeros(rows, 1, dtype=torch.int64, device=device), max_new_tokens=2)  # compiles here
+        asyncio.run(_warm_up(NativeAnswerer(loaded, model, arguments.max_batch, timeout=inf)))
     return NativeAnswerer(loaded, model, arguments.max_batch, arguments.engine_timeout)
+
+
+async def _warm_up(answerer: NativeAnswerer) -> None:
+    """Let a short request wait for the compiler, and no client."""
+    async for _ in answerer.answer(AnswerRequest([0], 2, max_depth=1)):
+        pass
+    await answerer.close()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

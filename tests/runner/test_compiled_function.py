@@ -10,9 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medusa_apar.linears.dtype import Weights
 from medusa_apar.runner import compiled_function
+from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.compiled_function import CompiledFunction, kind_of
 from medusa_apar.runner.forward_pass import PassInputs
+
+from ..conftest import forking_backbone
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +48,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def compiled(weight: float = 3.0, key: str | None = "a model") -> CompiledFunction:
+def compiled(weight: float = 3.0, key: str | None = "a-model") -> CompiledFunction:
     return CompiledFunction(Owner(weight).scale, key, {})
 
 
@@ -74,12 +78,20 @@ def test_the_next_process_finds_the_graph_and_gives_it_its_own_weights(compilati
 
 
 @torch.inference_mode()
+def test_a_folder_with_a_space_is_one_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path / "my cache"))
+    rows = torch.ones(5, 7)
+    assert torch.equal(compiled()(rows), rows * 3)
+    assert list((tmp_path / "my cache").rglob("*.compiled"))
+
+
+@torch.inference_mode()
 def test_another_key_or_none_finds_nothing(compilations: list[Any], cache: Path) -> None:
     rows = torch.ones(5, 7)
     compiled(key=None)(rows)
     assert not list(cache.rglob("*.compiled"))
-    compiled(key="a model")(rows)
-    compiled(key="another model")(rows)
+    compiled(key="a-model")(rows)
+    compiled(key="another-model")(rows)
     assert len(compilations) == 3
 
 
@@ -120,3 +132,19 @@ def test_kinds_tell_what_a_graph_takes_for_granted() -> None:
     assert kind_of(one) == kind_of(one.clone())
     others = (one, more, ids, ids[None], ids.float(), None, 3, 4, (3, 4), nn.ReLU())
     assert len({kind_of(each) for each in others}) == len(others)
+
+
+def test_a_key_tells_models_and_attention_apart() -> None:
+    def key(**changes: Any) -> str | None:
+        model = forking_backbone(dtype=torch.float32)
+        for name, value in changes.items():
+            setattr(model.config, name, value)
+        return Compiler([model], Weights.LOADED)._key()
+
+    assert key() == key()
+    assert len({key(), key(_attn_implementation="eager"), key(rms_norm_eps=0.5)}) == 3
+    model = forking_backbone(dtype=torch.float32)
+    assert len({Compiler([model], weights)._key() for weights in (Weights.LOADED, Weights.INT8)}) == 2
+    assert Compiler([model.to(torch.float64)])._key() != key()
+    model.register_forward_hook(lambda *_: None)
+    assert Compiler([model])._key() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -16,15 +17,18 @@ import torch
 from openai import OpenAI
 from transformers import AutoConfig, AutoTokenizer, Gemma3Config, GenerationConfig
 
+from medusa_apar import MedusaAparModel
 from medusa_apar.cli import main
 from medusa_apar.serving import command
 from medusa_apar.serving.engines.fleet import Fleet
 from medusa_apar.serving.engines.orchestrator import Orchestrator
-from medusa_apar.serving.requests import Sampling
+from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 
 from ..fixtures import TINY
+from ..runner.test_compilation import CountingBackend
 from .server_process import serving
+from .test_orchestrator import answers
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +152,20 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
         "dtype": torch.float32, "max_model_len": None, "block_size": 64, "tensor_parallel_size": 16,
         "distributed_executor_backend": "ray", "speculative_config": ("heads", 3),
     }  # fmt: skip
+
+
+@pytest.mark.integration
+def test_no_client_waits_for_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, compile_ = CountingBackend(), MedusaAparModel.compile
+    monkeypatch.setattr(MedusaAparModel, "compile", lambda self: compile_(self, backend=backend))
+    arguments = command._parser().parse_args(["--model", str(TINY), "--dtype", "float32", "--compile"])
+    answerer = command.answerer_of(arguments, ServedModel.from_pretrained(TINY))
+    graphs = backend.graphs
+    assert graphs > 0
+    requests = [AnswerRequest([7] * length, 20, max_depth=2) for length in (3, 9, 4, 8, 5)]
+    assert all(answer.finish_reason for answer in answers(answerer, *requests))
+    assert backend.graphs == graphs
+    asyncio.run(answerer.close())
 
 
 def test_a_fleets_key_reaches_its_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
