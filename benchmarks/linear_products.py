@@ -20,24 +20,12 @@ from medusa_apar import DEFAULT_MODEL
 from medusa_apar.argument_types import positive
 from medusa_apar.checkpoint import load_backbone
 from medusa_apar.eval.measurement.tables import as_markdown
-from medusa_apar.linears.opaque_linear import JOINED
+from medusa_apar.linears.opaque_linear import by_input
 from medusa_apar.linears.packed_linears import PackedLinear
 from medusa_apar.linears.quantized_linears import QuantizedLinear
 
 ROWS = (1, 4, 8, 16, 32)
 Product = Callable[[Tensor], Tensor]
-
-
-def joined_linears(backbone: nn.Module) -> list[list[nn.Linear]]:
-    """The linear layers of a backbone, those of one input together, in the order of its modules."""
-    groups: list[list[nn.Linear]] = []
-    for parent in backbone.modules():
-        children = {name: child for name, child in parent.named_children() if isinstance(child, nn.Linear)}
-        for names in JOINED:
-            if all(name in children for name in names):
-                groups.append([children.pop(name) for name in names])
-        groups += [[child] for child in children.values()]
-    return groups
 
 
 def plain(*linears: nn.Linear) -> Product:
@@ -47,7 +35,7 @@ def plain(*linears: nn.Linear) -> Product:
 
 
 def packed(*linears: nn.Linear) -> Product:
-    """OneDNN in the dtype of the weights, packed."""
+    """The kernel of oneDNN in the dtype of the weights, packed."""
     return PackedLinear(*linears).multiply
 
 
@@ -57,7 +45,7 @@ def fbgemm_int8(*linears: nn.Linear) -> Product:
 
 
 def onednn_int8(*linears: nn.Linear) -> Product:
-    """OneDNN in 8-bit integers, all rows quantised to one range."""
+    """The kernel of oneDNN in 8-bit integers, all rows quantised to one range."""
     weight = torch.cat([each.weight for each in linears])
     scales = weight.abs().amax(dim=1) / 127
     integers = (weight / scales[:, None]).round().to(torch.int8)
@@ -97,8 +85,8 @@ KINDS: dict[str, tuple[Callable[..., Product], bool]] = {
 @torch.inference_mode()
 def measure(backbone: nn.Module, rounds: int) -> dict[str, dict[int, float]]:
     """Milliseconds of all layers, by kind and number of rows: the fastest of so many rounds."""
-    joined = joined_linears(backbone)
-    alone = [[each] for group in joined for each in group]
+    alone = [[each] for each in backbone.modules() if isinstance(each, nn.Linear)]
+    joined = by_input(backbone, [each for (each,) in alone])
     products = {
         kind: [(group[0].in_features, make(*group)) for group in (joined if joins else alone)]
         for kind, (make, joins) in KINDS.items()

@@ -49,7 +49,7 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-depth", type=positive, help="threads of this depth do not fork (default: as trained)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
-    parser.add_argument("--compile", action="store_true", help="run steps through torch.compile (minutes, once)")
+    parser.add_argument("--compile", action="store_true", help="compile steps with torch.compile; slow the first time")
     parser.add_argument(
         "--temperature", type=finite, help="of sampling; 0 decodes greedily (default: as the model's generation config)"
     )

@@ -260,8 +260,9 @@ class MedusaAparModel(PushToHubMixin):
     def compile(self, *, backend: str | Callable[..., Any] = "inductor", options: dict[str, Any] | None = None) -> None:
         """Run steps through `torch.compile` from now on; on a GPU also as CUDA graphs.
 
-        The first call of `generate` compiles, which takes some tens of seconds; steps of all sizes share what it
-        compiled. Prompts are read without it. On a GPU the KV pool stays allocated from call to call.
+        The first call of `generate` compiles, which takes minutes; steps of all sizes share what it compiled. On the
+        CPU prompts run compiled too, and compiled steps are kept in the user's cache folder for later processes. On a
+        GPU the KV pool stays allocated from call to call.
 
         Args:
             backend: of `torch.compile`.

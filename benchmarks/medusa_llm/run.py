@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -15,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar.eval.decoding.decode import GENERATE, Limits, decode
+from medusa_apar.eval.decoding.json_process import JsonProcess
 from medusa_apar.eval.measurement.prompts import ChatPrompts
 from medusa_apar.eval.measurement.question_sets import Question
 from medusa_apar.eval.measurement.store import Record, RecordStore, rotated
@@ -81,40 +80,28 @@ class Worker:
     def __init__(self, python: Path, heads: Path, eos_token_id: int) -> None:
         arguments = [str(python), str(_WORKER), str(heads), str(eos_token_id), str(torch.get_num_threads())]
         try:
-            self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            self.versions: dict[str, str] = self._read()
-        except (OSError, RuntimeError) as error:
+            self._process = JsonProcess(arguments)
+        except OSError as error:
             raise ValueError(
                 f"worker_python={str(python)!r} does not run medusa-llm ({error}); "
                 "`make bench-medusa-llm` builds its environment"
             ) from error
+        self.versions: dict[str, str] = self._process.greeting
 
     def answer(self, input_ids: list[int], choices: Sequence[int], max_new_tokens: int) -> dict[str, Any]:
         """Decode one prompt.
 
         Raises:
-            RuntimeError: if the process has ended.
+            ChildProcessError: if the process has ended.
         """
-        assert self._process.stdin is not None
         request = {"input_ids": input_ids, "choices": list(choices), "max_new_tokens": max_new_tokens}
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"it ended with status {self._process.wait()}; what it said stands above")
-        row: dict[str, Any] = json.loads(line)
-        return row
+        return self._process.ask(request)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._process.close()
 
 
 class Bench:

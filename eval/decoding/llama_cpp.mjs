@@ -17,6 +17,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   await sequence.clearHistory();
   predictor?.updateInputTokens(prompt);
   const tokens = [];
+  const looked = sequence.tokenPredictions.used;
   const start = performance.now();
   let first = start;
   for await (const token of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
@@ -26,6 +27,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   }
   write({
     tokens,
+    steps: tokens.length - (sequence.tokenPredictions.used - looked),
     seconds: (performance.now() - start) / 1000,
     first_token_seconds: (first - start) / 1000,
     memory: process.memoryUsage().rss,

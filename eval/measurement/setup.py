@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
-    parser.add_argument("--compile", action="store_true", help="run steps through torch.compile (minutes, once)")
+    parser.add_argument("--compile", action="store_true", help="compile steps with torch.compile; slow the first time")
     parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
     parser.add_argument(
         "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"

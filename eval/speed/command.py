@@ -14,7 +14,7 @@ from medusa_apar.model import MedusaAparModel
 
 from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
 from ..decoding.decode import Limits
-from ..decoding.peers import Peer, PeerOptions, Peers
+from ..decoding.peers import Peer, Peers
 from ..measurement.question_sets import load_questions
 from ..measurement.setup import add_arguments, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 def _check_baselines(arguments: argparse.Namespace) -> None:
     if arguments.peers and arguments.sample:
         raise ValueError("peers='llama.cpp' decodes greedily; leave --sample or --peers out")
+    if arguments.peers and arguments.model is not None and arguments.gguf is None:
+        raise ValueError(f"peers='llama.cpp' needs the GGUF file of model={arguments.model!r}; name it with --gguf")
+    if arguments.gguf is not None and not arguments.peers:
+        raise ValueError(f"gguf={str(arguments.gguf)!r} is for llama.cpp; add --peers llama.cpp, or leave --gguf out")
     for name in ("assistant", "prompt_lookup_tokens"):
         value = getattr(arguments, name)
         if value is not None and not arguments.baselines:
@@ -94,7 +98,7 @@ def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> 
     return BaselineOptions(
         arguments.prompt_lookup_tokens or BaselineOptions().prompt_lookup_tokens,
         None if arguments.assistant is None else load_assistant(arguments.assistant, model),
-        Peers(PeerOptions(arguments.llama_cpp, arguments.gguf)) if arguments.peers else None,
+        Peers(arguments.llama_cpp, arguments.gguf) if arguments.peers else None,
     )
 
 
@@ -104,6 +108,7 @@ def _describe_baselines(run: SpeedRun) -> dict[str, Any]:
     return {
         "prompt_lookup_tokens": run.baselines.prompt_lookup_tokens if lookup else None,
         "assistant_weights": None if assistant is None else fingerprint.of_weights(assistant),
+        "gguf": None if run.baselines.peers is None else run.baselines.peers.gguf.name,
     }
 
 

@@ -6,7 +6,7 @@ Layers of the same input are multiplied in one product.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -102,28 +102,38 @@ class JoinedProduct:
         return known[1][place]
 
 
-def replace_linears(module: nn.Module, chosen: Sequence[nn.Module], made: Callable[..., OpaqueLinear]) -> None:
+def by_input(module: nn.Module, linears: Iterable[nn.Linear]) -> list[list[nn.Linear]]:
+    """Linear layers of a module in groups of the same input, those of `JOINED` together and each other one alone."""
+    left = dict.fromkeys(linears)
+    groups: list[list[nn.Linear]] = []
+    for parent in module.modules():
+        for names in JOINED:
+            together: list[Any] = [parent._modules.get(name) for name in names]
+            if all(each in left for each in together):
+                groups.append(together)
+                for each in together:
+                    del left[each]
+    return [*groups, *([each] for each in left)]
+
+
+def replace_linears(module: nn.Module, linears: Iterable[nn.Linear], new: Callable[..., OpaqueLinear]) -> None:
     """Replace linear layers of a twin, those of the same input by one product.
 
     Args:
         module: the root of the twin.
-        chosen: the layers.
-        made: of one layer or several.
+        linears: the layers.
+        new: makes one of a layer, or of several.
     """
-    wanted = set(chosen)
-    replaced: dict[nn.Module, nn.Module] = {}
-    for parent in list(module.modules()):
-        for names in JOINED:
-            together: list[Any] = [parent._modules.get(name) for name in names]
-            if wanted.issuperset(together):
-                product = JoinedProduct(made(*together), [each.out_features for each in together])
-                replaced |= {each: JoinedLinear(each, product, place) for place, each in enumerate(together)}
+    replaced: dict[nn.Module | None, nn.Module] = {}
+    for group in by_input(module, linears):
+        if len(group) == 1:
+            replaced[group[0]] = new(*group)
+        else:
+            product = JoinedProduct(new(*group), [each.out_features for each in group])
+            replaced |= {each: JoinedLinear(each, product, place) for place, each in enumerate(group)}
     for parent in list(module.modules()):
         for name, child in parent._modules.items():
-            if child in wanted:
-                if child not in replaced:
-                    replaced[child] = made(child)
-                parent._modules[name] = replaced[child]
+            parent._modules[name] = replaced.get(child, child)
 
 
 def _bias_of(linear: nn.Linear) -> Tensor:

@@ -9,6 +9,8 @@ any case.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ def pack_linears(module: nn.Module) -> None:
     """Pack the linear layers of a twin, where that is faster and there is memory for copies."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    linears = [each for each in module.modules() if _is_plain(each)]
+    linears: list[Any] = [each for each in module.modules() if _is_plain(each)]
     if fits_in_memory_twice(*linears):
         replace_linears(module, linears, PackedLinear)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from medusa_apar import fingerprint, heads
 from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.linears.dtype import Weights
 
-from .compiled_function import CompiledFunction
+from .compiled_function import CompiledFunction, own_code
 from .cuda_graphs import GraphedPass
 from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
 
@@ -61,17 +60,18 @@ class Compiler:
     def compiled(self, method: Any) -> Callable[..., Any]:
         """A compiled method that shares no graph with those of other models.
 
-        Guards on modules are left out: to check hundreds of them at every step costs a small model dearly. Compiled
-        graphs belong to a code object, so every model needs one of its own.
+        Guards on modules are left out: checking hundreds of them at every step is slow for a small model.
         """
         if self._backend == "inductor" and self._on_cpu:
             options: dict[str, Any] = {"cpp_wrapper": True}  # hundreds of small kernels are called from C++ then
             return CompiledFunction(method, self._key(), options | self._options)
-        function = method.__func__
-        own = FunctionType(function.__code__.replace(), function.__globals__, argdefs=function.__defaults__)
         options = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         compiled = torch.compile(
-            own, fullgraph=True, dynamic=True, backend=self._backend, options=options | self._options
+            own_code(method.__func__),
+            fullgraph=True,
+            dynamic=True,
+            backend=self._backend,
+            options=options | self._options,
         )
         return lambda *arguments: compiled(method.__self__, *arguments)
 

@@ -39,21 +39,17 @@ class CompiledFunction:
     """
 
     def __init__(self, method: Any, key: str | None, options: dict[str, Any]) -> None:
-        function = method.__func__
-        self._function = FunctionType(
-            function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__
-        )
-        self._function.__qualname__, self._function.__module__ = function.__qualname__, function.__module__
+        self._function = own_code(method.__func__)
         self._owner = method.__self__
         self._options = options
-        self._folder = None if key is None else cache_folder("compiled") / key / function.__qualname__
+        self._folder = None if key is None else cache_folder("compiled") / key / method.__qualname__
         self._graphs: dict[str, list[Any]] = {}
 
     def __call__(self, *arguments: Any) -> Any:
         return self._graph(arguments).fn(self._owner, *arguments)
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        """Nothing: the compiler pickles the method's object for its guards, and compiled graphs cannot be pickled."""
+        """Pickle as an empty object: guards are pickled with the object of the method, and graphs cannot be."""
         return object, ()
 
     def _graph(self, arguments: tuple[Any, ...]) -> Any:
@@ -76,7 +72,7 @@ class CompiledFunction:
 
     def _compile(self, arguments: tuple[Any, ...], path: Path | None) -> Any:
         with (
-            tqdm(desc=f"compiling {self._function.__name__.strip('_')}, once", leave=False, bar_format="{desc}"),
+            tqdm(desc="compiling steps, which takes minutes the first time", leave=False, bar_format="{desc}"),
             torch._dynamo.config.patch(specialize_float=True),
         ):
             options = self._options | {"guard_filter_fn": _guards_on_arguments}
@@ -99,6 +95,13 @@ class CompiledFunction:
         except Exception as error:  # whatever a torch of another build, or a damaged file, leads to
             logger.warning("compiled steps in %s cannot be read (%s); they are compiled again", path, error)
             return None
+
+
+def own_code(function: FunctionType) -> FunctionType:
+    """The same function with a code object of its own; compiled graphs belong to a code object."""
+    own = FunctionType(function.__code__.replace(), function.__globals__, function.__name__, function.__defaults__)
+    own.__qualname__, own.__module__ = function.__qualname__, function.__module__
+    return own
 
 
 def kind_of(argument: Any) -> str:
@@ -128,7 +131,7 @@ def _guards_on_arguments(guards: Sequence[Any]) -> list[bool]:
 def _libraries_beside(path: Path | None) -> Iterator[None]:
     """Let inductor keep its libraries where a graph is kept, unless it has been told where to.
 
-    It hands the compiler no path with a space.
+    Inductor cannot pass a path with a space to the C++ compiler.
     """
     folder = "" if path is None else str(path.parents[1] / "libraries")
     if path is None or " " in folder or INDUCTOR_FOLDER in os.environ:

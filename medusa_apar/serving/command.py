@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", help="folder or hub id of heads for --engine native; by default those of the model")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
-    parser.add_argument("--compile", action="store_true", help="run steps through torch.compile (minutes, once)")
+    parser.add_argument("--compile", action="store_true", help="compile steps with torch.compile; slow the first time")
     parser.add_argument(
         "--url-priorities", action="store_true",
         help="the servers are vLLM's, with --scheduling-policy priority: threads of earlier answers go first",
@@ -143,7 +143,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
 
 
 async def _warm_up(answerer: NativeAnswerer) -> None:
-    """Let a short request wait for the compiler, and no client."""
+    """Answer a short request, so that steps are compiled before clients connect."""
     async for _ in answerer.answer(AnswerRequest([0], 2, max_depth=1)):
         pass
     await answerer.close()

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from benchmarks import linear_products
-from benchmarks.linear_products import KINDS, joined_linears, measure
+from benchmarks.linear_products import KINDS, measure
+from medusa_apar.linears.opaque_linear import by_input
 
 from ..conftest import forking_backbone
 
@@ -27,7 +28,7 @@ def test_layers_of_one_input_are_joined_and_all_are_timed(monkeypatch: pytest.Mo
     monkeypatch.setattr(linear_products, "ROWS", (1, 3))
     backbone = forking_backbone(dtype=torch.float32)
     linears = [each for each in backbone.modules() if isinstance(each, nn.Linear)]
-    groups = joined_linears(backbone)
+    groups = by_input(backbone, linears)
     assert sorted(map(id, linears)) == sorted(id(each) for group in groups for each in group)
     assert {len(group) for group in groups} == {1, 2, 3}
     assert all(times[rows] > 0 for times in measure(backbone, rounds=1).values() for rows in (1, 3))

