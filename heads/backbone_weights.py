@@ -17,7 +17,8 @@ def execution_device(module: nn.Module) -> torch.device:
         device = getattr(candidate, "execution_device", None)
         if device is not None:
             return torch.device(device)
-    return next(module.parameters()).device
+    devices = (weight.device for weight in module.parameters())
+    return next((device for device in devices if device.type != "meta"), torch.device("meta"))
 
 
 def projection_weight(backbone: PreTrainedModel) -> Tensor:

@@ -14,15 +14,16 @@ _VALUES = 16
 
 
 def of_weights(*modules: nn.Module | None) -> str:
-    """Digest of the names, the shapes and the first values of all parameters."""
+    """Digest of the names, the shapes and the first values, where there are any, of all parameters."""
     digest = hashlib.sha256()
     for module in modules:
         if module is None:
             continue
         for name, parameter in module.named_parameters():
-            values = parameter.detach().flatten()[:_VALUES].to("cpu", torch.float32)
             digest.update(f"{name} {tuple(parameter.shape)}".encode())
-            digest.update(values.numpy().tobytes())
+            if parameter.device.type != "meta":
+                values = parameter.detach().flatten()[:_VALUES].to("cpu", torch.float32)
+                digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:_LENGTH]
 
 

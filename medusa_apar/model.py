@@ -35,7 +35,7 @@ from .heads import DraftHeads
 from .heads.checkpoints import load_heads
 from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
 from .linears.dtype import Weights
-from .linears.prepare import usable_weights
+from .linears.prepare import quantize_as_loaded, usable_weights
 from .output import MedusaAparOutput
 from .runner.compilation import Compiler
 from .runner.model_runner import ModelRunner
@@ -104,6 +104,7 @@ class MedusaAparModel(PushToHubMixin):
         if self.control is not None:
             self.control.check_fits(backbone.config.vocab_size)
         self.weights = Weights(weights)
+        self._quantized = False
         self._adapter: AdapterFiles | None = None
         self._lock = RLock()
         self._compiling: tuple[str | Callable[..., Any], dict[str, Any]] | None = None
@@ -150,14 +151,16 @@ class MedusaAparModel(PushToHubMixin):
             pretrained_model_name_or_path: a folder or a hub id, of a model or of a PEFT adapter, which is merged.
             heads: Medusa heads, or the folder or hub id of some. By default those of the checkpoint: in its subfolder
                 `heads` or `medusa`, or in medusa-llm's files beside the weights. False: load none.
-            weights: as the constructor's.
+            weights: as the constructor's. With `"int8"` the backbone itself is quantised, and its weights are freed.
             **kwargs: for `AutoModelForCausalLM.from_pretrained`, e.g. `dtype`, `device_map`, `revision`, `subfolder`,
                 `gguf_file`.
 
         Raises:
             OSError: if a file is missing, truncated or corrupt.
-            ValueError: as the constructor, and if an adapter does not fit its base.
+            ValueError: as the constructor, if an adapter does not fit its base, and for `weights="int8"` if the
+                backbone cannot be quantised.
         """
+        weights = Weights(weights)
         source = str(pretrained_model_name_or_path)
         if not kwargs.get("gguf_file"):
             source = local_source(source)
@@ -181,6 +184,7 @@ class MedusaAparModel(PushToHubMixin):
         if missing:
             offline = not Path(source).is_dir() and (hub.get("local_files_only") or is_offline_mode())
             logger.warning("%s%s %s", source, " in the cache" if offline else "", ", and ".join(missing))
+        quantized = weights is Weights.INT8 and quantize_as_loaded(backbone)
         model = cls(
             backbone,
             found,
@@ -188,6 +192,7 @@ class MedusaAparModel(PushToHubMixin):
             child_token_id=None if control is None else control.child_token_id,
             weights=weights,
         )
+        model._quantized = quantized
         where = given(kwargs, *PLACE_ARGUMENTS, *HUB_ARGUMENTS)
         if not kwargs.get("gguf_file") and is_adapter(source, **where):
             model._adapter = AdapterFiles(source, where)
@@ -216,8 +221,8 @@ class MedusaAparModel(PushToHubMixin):
             **hub: for `push_to_hub`, e.g. `private`, `token`, `commit_message`.
 
         Raises:
-            ValueError: for arguments of an upload without `push_to_hub=True`, and for `adapter_only=True` where the
-                model was not loaded from an adapter.
+            ValueError: for arguments of an upload without `push_to_hub=True`, for `adapter_only=True` where the
+                model was not loaded from an adapter, and for weights that were quantised as they were loaded.
             OSError: the adapter is no longer where it was.
         """
         if adapter_only and self._adapter is None:
@@ -227,6 +232,8 @@ class MedusaAparModel(PushToHubMixin):
         if (repo_id is not None or hub) and not push_to_hub:
             names = ", ".join([*(["repo_id"] if repo_id is not None else []), *hub])
             raise ValueError(f"{names}: only for an upload; pass push_to_hub=True, or leave out what is given")
+        if self._quantized and not adapter_only:
+            raise ValueError("weights='int8': what was loaded so has no weights to save; load it without weights=")
         if self.control is not None:
             self.control.record_in(self.config)
         options: dict[str, Any] = {"is_main_process": is_main_process, "max_shard_size": max_shard_size}
@@ -243,7 +250,14 @@ class MedusaAparModel(PushToHubMixin):
             self.push_to_hub(name, max_shard_size=max_shard_size, **hub)
 
     def to(self, *args: Any, **kwargs: Any) -> MedusaAparModel:
-        """Move or convert backbone and heads, as `torch.nn.Module.to` does."""
+        """Move or convert backbone and heads, as `torch.nn.Module.to` does.
+
+        Raises:
+            ValueError: if they are to leave the CPU, and were quantised as they were loaded.
+        """
+        device = torch.empty(0).to(*args, **kwargs).device
+        if self._quantized and device.type != "cpu":
+            raise ValueError(f"weights='int8': products run on the CPU, not on {device}; load it without weights=")
         for module in self._modules:
             module.to(*args, **kwargs)
         return self

@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
-    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
     parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         help="heads whose figure counts, for a format that has no place for it (default: PATH)",
     )
     parser.add_argument("--data", metavar="FILE", help="the held-out conversations (default: bundled questions)")
-    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
         "--least",

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     modes = [*([GENERATE] if arguments.generate else []), *arguments.modes]
     questions = load_questions(arguments.questions)[: arguments.limit]
-    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads, arguments.weights)
+    model, tokenizer = load_model(
+        arguments.model, arguments.dtype, arguments.heads, arguments.weights, in_place=not arguments.generate
+    )
     if arguments.compile:
         model.compile()
     run = BatchRun(model, tokenizer, questions, modes, arguments.batch_sizes, limits_of(arguments))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class Question:
 
 
 def load_questions(source: str) -> list[Question]:
-    """Load a question set.
+    """Load a question set, its categories taking turns.
 
     Args:
         source: a file, or a name: `everyday` and `lists` are bundled; `mt_bench` and `vicuna_bench` are looked for
@@ -46,7 +48,20 @@ def load_questions(source: str) -> list[Question]:
         ValueError: for an unknown name, or a broken line, named by file and number.
         OSError: for a benchmark that is neither on this machine nor within reach.
     """
-    return read_questions(find_questions(source))
+    return in_turn(read_questions(find_questions(source)))
+
+
+def in_turn(questions: Sequence[Question]) -> list[Question]:
+    """The first question of every category, then the second of every one, and so on.
+
+    The first so many of them, or those that an interrupted run has answered, then stand for the whole set.
+    """
+    ranks: defaultdict[str, int] = defaultdict(int)
+    ranked = []
+    for question in questions:
+        ranked.append((ranks[question.category], question))
+        ranks[question.category] += 1
+    return [question for _, question in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def find_questions(source: str) -> Path:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from medusa_apar import DEFAULT_MODEL, fingerprint
 from medusa_apar.argument_types import names_of, positive
 from medusa_apar.checkpoint import load_tokenizer
-from medusa_apar.linears.dtype import DTYPES, WEIGHTS, dtype_named
+from medusa_apar.linears.dtype import DTYPES, WEIGHTS, Weights, dtype_named
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 
@@ -24,7 +24,7 @@ from .question_sets import BENCHMARKS, BUNDLED, Question
 
 
 def load_model(
-    model: str | None, dtype: str, heads: str | None = None, weights: str = "loaded"
+    model: str | None, dtype: str, heads: str | None = None, weights: str = "loaded", *, in_place: bool = False
 ) -> tuple[MedusaAparModel, PreTrainedTokenizerBase]:
     """Load a folder or a hub id, by default `DEFAULT_MODEL`, and its tokenizer; onto the GPU if there is one.
 
@@ -33,11 +33,14 @@ def load_model(
         dtype: of the weights, one of `DTYPES`.
         heads: folder or hub id of other heads than those that come with the model.
         weights: in which linear layers are computed, one of `WEIGHTS`.
+        in_place: whether the backbone itself may be quantised. It may not where transformers runs it, too.
     """
     source = DEFAULT_MODEL if model is None else model
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(source)
-    loaded = MedusaAparModel.from_pretrained(source, heads=heads, weights=weights, dtype=dtype_named(dtype))
+    at_once = weights if in_place else Weights.LOADED
+    loaded = MedusaAparModel.from_pretrained(source, heads=heads, weights=at_once, dtype=dtype_named(dtype))
+    loaded.weights = Weights(weights)
     return loaded.to(device), tokenizer
 
 
@@ -61,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument(
         "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"
     )
-    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument(
         "--generate",
         action=argparse.BooleanOptionalAction,

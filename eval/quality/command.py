@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
     )
-    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     judge = parser.add_argument_group("judge", "without --judge-url nothing is sent anywhere")
     judge.add_argument("--judge-url", help="of an OpenAI-compatible endpoint, such as http://localhost:8000/v1")
     judge.add_argument("--judge-model", help="the judge's name at the endpoint")

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--max-threads", type=positive, default=Limits().max_threads, help="threads in a step")
     parser.add_argument("--max-depth", type=positive, default=3, help="depth at which forks end")
-    parser.add_argument("--limit", type=positive, help="take only the first questions")
+    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument("--seed", type=not_negative, default=0, help="of the hits")
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"

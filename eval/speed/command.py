@@ -12,7 +12,7 @@ from medusa_apar import fingerprint
 from medusa_apar.argument_types import ArgumentParser, names_of, not_negative, positive
 from medusa_apar.model import MedusaAparModel
 
-from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
+from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_assistant
 from ..decoding.decode import Limits
 from ..decoding.peers import Peer, Peers
 from ..measurement.question_sets import load_questions
@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_baselines(arguments)
     modes = _all_modes(arguments)
     questions = load_questions(arguments.questions)[: arguments.limit]
-    model, tokenizer = load_model(arguments.model, arguments.dtype, arguments.heads, arguments.weights)
+    model, tokenizer = load_model(
+        arguments.model, arguments.dtype, arguments.heads, arguments.weights, in_place=not any(map(is_baseline, modes))
+    )
     if arguments.compile:
         model.compile()
     baselines = _baseline_options(arguments, model)

@@ -20,7 +20,21 @@ JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that read the same rows, in the order in which they are called."""
 
 
-class OpaqueLinear(nn.Linear, ABC):
+class SharingLinear(nn.Linear):
+    """A linear layer with the weight and bias of another one. What it made of them is neither moved nor converted.
+
+    Args:
+        linear: the other one.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        vars(self).update(vars(linear))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SharingLinear:
+        return self
+
+
+class OpaqueLinear(SharingLinear, ABC):
     """A linear layer on the CPU whose product is one operator to a compiler, whatever its weights are made of.
 
     Args:
@@ -29,7 +43,7 @@ class OpaqueLinear(nn.Linear, ABC):
     """
 
     def __init__(self, linear: nn.Linear, *more: nn.Linear) -> None:
-        vars(self).update(vars(linear))
+        super().__init__(linear)
         every = (linear, *more)
         self.outputs = sum(each.out_features for each in every)
         biases = [_bias_of(each) for each in every]
@@ -44,7 +58,7 @@ class OpaqueLinear(nn.Linear, ABC):
     def product(self, rows: Tensor) -> Tensor:
         """`multiply`, also where it is compiled."""
         if torch.compiler.is_compiling():
-            product: Tensor = torch.ops.medusa_apar.product(rows, self.key, self.outputs)
+            product: Tensor = torch.ops.medusa_apar.product.default(rows, self.key, self.outputs)
             return product
         return self.multiply(rows)
 
@@ -63,7 +77,7 @@ def _shape_of_product(rows: Tensor, key: Tensor, out_features: int) -> Tensor:
     return rows.new_empty((*rows.shape[:-1], out_features))
 
 
-class JoinedLinear(nn.Linear):
+class JoinedLinear(SharingLinear):
     """One of several linear layers that read the same rows, which are computed in one product.
 
     Args:
@@ -73,7 +87,7 @@ class JoinedLinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, product: JoinedProduct, place: int) -> None:
-        vars(self).update(vars(linear))
+        super().__init__(linear)
         self.product, self.place = product, place
 
     def forward(self, rows: Tensor) -> Tensor:

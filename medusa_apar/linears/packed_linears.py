@@ -3,8 +3,8 @@
 A step multiplies one to thirty rows with every weight matrix. There oneDNN is faster with weights that are packed
 beforehand than torch's default products are, in float32 more so than in bfloat16. On CPUs without bfloat16
 instructions, bfloat16 rows are multiplied one after the other, so that many nodes cost as much as many steps; packed
-float32 copies of the weights cost far less. The result is the same up to rounding: products are summed in float32 in
-any case.
+float32 copies of the weights cost far less. A single row in float32 is faster with the weights as they are where the
+CPU has AVX-512. The result is the same up to rounding: products are summed in float32 in any case.
 """
 
 from __future__ import annotations
@@ -38,13 +38,21 @@ class PackedLinear(OpaqueLinear):
         weight = torch.cat([each.weight.detach().to(self.computed) for each in (linear, *more)])
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self.added = None if self.added is None else self.added.to(self.computed)
+        self.parts = (linear, *more) if linear.weight.dtype == self.computed and not packs_single_rows() else ()
 
     def multiply(self, rows: Tensor) -> Tensor:
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.added, "none", [], "")
+        if self.parts and rows.numel() == rows.shape[-1]:
+            return torch.cat([nn.functional.linear(rows, each.weight, each.bias) for each in self.parts], dim=-1)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise.default(rows, self.packed, self.added, "none", [], "")
         return product
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.product(rows.to(self.computed)).to(self.weight.dtype)
+
+
+def packs_single_rows() -> bool:
+    """Whether a single row is faster with a packed weight, too. `benchmarks.linear_products` has the times."""
+    return cpu_has_bfloat16() or "AVX512" not in torch.backends.cpu.get_cpu_capability()
 
 
 def pack_linears(module: nn.Module) -> None:

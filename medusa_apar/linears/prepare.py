@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from .dtype import Weights, cpu_has_bfloat16
 from .packed_linears import pack_linears
-from .quantized_linears import quantize_linears
+from .quantized_linears import is_quantized, quantize_in_place, quantize_linears
 
 logger = logging.get_logger(__name__)
 
@@ -20,6 +20,21 @@ def prepare_linears(module: nn.Module, weights: Weights) -> None:
         quantize_linears(module)
     else:
         pack_linears(module)
+
+
+def quantize_as_loaded(model: PreTrainedModel) -> bool:
+    """Quantise a model that nobody else has yet, so that its weights are not held twice.
+
+    Returns:
+        False on a CPU without the instructions, with a warning.
+
+    Raises:
+        ValueError: as `usable_weights`.
+    """
+    quantizes = usable_weights(model, Weights.INT8) is Weights.INT8
+    if quantizes:
+        quantize_in_place(model)
+    return quantizes
 
 
 def usable_weights(model: PreTrainedModel, asked: Weights) -> Weights:
@@ -54,7 +69,7 @@ def cannot_be_quantized(model: PreTrainedModel) -> str | None:
     if model.config._attn_implementation != "sdpa":
         return f"attn_implementation={model.config._attn_implementation!r} is not reproducible; load it with 'sdpa'"
     for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, nn.Linear) or is_quantized(module):
             continue
         weight = module.weight
         if type(module) is not nn.Linear or type(weight) is not nn.Parameter or "forward" in vars(module):

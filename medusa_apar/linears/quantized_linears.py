@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .opaque_linear import OpaqueLinear, replace_linears
+from .opaque_linear import JoinedLinear, OpaqueLinear, replace_linears
 
 WEIGHT_STEPS, ROW_STEPS = 63, 127
 """From zero to the end of a range."""
 _ZERO_POINT = 128
 _SMALLEST = 1e-12
 """Range of a row of zeros."""
+_PRODUCT = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+"""The overload itself: to find it takes longer than a small product."""
 
 
 class QuantizedLinear(OpaqueLinear):
@@ -39,9 +41,7 @@ class QuantizedLinear(OpaqueLinear):
         self.added = None if self.added is None else self.added.float()
 
     def multiply(self, rows: Tensor) -> Tensor:
-        product: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            rows, 1 / ROW_STEPS, _ZERO_POINT, self.packed
-        )
+        product: Tensor = _PRODUCT(rows, 1 / ROW_STEPS, _ZERO_POINT, self.packed)
         return product
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -58,8 +58,34 @@ def quantize_linears(module: nn.Module) -> None:
     replace_linears(module, [each for each in module.modules() if type(each) is nn.Linear], QuantizedLinear)
 
 
+def quantize_in_place(module: nn.Module) -> None:
+    """Quantise the linear layers of a model itself, and free their weights.
+
+    In place of its weight, which then has a shape and no values, a layer has the parameter `weight_scale`, `[out]`
+    float32, of its output channels.
+    """
+    quantize_linears(module)
+    for each in module.modules():
+        if is_quantized(each):
+            scale = nn.Parameter(_ranges(each.weight.detach().float()) / WEIGHT_STEPS, requires_grad=False)
+            weight = nn.Parameter(each.weight.detach().to("meta"), requires_grad=False)
+            each._parameters |= {"weight_scale": scale, "weight": weight}  # others hold the same dictionary
+    for parameter in module.parameters():
+        if parameter.device.type != "meta":  # else what remains of a file would keep all of it in memory
+            parameter.data = parameter.data.clone()
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a layer of a model was quantised in place."""
+    return isinstance(module, QuantizedLinear | JoinedLinear)
+
+
+def _ranges(weight: Tensor) -> Tensor:
+    return weight.abs().amax(dim=1).clamp_(min=_SMALLEST)
+
+
 def _packed(weight: Tensor) -> Any:
-    ranges = weight.abs().amax(dim=1).clamp_(min=_SMALLEST)
+    ranges = _ranges(weight)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*deprecated")  # torch has no other door to these kernels
         quantized = torch.quantize_per_channel(

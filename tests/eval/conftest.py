@@ -94,7 +94,7 @@ def eval_command(
     """Makes a function that runs a subcommand with a model on questions, its results in `out`."""
 
     def make(subcommand: str, module: ModuleType, model: object, questions: Sequence[str], *given: str) -> Command:
-        monkeypatch.setattr(module, "load_model", lambda *_: (model, tokenizer))
+        monkeypatch.setattr(module, "load_model", lambda *_, **__: (model, tokenizer))
         common = [
             subcommand,
             "--questions",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from medusa_apar import MedusaAparModel
+from medusa_apar.fingerprint import of_weights
 from medusa_apar.linears import prepare
 from medusa_apar.linears.opaque_linear import JoinedLinear
 from medusa_apar.linears.quantized_linears import QuantizedLinear, quantize_linears
@@ -145,6 +146,52 @@ def test_the_users_model_keeps_its_weights() -> None:
     assert type(model.lm_head) is nn.Linear
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = backbone("llama", "sdpa", dtype=torch.float32)
+    MedusaAparModel(model, random_sequential_heads(model)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_loaded_in_int8_the_backbone_holds_its_weights_once_and_answers_alike(checkpoint: Path) -> None:
+    beside = MedusaAparModel.from_pretrained(checkpoint)
+    once = MedusaAparModel.from_pretrained(checkpoint, weights="int8")
+    beside.weights = once.weights
+    held = [each for each in once.backbone.parameters() if each.device.type != "meta"]
+    assert sum(map(torch.Tensor.numel, held)) < sum(map(torch.Tensor.numel, beside.backbone.parameters())) / 2
+    _, ids, mask = batch(seed=4, lengths=(5, 9, 3, 7))
+    assert torch.equal(decode(once, ids, mask).sequences, decode(beside, ids, mask).sequences)
+
+
+def test_transformers_decodes_with_a_backbone_loaded_in_int8(checkpoint: Path) -> None:
+    model = MedusaAparModel.from_pretrained(checkpoint, weights="int8")
+    ids = torch.tensor([[5, 6, 7]])
+    exact = reference(MedusaAparModel.from_pretrained(checkpoint).backbone)
+    with torch.inference_mode():
+        assert torch.allclose(model.backbone(ids).logits, exact(ids).logits, rtol=1e-2, atol=1e-2)
+
+
+def test_models_loaded_in_int8_are_told_apart_by_their_weights(checkpoint: Path, tmp_path: Path) -> None:
+    first = MedusaAparModel.from_pretrained(checkpoint, weights="int8")
+    again = MedusaAparModel.from_pretrained(checkpoint, weights="int8")
+    other = MedusaAparModel.from_pretrained(checkpoint)
+    with torch.no_grad():
+        other.backbone.model.layers[0].mlp.down_proj.weight.mul_(2)
+    other.save_pretrained(tmp_path / "other")
+    changed = MedusaAparModel.from_pretrained(tmp_path / "other", weights="int8")
+    assert of_weights(first.backbone) == of_weights(again.backbone) != of_weights(changed.backbone)
+
+
+def test_what_was_loaded_in_int8_is_neither_saved_nor_moved_off_the_cpu(checkpoint: Path, tmp_path: Path) -> None:
+    model = MedusaAparModel.from_pretrained(checkpoint, weights="int8")
+    with pytest.raises(ValueError, match="weights='int8': what was loaded so has no weights to save"):
+        model.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    with pytest.raises(ValueError, match="products run on the CPU, not on meta; load it without weights="):
+        model.to("meta")
+    assert model.to("cpu", torch.float32).device.type == "cpu"
 
 
 def test_int8_is_told_apart_from_weights_as_they_are(tmp_path: Path) -> None:

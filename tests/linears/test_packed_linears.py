@@ -23,12 +23,19 @@ def packed(*linears: nn.Linear) -> nn.Sequential:
 @pytest.mark.parametrize("rows", [1, 2, 16, 100])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bfloat16_instructions", [True, False])
+@pytest.mark.parametrize("packs_single_rows", [True, False])
 def test_products_are_the_same_up_to_rounding(
-    dtype: torch.dtype, rows: int, bias: bool, bfloat16_instructions: bool, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype,
+    rows: int,
+    bias: bool,
+    bfloat16_instructions: bool,
+    packs_single_rows: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not packed_linears.cpu_has_bfloat16():
         bfloat16_instructions = False  # oneDNN cannot pack in bfloat16 there
     monkeypatch.setattr(packed_linears, "cpu_has_bfloat16", lambda: bfloat16_instructions)
+    monkeypatch.setattr(packed_linears, "packs_single_rows", lambda: packs_single_rows)
     torch.manual_seed(0)
     linear = nn.Linear(48, 80, bias=bias, dtype=dtype)
     x = torch.randn(1, rows, 48, dtype=dtype)
@@ -37,6 +44,18 @@ def test_products_are_the_same_up_to_rounding(
         product = packed(linear)(x)
     assert product.dtype == dtype
     assert (product.double() - exact).abs().max() < CLOSE[dtype] * exact.abs().max()
+
+
+@pytest.mark.parametrize("packs_single_rows", [True, False])
+@torch.inference_mode()
+def test_a_single_row_has_the_product_of_several_layers(
+    packs_single_rows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_linears, "packs_single_rows", lambda: packs_single_rows)
+    layers = nn.Linear(48, 80), nn.Linear(48, 16)
+    row = torch.randn(1, 1, 48)
+    wanted = torch.cat([layer(row) for layer in layers], dim=-1)
+    assert torch.allclose(PackedLinear(*layers)(row), wanted, atol=1e-5)
 
 
 def test_other_dtypes_are_left_alone() -> None:

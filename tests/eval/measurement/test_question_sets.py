@@ -53,6 +53,14 @@ def test_names_a_line_that_is_no_utf8(tmp_path: Path) -> None:
         load_questions(str(path))
 
 
+def test_categories_take_turns(question_file: Callable[..., Path]) -> None:
+    lines = [
+        f'{{"question_id": {number}, "category": "{category}", "turns": ["Why?"]}}'
+        for number, category in enumerate(("math", "math", "math", "stem", "coding", "coding"))
+    ]
+    assert [question.question_id for question in load_questions(str(question_file(*lines)))] == [0, 3, 4, 1, 5, 2]
+
+
 def test_refuses_an_empty_file(question_file: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="has no questions"):
         load_questions(str(question_file("", "")))
