@@ -2,7 +2,7 @@
 
     python -m benchmarks.fork_ends FILE...
 
-counts, in the responses of each file, the forks behind the first one of a response, and the parts behind which nothing
+counts, in the responses of each file, the forks after the first one of a response, and the parts after which nothing
 follows, which therefore do not fork. Who forks at every part, the last ones among them, finds all of these forks and
 has the printed precision; who has a given recall and is wrong at last parts alone has to know beforehand the printed
 share of these for a precision of 0.9.
@@ -23,7 +23,7 @@ PRECISION, RECALL = 0.9, 0.8
 
 
 def last_parts(text: str, start: int, end: int, rules: Rules = RULES) -> int:
-    """Parts of a text, and of their details, behind which nothing follows."""
+    """Parts of a text, and of their details, after which nothing follows."""
     details = find_details(text, start, end, rules) if rules.max_depth > 1 else []
     if not details:
         return 0

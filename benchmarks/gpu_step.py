@@ -140,7 +140,7 @@ def measure(
         nodes: candidate nodes.
         threads: threads among which they are spread; at most as many as nodes.
         extent: slots that attention runs over, a multiple of the pool's bucket and more than nodes.
-        repeats: timed steps, behind a few that warm up.
+        repeats: timed steps, after a few that warm up.
     """
     device = runner.model.device
     (pool,) = runner.new_pools(1, extent - 1)

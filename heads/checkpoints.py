@@ -108,7 +108,7 @@ def _read_own_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ValueError(f"{index} names no shards; {RETRIEVE}")
     shards = [folder / Path(shard).name for shard in sorted(set(weight_map.values()))]
-    if whole.is_file() and not all(shard.is_file() for shard in shards):  # saving whole leaves an older index behind
+    if whole.is_file() and not all(shard.is_file() for shard in shards):  # saving whole leaves an older index
         return whole, read_safetensors(whole)
     state: dict[str, Tensor] = {}
     for shard in shards:

@@ -133,7 +133,7 @@ class MedusaAparModel(PushToHubMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The backbone's number format."""
+        """The backbone's dtype."""
         return self.backbone.dtype
 
     @classmethod

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
+from medusa_apar.drafting import budget
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -96,9 +97,12 @@ def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cost_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Measure step costs anew, and leave the user's alone."""
-    os.environ["MEDUSA_APAR_CACHE"] = str(tmp_path_factory.mktemp("step-costs"))
+def _own_cost_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Measure step costs anew, though not for long, and leave the user's alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDUSA_APAR_CACHE", str(tmp_path_factory.mktemp("step-costs")))
+        patch.setattr(budget, "ENOUGH_SECONDS", 0.5)
+        yield
 
 
 @pytest.fixture(scope="session")

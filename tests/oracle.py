@@ -29,7 +29,7 @@ class Oracle:
     apar: bool = True
 
     def continue_thread(self, context: list[int], depth: int, max_new_tokens: int) -> tuple[list[int], list[Tensor]]:
-        """The tokens that `generate` puts behind a linear context, and the logits from which it chose them."""
+        """The tokens that `generate` puts after a linear context, and the logits from which it chose them."""
         rules = ControlTokenRules(self.control, fork_allowed=self.apar and depth < self.max_depth)
         output = self.backbone.generate(
             torch.tensor([context], device=self.backbone.device),
@@ -45,7 +45,7 @@ class Oracle:
         return output.sequences[0, len(context) :].tolist(), [scores[0] for scores in output.scores]
 
     def answer(self, prompt: list[int], max_new_tokens: int) -> list[int]:
-        """The whole answer in reading order, cut behind `max_new_tokens` visible tokens."""
+        """The whole answer in reading order, cut after `max_new_tokens` visible tokens."""
         visible = self._subtree(prompt, 1, max_new_tokens, max_new_tokens)
         return visible[:max_new_tokens]
 
@@ -86,7 +86,7 @@ class Oracle:
                 ties += 1
                 break
             else:
-                assert len(tokens) >= len(wanted), f"thread {number} goes on behind the backbone's EOS"
+                assert len(tokens) >= len(wanted), f"thread {number} goes on after the backbone's EOS"
                 ended = tokens[-1] == self.eos_token_id
                 assert (thread.finish_reason == "eos") == (ended and len(tokens) == len(wanted))
         return ties

@@ -84,7 +84,7 @@ def parting(reference: Sequence[int], answer: Sequence[int]) -> int | None:
 
 @torch.inference_mode()
 def gap(model: MedusaAparModel, context: Sequence[int]) -> float:
-    """How far apart the backbone's two largest logits behind a context are."""
+    """How far apart the backbone's two largest logits after a context are."""
     logits = model.backbone(torch.tensor([list(context)], device=model.device), logits_to_keep=1).logits[0, -1]
     largest, second = logits.float().topk(2).values.tolist()
     return float(largest - second)

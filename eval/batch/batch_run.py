@@ -76,7 +76,7 @@ class BatchRun:
 
     A round has every batch size, a batch size every mode; the order of the modes rotates, so that a drifting
     machine slows all of them alike. Batches take the questions' first turns one after the other, and begin again
-    with the first question behind the last.
+    with the first question after the last.
 
     Args:
         model: the model.

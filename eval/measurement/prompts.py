@@ -38,7 +38,7 @@ class ChatPrompts:
             )
 
     def tokenize(self, messages: list[dict[str, str]]) -> Tensor:
-        """The prompt `[1, length]` behind which the assistant speaks."""
+        """The prompt `[1, length]` after which the assistant speaks."""
         encoding = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )

@@ -65,7 +65,7 @@ def in_turn(questions: Sequence[Question]) -> list[Question]:
 
 
 def find_questions(source: str) -> Path:
-    """The file behind a question set's name or path; fetched where it must be."""
+    """The file of a question set that a name or a path stands for; fetched where it must be."""
     if source in BUNDLED:
         return _BUNDLED_FOLDER / f"{source}.jsonl"
     if source in BENCHMARKS:

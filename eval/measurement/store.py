@@ -188,6 +188,6 @@ class RecordStore(Generic[KeyT, RecordT]):
 
 
 def rotated(systems: Sequence[str], turn: int) -> list[str]:
-    """The systems from place `turn` on, then the others: no system is always measured behind the same one."""
+    """The systems from place `turn` on, then the others: no system is always measured after the same one."""
     first = turn % len(systems)
     return [*systems[first:], *systems[:first]]

@@ -1,4 +1,4 @@
-"""Number formats of weights by name, and the one that this machine computes fastest in."""
+"""Dtypes of weights by name, and the one that this machine computes fastest in."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def default_dtype() -> torch.dtype:
 
 
 def dtype_named(name: str) -> torch.dtype:
-    """The number format that one of `DTYPES` names; `auto` is this machine's fastest, whatever the checkpoint has."""
+    """The dtype that one of `DTYPES` names; `auto` is this machine's fastest, whatever the checkpoint has."""
     if name == "auto":
         return default_dtype()
     dtype: torch.dtype = getattr(torch, name)

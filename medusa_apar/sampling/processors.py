@@ -168,7 +168,7 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int, control: ControlTo
         own.encoder_input_ids = own.encoder_input_ids[row : row + 1]
         processor = _EachNode(own)
     elif kind is EncoderNoRepeatNGramLogitsProcessor:
-        prompt = row // (rows // own.batch_size)  # num_return_sequences repeats rows behind this processor's back
+        prompt = row // (rows // own.batch_size)  # num_return_sequences repeats rows, and does not say so
         own.batch_size, own.generated_ngrams = 1, [own.generated_ngrams[prompt]]
         processor = own
     elif kind is PrefixConstrainedLogitsProcessor:

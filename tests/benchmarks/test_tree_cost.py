@@ -23,6 +23,7 @@ def conversations(path: Path, *responses: str) -> Path:
     return path
 
 
+@pytest.mark.integration
 def test_each_layout_is_read_by_the_backbone_that_learnt_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = conversations(tmp_path / "data.jsonl", LISTED, "Hi."), tmp_path / "out"
     main(

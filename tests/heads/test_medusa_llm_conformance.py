@@ -67,7 +67,7 @@ def test_medusa_llm_reads_our_export_and_computes_our_logits(backbone, backbone_
 def test_the_benchmark_has_medusa_llm_compute_heads_of_several_blocks(
     backbone, backbone_folder, tmp_path, random_heads, monkeypatch
 ):
-    monkeypatch.setattr(medusa_model, "AutoTokenizer", None)  # to have it back behind this test
+    monkeypatch.setattr(medusa_model, "AutoTokenizer", None)  # to have it back after this test
     heads = random_heads(num_heads=3, num_layers=4)
     write_medusa_llm(heads, tmp_path / "exported", str(backbone_folder), backbone)
     theirs = worker.load(str(tmp_path / "exported"), eos_token_id=1)

@@ -1,4 +1,4 @@
-"""`--dtype`: names of number formats, and `auto`."""
+"""`--dtype`: names of dtypes, and `auto`."""
 
 from __future__ import annotations
 

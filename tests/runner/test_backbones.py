@@ -152,7 +152,7 @@ def test_rotary_frequencies_that_depend_on_the_length_are_used_up_to_the_origina
     wrapped = MedusaAparModel(model, random_heads(model))
     _, ids, mask = batch(seed=4, lengths=(5, 9, 3, 7))
     with torch.inference_mode():
-        model(torch.randint(4, VOCABULARY, (1, 60)))  # leaves frequencies behind that are those of a long text
+        model(torch.randint(4, VOCABULARY, (1, 60)))  # leaves frequencies that are those of a long text
     output = decode(wrapped, ids, mask, nodes_per_step=12, max_new_tokens=200)
     assert output.trees is not None
     threads = [thread for tree in output.trees for thread in tree.threads]

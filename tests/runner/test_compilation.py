@@ -149,7 +149,7 @@ def tokens(count: int) -> Any:
 
 
 def placed(pool: Any, row: int, start: int, nodes: int) -> Placement:
-    """A chain of nodes behind what a row sees."""
+    """A chain of nodes after what a row sees."""
     return Placement.acquire(
         [pool],
         np.zeros(nodes, dtype=np.int64),

@@ -20,6 +20,8 @@ from medusa_apar.train.tree_attention import attend_along_paths
 
 from .hub import PUSHING, Hub
 
+pytestmark = pytest.mark.integration
+
 STEPS = 6
 LISTED = "1. Red: warm.\n2. Blue: cold.\n3. Green: calm."
 

@@ -228,6 +228,7 @@ class TestLora:
         with torch.no_grad():
             torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-3, rtol=1e-3)
 
+    @pytest.mark.integration
     @pytest.mark.parametrize("tied", [False, True], ids=["own projection", "tied embeddings"])
     def test_the_adapter_alone_decodes_as_the_merged_model(
         self, tied: bool, plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
@@ -622,6 +623,7 @@ def test_mean_loss_is_per_label() -> None:
     assert heads.mean_loss(logits, torch.full((6,), IGNORE_INDEX)) == 0
 
 
+@pytest.mark.integration
 class TestInterruption:
     """A training that is cut off goes on from its last whole checkpoint and ends with the same weights."""
 
@@ -860,6 +862,7 @@ def test_no_commit_is_recorded_where_git_is_missing(monkeypatch: pytest.MonkeyPa
     assert provenance.commit() is None
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["backbone", "lora", "heads"])
 def test_a_trained_model_is_pushed_to_a_hub_as_it_lies_in_its_folder(
     kind: str, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, hub: Hub

@@ -15,7 +15,7 @@ SOUND = {
     "plain text": "There is nothing to list here.",
     "nothing": "",
     "titles without details": "1. Work\n2. Money\n3. Family",
-    "details behind a colon": "1. Work: too much.\n2. Money: too little.",
+    "details after a colon": "1. Work: too much.\n2. Money: too little.",
     "details below a colon": "1. **Work:**\n   Too much of it.\n2. **Money:**\n   Too little.",
     "details after a blank line": "1. Work:\n\nToo much of it.\n\n2. Money:\n\nToo little.",
     "bullets below an item": "1. Work:\n- hours\n- noise\n2. Money:\n- rent",
@@ -70,7 +70,7 @@ BROKEN = {
     "a heading that is left out": ("## 1. a\nText.\n## 3. b\nText.", {NUMBERING}),
     "a bold number that repeats": ("**1. a**\nText.\n**2. b**\nText.\n**2. c**\nText.", {NUMBERING}),
     "a number that is left out in a list": ("1. a\n   1. x\n   3. y\n2. b", {NUMBERING}),
-    "a number that is left out behind a list": ("1. a\n   1. x\n   2. y\n3. b", {NUMBERING}),
+    "a number that is left out after a list": ("1. a\n   1. x\n   2. y\n3. b", {NUMBERING}),
     "a number left out and an introduction at the end": ("1. a\n3.\n\nAs follows:", {OPEN, NUMBERING}),
 }
 
