@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 
 class HeadsConfig(PretrainedConfig):
@@ -111,3 +111,54 @@ class SequentialHeadsConfig(HeadsConfig):
     def shape(self) -> dict[str, int | bool]:
         own = {} if self.draft_vocab_size is None else {"draft_vocab_size": self.draft_vocab_size}
         return super().shape | {"intermediate_size": self.intermediate_size} | own
+
+
+class Eagle3HeadsConfig(HeadsConfig):
+    """Shape of a set of EAGLE-3 heads. `num_heads` is how far ahead they draft, however far they were trained to.
+
+    Args:
+        layer_config: of the decoder layer, a config of `transformers` or its fields, `model_type` among them.
+        auxiliary_layers: which layers of the backbone's the heads read the input of, the first of them 0. The number
+            of layers stands for what enters the last norm.
+        draft_vocab_size: tokens that may be drafted; None: any.
+        norm_before_residual: whether the decoder layer's state is normalised before it goes around attention, too.
+        norm_before_fc: whether the backbone's states are normalised together.
+        fc_norm: whether they are normalised one by one.
+        norm_output: whether the state that goes on along a path is normalised.
+        own_embeddings: whether the heads have embeddings of their own.
+        **kwargs: of `HeadsConfig`. Accuracy is that after the right tokens.
+    """
+
+    model_type = "medusa_apar_eagle3_heads"
+
+    def __init__(
+        self,
+        layer_config: PretrainedConfig | dict[str, Any] | None = None,
+        auxiliary_layers: list[int] | None = None,
+        draft_vocab_size: int | None = None,
+        norm_before_residual: bool = False,
+        norm_before_fc: bool = False,
+        fc_norm: bool = False,
+        norm_output: bool = False,
+        own_embeddings: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if norm_before_fc and fc_norm:
+            raise ValueError("norm_before_fc=True and fc_norm=True are two ways to normalise the same; take one of them")
+        fields = layer_config if isinstance(layer_config, dict) else {} if layer_config is None else layer_config.to_dict()
+        fields = {"model_type": "llama", "hidden_size": self.hidden_size, "vocab_size": self.vocab_size, **fields}
+        self.layer_config: PretrainedConfig = AutoConfig.for_model(**fields)
+        self.auxiliary_layers = [2, 16, 29] if auxiliary_layers is None else auxiliary_layers
+        self.draft_vocab_size = draft_vocab_size
+        self.norm_before_residual = norm_before_residual
+        self.norm_before_fc = norm_before_fc
+        self.fc_norm = fc_norm
+        self.norm_output = norm_output
+        self.own_embeddings = own_embeddings
+
+    @property
+    def shape(self) -> dict[str, int | bool]:
+        own = {"width": self.layer_config.hidden_size, "intermediate_size": self.layer_config.intermediate_size}
+        vocabulary = {} if self.draft_vocab_size is None else {"draft_vocab_size": self.draft_vocab_size}
+        return super().shape | own | vocabulary | {"own_embeddings": self.own_embeddings}

@@ -12,15 +12,17 @@ from .config import HeadsConfig
 
 
 class DraftHeads(PreTrainedModel):
-    """A set of heads over a backbone's last hidden state.
+    """A set of heads over a backbone's hidden states.
 
     Attributes:
+        kv_layers: layers of keys and values that they keep beside the backbone's.
         draft_token_ids: `[tokens]` int64, the tokens that may be drafted, in the order of the logits, where one more
             logit stands for all other tokens; None where every token has a logit.
     """
 
     config: HeadsConfig
     draft_token_ids: Tensor | None
+    kv_layers = 0
     base_model_prefix = "heads"
     main_input_name = "hidden_states"
 
@@ -68,6 +70,11 @@ class DraftHeads(PreTrainedModel):
         known = probabilities[..., self.draft_token_ids]
         others = (1 - known.sum(dim=-1, keepdim=True)).clamp(min=0)
         return torch.cat([known, others], dim=-1)
+
+    @property
+    def auxiliary_layers(self) -> tuple[int, ...]:
+        """Layers of the backbone whose inputs the heads read; none: they read what enters `lm_head`."""
+        return ()
 
     @property
     def draftable(self) -> int:

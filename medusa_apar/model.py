@@ -29,7 +29,8 @@ from transformers.utils.hub import PushToHubMixin
 
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, AdapterFiles, given, is_adapter
 from .checkpoint import find_control_tokens, load_backbone, local_source
-from .drafting.drafter import Drafter, new_drafter
+from .drafting.drafter import Drafter
+from .drafting.kinds import new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
 from .heads.checkpoints import load_heads
@@ -410,7 +411,10 @@ class MedusaAparModel(PushToHubMixin):
         if state != self._prepared_for:
             weights = usable_weights(self.backbone, self.weights)
             compiler = None if self._compiling is None else Compiler(self._modules, weights, *self._compiling)
-            runner = ModelRunner(self.backbone, compiler, weights)
+            heads = {} if self.heads is None else {
+                "auxiliary_layers": self.heads.auxiliary_layers, "further_kv_layers": self.heads.kv_layers
+            }
+            runner = ModelRunner(self.backbone, compiler, weights, **heads)
             self._prepared = runner, None if self.heads is None else new_drafter(self.heads, runner, compiler)
             self._prepared_for = state
         return self._prepared

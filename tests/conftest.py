@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
+from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
 from medusa_apar.drafting import budget
 
 if TYPE_CHECKING:
@@ -88,6 +89,24 @@ def random_draft_vocabulary_heads(backbone: PreTrainedModel, seed: int = 0, num_
     """The same, which draft among the control tokens, EOS and every other token."""
     every_other = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)}))
     return random_sequential_heads(backbone, seed, num_heads, draft_token_ids=every_other)
+
+
+def random_eagle3_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> Eagle3Heads:
+    """EAGLE-3 heads that draft at random, among every other token."""
+    torch.manual_seed(seed)
+    sizes = backbone.config
+    layer = LlamaConfig(**SHAPE | {"num_hidden_layers": 1, "rms_norm_eps": 1e-6})
+    config = Eagle3HeadsConfig(
+        num_heads=num_heads,
+        hidden_size=sizes.hidden_size,
+        vocab_size=sizes.vocab_size,
+        layer_config=layer,
+        auxiliary_layers=[0, 1, 1],
+        draft_vocab_size=VOCABULARY // 2,
+    )
+    heads = Eagle3Heads(config).to(backbone.dtype)
+    heads.draft_token_ids = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)})[: VOCABULARY // 2])
+    return heads.eval()
 
 
 @pytest.fixture(params=sorted(CONFIGS))

@@ -5,15 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
-from medusa_apar.linears.prepare import prepare_linears
+from medusa_apar.heads import DraftHeads
 from medusa_apar.runner.compilation import Compiler
-from medusa_apar.runner.model_runner import ModelRunner
-from medusa_apar.runner.twin import twin
+
+from .pending_tokens import ComputedNodes, PendingTokens
 
 TreeShape = tuple[tuple[tuple[int, int], ...], ...]
 """A fixed tree: for every level its nodes, each as its parent's place in the level above and its rank after it."""
@@ -34,12 +34,16 @@ class Beam:
 
 DraftShape = Beam | TreeShape
 """What is drafted after a pending token."""
-Search = Callable[[Tensor, Tensor, DraftShape], tuple[Tensor, Tensor, Tensor]]
-"""As `Drafter.propose`."""
+State = Tensor | tuple[Tensor, ...]
+"""What is known of paths: tensors `[rows, paths, ...]`."""
+Trees = tuple[Tensor, Tensor, Tensor]
+"""What `Drafter.propose` returns."""
+Search = Callable[[State, Tensor, DraftShape], Trees]
+"""Finds the likeliest paths after pending tokens `[rows]`, given what is known `[rows, 1, ...]` of the tokens before."""
 
 
 class Drafter(ABC):
-    """Turns hidden states into draft trees.
+    """Turns features of nodes into draft trees.
 
     A path is as likely as the product of its tokens' calibrated probabilities.
 
@@ -64,27 +68,31 @@ class Drafter(ABC):
             self._grow if compiler is None else WarmedUpSearch(compiler.compiled(self._grow), self.beams)
         )
 
-    def propose(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
+    def read(self, nodes: ComputedNodes) -> None:
+        """See nodes that a forward pass has computed."""
+        return
+
+    def propose(self, pending: PendingTokens, shape: DraftShape) -> Trees | None:
         """Draft trees after some pending tokens.
 
         The likeliest paths of one length are looked for among those that go on from the likeliest of the length before:
         a path is no likelier than what it goes on from.
 
         Args:
-            hidden_states: `[rows, hidden_size]`, what entered `lm_head` when the pending token was sampled.
-            pending: `[rows]` int64.
+            pending: the tokens.
             shape: one of the beams, or that of a fixed tree.
 
         Returns:
             `[rows, levels, width]` each, the best of a level first: token ids, int64; the token before, int64, by its
             place in the level above; the log-probability of the path, float32, -inf where there is no token. `width` is
-            that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads.
+            that of the drafter, or of a wider fixed tree; there are as many levels as the shape has, or heads. None
+            where there is no room to draft.
         """
-        return self._search(hidden_states, pending, shape)
+        return self._search(pending.features[:, None], pending.token_ids, shape)
 
-    def _grow(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
-        """`propose`, as it is compiled."""
-        token_ids, state = pending[:, None].to(self.heads.device), hidden_states[:, None]
+    def _grow(self, state: State, pending: Tensor, shape: DraftShape) -> Trees:
+        """The search, as it is compiled."""
+        token_ids = pending[:, None].to(self.heads.device)
         scores = torch.zeros_like(token_ids, dtype=torch.float32)
         levels = []
         depth = shape.levels if isinstance(shape, Beam) else min(len(shape), self.heads.config.num_heads)
@@ -113,12 +121,12 @@ class Drafter(ABC):
         )
 
     @abstractmethod
-    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def _advance(self, level: int, state: Any, token_ids: Tensor) -> tuple[Any, Tensor]:
         """Let a head look at paths.
 
         Args:
             level: which head, from 0.
-            state: `[rows, paths, size]` what is known of the paths without their last tokens.
+            state: what is known of the paths without their last tokens.
             token_ids: `[rows, paths]` their last tokens.
 
         Returns:
@@ -126,7 +134,7 @@ class Drafter(ABC):
         """
 
     @abstractmethod
-    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
+    def _follow(self, state: Any, parent: Tensor) -> Any:
         """What is known of the paths that lead to tokens `[rows, width]`, given their parents."""
 
     def _best(self, logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -140,75 +148,6 @@ class Drafter(ABC):
         """Of every head, `[heads]`."""
         temperatures = self.heads.config.calibration_temperature
         return 1.0 / torch.tensor(temperatures, dtype=torch.float32, device=self.heads.device)
-
-
-class ParallelDrafter(Drafter):
-    """Drafts with Medusa heads, none of which sees what the others propose.
-
-    Args:
-        heads: the Medusa heads.
-        lm_head: the backbone's output projection.
-    """
-
-    WIDTH = 10
-    """As many tokens of a head as medusa-llm's trees use."""
-
-    heads: MedusaHeads
-
-    def __init__(self, heads: MedusaHeads, lm_head: nn.Module, compiler: Compiler | None) -> None:
-        super().__init__(heads, self.WIDTH, compiler)
-        self.lm_head = lm_head
-
-    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        return state, self.heads.head_logits(level, state, self.lm_head)
-
-    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
-        return state
-
-
-class SequentialDrafter(Drafter):
-    """Drafts with sequential heads, each token given those before it.
-
-    Args:
-        heads: the sequential heads.
-        embeddings: the backbone's input embeddings.
-        lm_head: its output projection.
-    """
-
-    WIDTH = 4
-    """A head looks at so many paths for each row, each at a cost."""
-
-    heads: SequentialHeads
-
-    def __init__(
-        self, heads: SequentialHeads, embeddings: nn.Module, lm_head: nn.Module, compiler: Compiler | None
-    ) -> None:
-        super().__init__(heads, self.WIDTH, compiler)
-        self.embeddings = embeddings
-        self.lm_head = lm_head
-
-    def _advance(self, level: int, state: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.heads.advance(state, token_ids, self.embeddings)
-        return state, self.heads.project(state, self.lm_head)
-
-    def _follow(self, state: Tensor, parent: Tensor) -> Tensor:
-        return state.gather(1, parent[..., None].expand(-1, -1, state.shape[-1]))
-
-
-def new_drafter(heads: DraftHeads, runner: ModelRunner, compiler: Compiler | None = None) -> Drafter:
-    """The drafter for a set of heads, which stay as they are.
-
-    Args:
-        heads: the heads.
-        runner: of their backbone.
-        compiler: of the search; None runs it as it is.
-    """
-    own, embeddings = twin(heads), runner.model.get_input_embeddings()
-    prepare_linears(own, runner.weights)
-    if isinstance(own, SequentialHeads):
-        return SequentialDrafter(own, embeddings, runner.lm_head, compiler)
-    assert isinstance(own, MedusaHeads)
-    return ParallelDrafter(own, runner.lm_head, compiler)
 
 
 class WarmedUpSearch:
@@ -226,14 +165,15 @@ class WarmedUpSearch:
         self._beams = beams
         self._warmed_up = False
 
-    def __call__(self, hidden_states: Tensor, pending: Tensor, shape: DraftShape) -> tuple[Tensor, Tensor, Tensor]:
-        twice = hidden_states[[0, 0]], pending[[0, 0]]  # a single row would be a graph of its own
+    def __call__(self, state: State, pending: Tensor, shape: DraftShape) -> Trees:
+        assert isinstance(state, Tensor)
+        twice = state[[0, 0]], pending[[0, 0]]  # a single row would be a graph of its own
         if not self._warmed_up:
             self._warmed_up = True
             for beam in self._beams:
                 self._search(*twice, beam)
         if len(pending) > 1:
-            return self._search(hidden_states, pending, shape)
+            return self._search(state, pending, shape)
         token_ids, parents, scores = self._search(*twice, shape)
         return token_ids[:1], parents[:1], scores[:1]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.model_runner import ModelRunner
@@ -17,6 +16,7 @@ from medusa_apar.runner.model_runner import ModelRunner
 from .budget import CostCurve, MeasuredBudget, NodeBudget, StepCost
 from .cost_cache import cached_cost
 from .drafter import Beam, Drafter
+from .pending_tokens import ComputedNodes, PendingTokens
 
 CONTEXT = 256
 """Slots that are held when a step is timed."""
@@ -44,23 +44,28 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
     prompt = Placement.acquire([pool], zeros, np.full(context, row), depths, np.tri(context, dtype=np.bool_))
     runner.prefill(prompt, zeros, depths[-1:])
     pool.show(row, prompt.slots)
-    hidden: Tensor | None = None
+    computed: ComputedNodes | None = None
 
     def forward(nodes: int) -> None:
-        nonlocal hidden
+        nonlocal computed
         zeros = np.zeros(nodes, dtype=np.int64)
         placement = Placement.acquire(
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
-        logits, hidden = runner.forward(placement, zeros)
+        logits, features = runner.forward(placement, zeros)
+        computed = ComputedNodes.of(placement, zeros - 1, np.full(nodes, row), zeros, features)
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 
     def draft(rows: int, beam: Beam | None = None) -> None:
-        if drafter is None or hidden is None:
+        if drafter is None or computed is None:
             return
-        zeros = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
-        drafter.propose(hidden[zeros], zeros, beam or drafter.beams[0])[0].tolist()
+        drafter.read(computed)
+        zeros = torch.zeros(rows, dtype=torch.int64, device=computed.features.device)
+        pending = PendingTokens(zeros, computed.features[zeros], computed, zeros, [pool] * rows)
+        trees = drafter.propose(pending, beam or drafter.beams[0])
+        assert trees is not None
+        trees[0].tolist()
 
     def reach(further: int) -> None:
         slots = pool.acquire(further)

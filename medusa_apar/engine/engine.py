@@ -10,6 +10,7 @@ import numpy as np
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import choose_nodes
 from medusa_apar.drafting.drafter import Drafter
+from medusa_apar.drafting.pending_tokens import ComputedNodes
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.runner.model_runner import ModelRunner
@@ -51,9 +52,11 @@ class Engine:
         self.pools = pools
         self._scheduler = Scheduler(pools, self.metrics)
         self._choose = partial(choose_nodes, budget=budget, control=control, context_length=context_length)
-        self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", runner.prefill))
         self._forward = self.metrics.timed("backbone_seconds", runner.forward)
         propose = None if drafter is None else self.metrics.timed("head_seconds", drafter.propose)
+        reads = drafter is not None and drafter.heads.kv_layers
+        self._read = self.metrics.timed("head_seconds", drafter.read) if drafter is not None and reads else None
+        self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", runner.prefill), self._read)
         self._verify = Verifier(control, propose, budget)
         self._commit = Commit(control, context_length, self.metrics)
 
@@ -94,9 +97,9 @@ class Engine:
 
     def _compute(self, threads: Sequence[LiveThread]) -> None:
         """Prefill, and sample the first tokens of answers whose prompts are computed."""
-        roots, logits, hidden = self._prefill(threads)
-        if roots:
-            for root, token, draft in zip(roots, *self._verify.first_tokens(roots, logits, hidden), strict=True):
+        computed = self._prefill(threads)
+        if computed.roots:
+            for root, token, draft in zip(computed.roots, *self._verify.first_tokens(computed), strict=True):
                 self._commit.first_token(root, token, draft)
 
     def _decode(self, threads: Sequence[LiveThread]) -> None:
@@ -104,15 +107,19 @@ class Engine:
         host_seconds = self.metrics.host_timer()
         nodes = self._choose([draft_of(thread) for thread in threads], room=self._scheduler.room(threads))
         ancestors = nodes.ancestors()
+        rows = np.array([thread.row for thread in threads])[nodes.thread]
         placement = Placement.acquire(
             self.pools,
             np.array([thread.pool.index for thread in threads])[nodes.thread],
-            rows=np.array([thread.row for thread in threads])[nodes.thread],
+            rows=rows,
             positions=nodes.position,
             ancestors=ancestors,
         )
         self.metrics.count_step(nodes, self.pools)
-        logits, hidden = self._forward(placement, nodes.token_ids)
-        output = self._verify(threads, nodes, ancestors, logits, hidden)
+        logits, features = self._forward(placement, nodes.token_ids)
+        read = None
+        if self._read is not None:
+            self._read(read := ComputedNodes.of(placement, nodes.parent, rows, nodes.token_ids, features))
+        output = self._verify(threads, nodes, ancestors, logits, features, read)
         self._commit(threads, nodes, placement, output)
         self._budget.record(placement.slots_per_node, host_seconds())

@@ -13,16 +13,18 @@ from torch import Tensor
 
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import DraftTree, Flags, StepNodes
-from medusa_apar.drafting.drafter import DraftShape
+from medusa_apar.drafting.drafter import DraftShape, Trees
+from medusa_apar.drafting.pending_tokens import ComputedNodes, PendingTokens
 from medusa_apar.runner.transfer import to_device, to_host
 from medusa_apar.sampling.sampler import sample
 from medusa_apar.sampling.verification import NodeTensors, verify
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from . import sampling_inputs
+from .prefill import Computed
 from .state import LiveThread
 
-Propose = Callable[[Tensor, Tensor, DraftShape], tuple[Tensor, ...]]
+Propose = Callable[[PendingTokens, DraftShape], Trees | None]
 """`Drafter.propose`."""
 
 
@@ -63,23 +65,24 @@ class Verifier:
         self._propose = propose
         self._budget = budget
 
-    def first_tokens(
-        self, roots: Sequence[LiveThread], logits: Tensor, hidden: Tensor
-    ) -> tuple[list[int], list[DraftTree | None]]:
-        """The first tokens of answers, and the draft trees after them.
-
-        Args:
-            roots: threads whose prompts are computed.
-            logits: `[roots, vocabulary]` after the prompts.
-            hidden: `[roots, hidden_size]` the head inputs there.
-        """
+    def first_tokens(self, computed: Computed) -> tuple[list[int], list[DraftTree | None]]:
+        """The first tokens of answers, and the draft trees after them."""
+        roots, logits, features = computed.roots, computed.logits, computed.features
         inputs = sampling_inputs.of_prompts(roots, logits.device)
         tokens, _ = sample([root.request.sampler for root in roots], np.arange(len(roots)), logits, inputs)
-        sampled, *arrays = to_host(tokens, *self._proposed(hidden, tokens, roots))
+        after, pools = to_device(computed.after, features.device), [root.pool for root in roots]
+        pending = PendingTokens(tokens, features, computed.nodes, after, pools)
+        sampled, *arrays = to_host(tokens, *self._proposed(pending, roots))
         return sampled.tolist(), _draft_trees(arrays, len(roots))
 
     def __call__(
-        self, threads: Sequence[LiveThread], nodes: StepNodes, ancestors: Flags, logits: Tensor, hidden: Tensor
+        self,
+        threads: Sequence[LiveThread],
+        nodes: StepNodes,
+        ancestors: Flags,
+        logits: Tensor,
+        features: Tensor,
+        read: ComputedNodes | None,
     ) -> StepOutput:
         """Verify a step.
 
@@ -88,7 +91,8 @@ class Verifier:
             nodes: of the step.
             ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
             logits: `[nodes, vocabulary]`.
-            hidden: `[nodes, hidden_size]` the head inputs.
+            features: `[nodes, size]`.
+            read: the same nodes, where the drafter has read them; else None.
         """
         device = logits.device
         on_device = NodeTensors(
@@ -105,12 +109,15 @@ class Verifier:
         own = to_device(nodes.thread == np.arange(len(threads))[:, None], device) & ~on_device.is_eager_child
         depth = on_device.ancestors.sum(dim=1) * accepted
         leaves = (own * depth).argmax(dim=1)  # [threads]
-        last = torch.cat([leaves, to_device(np.flatnonzero(nodes.is_eager_child), device)])
-        proposed = self._proposed(hidden[last.to(hidden.device)], sampled[last], threads)
+        eager = np.flatnonzero(nodes.is_eager_child)
+        last = torch.cat([leaves, to_device(eager, device)])
+        pools = [thread.pool for thread in (*threads, *(threads[number] for number in nodes.thread[eager]))]
+        after = last.to(features.device)
+        proposed = self._proposed(PendingTokens(sampled[last], features[after], read, after, pools), threads)
         arrays = to_host(sampled, accepted, *proposed)
         return StepOutput(arrays[0], arrays[1], _draft_trees(arrays[2:], rows=len(last)))
 
-    def _proposed(self, hidden: Tensor, pending: Tensor, threads: Sequence[LiveThread]) -> tuple[Tensor, ...]:
+    def _proposed(self, pending: PendingTokens, threads: Sequence[LiveThread]) -> tuple[Tensor, ...]:
         """Draft trees after pending tokens, where drafting pays in a step of these threads."""
         if self._propose is None:
             return ()
@@ -118,7 +125,7 @@ class Verifier:
         rates = [rate for request in requests if (rate := request.running_acceptance.expected) is not None]
         # A batch ends with its slowest request.
         shape = self._budget.shape(len(threads), min(rates, key=np.sum, default=None))
-        return () if shape is None else self._propose(hidden, pending, shape)
+        return () if shape is None else self._propose(pending, shape) or ()
 
 
 def _draft_trees(arrays: Sequence[NDArray[Any]], rows: int) -> list[DraftTree | None]:

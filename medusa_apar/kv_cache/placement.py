@@ -61,6 +61,20 @@ class Placement:
         most = max(len(nodes) for _, nodes in members)
         return Placement(members, slots, positions, mask, most, _attended([pool for pool, _ in members]))
 
+    @staticmethod
+    def at(pools: Sequence[SlotPool], pool_of: Ints, slots: Ints) -> Placement:
+        """Nodes at slots that were acquired; what they attend to is told elsewhere.
+
+        Args:
+            pools: all pools of the nodes.
+            pool_of: `[nodes]` the index of each node's pool.
+            slots: `[nodes]`, in the node's own pool.
+        """
+        members = [(pool, np.flatnonzero(pool_of == pool.index)) for pool in pools]
+        nothing = np.zeros((len(slots), max(pool.extent for pool in pools)), dtype=np.bool_)
+        most = max(len(nodes) for _, nodes in members)
+        return Placement(members, slots, np.zeros_like(slots), nothing, most, _attended(pools))
+
     def __len__(self) -> int:
         return len(self.slots)
 
@@ -101,7 +115,11 @@ class Placement:
     @property
     def flat_slots(self) -> Ints:
         """`[nodes]`, counted through all pools, as the cache's tensors have them."""
-        flat = self.slots.copy()
+        return self.flat(self.slots)
+
+    def flat(self, slots: Ints) -> Ints:
+        """Slots `[nodes]` of the nodes' own pools, counted through all pools."""
+        flat = slots.copy()
         for pool, nodes in self.members:
             flat[nodes] += pool.index * pool.cache.stride
         return flat

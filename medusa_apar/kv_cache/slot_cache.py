@@ -34,6 +34,7 @@ class SlotCache(Cache):
         self.slots = torch.empty(0, dtype=torch.int64)
         self.extent = 0
         self._slot_layers = [SlotLayer(self) for _ in range(layers)]
+        self._states: Tensor | None = None
         super().__init__(layers=[*self._slot_layers])
 
     @property
@@ -48,9 +49,10 @@ class SlotCache(Cache):
         """An empty cache of another size for the same model."""
         other = SlotCache(len(self.layers), pools, capacity)
         for layer, own in zip(other._slot_layers, self._slot_layers, strict=True):
-            assert own.keys is not None
-            assert own.values is not None
-            layer.lazy_initialization(own.keys[None], own.values[None])
+            if own.is_initialized:
+                assert own.keys is not None
+                assert own.values is not None
+                layer.lazy_initialization(own.keys[None], own.values[None])
         return other
 
     def addresses(self) -> tuple[int, ...]:
@@ -61,12 +63,26 @@ class SlotCache(Cache):
         """Set where the next forward pass writes and how far it attends."""
         self.slots, self.extent = slots, extent
 
+    def keep_states(self, slots: Tensor, states: Tensor) -> None:
+        """Keep a state `[nodes, size]` in each of some slots, counted through all pools."""
+        if self._states is None:
+            self._states = states.new_zeros(self.pools * self.stride, states.shape[-1])
+        self._states.index_copy_(0, slots, states)
+
+    def states(self, slots: Tensor) -> Tensor:
+        """What was kept last in some slots, `[nodes, size]`."""
+        assert self._states is not None
+        return self._states[slots]
+
     def grow(self, capacity: int) -> None:
         """Lengthen every pool to `capacity` slots."""
         more = capacity - self.capacity
         self.capacity = capacity
         for layer in self._slot_layers:
             layer.grow(more)
+        if self._states is not None:
+            by_pool = self._states.view(self.pools, -1, self._states.shape[-1])
+            self._states = torch.nn.functional.pad(by_pool, (0, 0, 0, more)).flatten(0, 1)
 
 
 class SlotLayer(CacheLayerMixin):

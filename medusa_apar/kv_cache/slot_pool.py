@@ -105,6 +105,10 @@ class SlotPool:
         self.visible[row, slots] = True
         self._watchers[slots] += 1
 
+    def last_slot(self, row: int) -> int:
+        """The slot of the deepest token that a row sees; 0 if it sees none."""
+        return int(np.where(self.visible[row], self.positions + 1, 0).argmax())
+
     def hide(self, row: int, slots: NDArray[np.bool_]) -> None:
         """Let a row no longer see the flagged slots `[1 + capacity]`; those that nobody sees now are free at once."""
         unseen = self.visible[row] & slots

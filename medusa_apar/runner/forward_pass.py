@@ -131,5 +131,4 @@ class CompiledPass(ForwardPass):
         kept = len(inputs.kept)
         if kept < self.LEAST:
             inputs = replace(inputs, kept=inputs.kept.expand(self.LEAST).contiguous())
-        logits, head_inputs = self._run(inputs, cache)
-        return logits[:kept], head_inputs[:kept]
+        return self._run(inputs, cache)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig
 
@@ -30,13 +32,18 @@ def attention_masks(
         seen = placement.mask
         if window is not None:
             seen = seen & (placement.slot_positions > placement.positions[:, None] - window)
-        hidden = to_device(~seen, device)[None, None]
-        return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+        return additive(seen, dtype, device)
 
     windows = layer_windows(config)
     if len(set(windows.values())) == 1:
         return mask(next(iter(windows.values())))
     return {layer_type: mask(window) for layer_type, window in windows.items()}
+
+
+def additive(seen: NDArray[np.bool_], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The mask `[1, 1, nodes, extent]` that is added to scores: 0 where a node sees a slot."""
+    hidden = to_device(~seen, device)[None, None]
+    return torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def layer_windows(config: PretrainedConfig) -> dict[str, int | None]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from sys import maxsize
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,19 +35,28 @@ class ModelRunner:
         model: a supported causal LM.
         compiler: of its steps; None runs them as they are.
         weights: in which its linear layers are computed, `LOADED` or `INT8`.
+        auxiliary_layers: whose inputs are the features; none: what enters `lm_head` is.
+        further_kv_layers: layers of keys and values that heads keep beside the backbone's.
 
     Attributes:
         forward_pass: how a step is run.
         lm_head: the output projection.
         weights: as given.
         kv_dtype: of keys and values; None for that in which the model computes them.
+        kv_layers: layers of keys and values, the backbone's first.
 
     Raises:
         ValueError: if the model is not supported, or its attention takes no mask.
     """
 
     def __init__(
-        self, model: PreTrainedModel, compiler: Compiler | None = None, weights: Weights = Weights.LOADED
+        self,
+        model: PreTrainedModel,
+        compiler: Compiler | None = None,
+        weights: Weights = Weights.LOADED,
+        *,
+        auxiliary_layers: Sequence[int] = (),
+        further_kv_layers: int = 0,
     ) -> None:
         check_supported(model)
         self.model = model
@@ -58,7 +69,8 @@ class ModelRunner:
             attend_to_slots(self._twin.config)
         prepare_linears(self._twin, weights)
         self.lm_head: nn.Module = self._twin.get_output_embeddings()
-        self._head_inputs = HeadInputs(self.lm_head)
+        self.kv_layers = model.config.num_hidden_layers + further_kv_layers
+        self._features = AuxiliaryStates(self._twin, auxiliary_layers) if auxiliary_layers else HeadInputs(self.lm_head)
         self.forward_pass = (
             ForwardPass(self.run) if compiler is None else compiler.forward_pass(self.run, self._blank_cache)
         )
@@ -78,7 +90,7 @@ class ModelRunner:
         """Empty KV pools for this model, of so many slots each; `max_slots` holds for each."""
         capacity = capacity if max_slots is None else min(capacity, max_slots)
         most = maxsize if max_slots is None else max_slots
-        cache = self.forward_pass.new_cache(self.model.config.num_hidden_layers, pools, capacity, most)
+        cache = self.forward_pass.new_cache(self.kv_layers, pools, capacity, most)
         cache.dtype = self.kv_dtype
         return [SlotPool(cache, index, max_slots) for index in range(pools)]
 
@@ -96,10 +108,11 @@ class ModelRunner:
             kept: `[kept]` the nodes whose logits are wanted.
 
         Returns:
-            Logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`.
+            Logits `[kept, vocabulary]`, and features `[kept, size]`, of auxiliary layers `[nodes, size]`.
         """
         inputs = self._inputs(self.forward_pass.fit_prompts(placement), token_ids, kept)
-        return self.forward_pass.prefill(inputs, placement.cache)
+        logits, features = self.forward_pass.prefill(inputs, placement.cache)
+        return logits[: len(kept)], features[: len(placement) if self._features.of_all_nodes else len(kept)]
 
     def forward(self, placement: Placement, token_ids: Ints) -> tuple[Tensor, Tensor]:
         """Run the model once over the nodes of a step.
@@ -109,11 +122,11 @@ class ModelRunner:
             token_ids: `[nodes]`.
 
         Returns:
-            Logits `[nodes, vocabulary]` and head inputs `[nodes, hidden_size]`; valid until the next call.
+            Logits `[nodes, vocabulary]` and features `[nodes, size]`; valid until the next call.
         """
         inputs = self._inputs(self.forward_pass.fit(placement), token_ids)
-        logits, head_inputs = self.forward_pass(inputs, placement.cache)
-        return logits[: len(placement)], head_inputs[: len(placement)]
+        logits, features = self.forward_pass(inputs, placement.cache)
+        return logits[: len(placement)], features[: len(placement)]
 
     def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
         device = execution_device(self.model)
@@ -130,7 +143,7 @@ class ModelRunner:
 
     def _blank_cache(self) -> SlotCache:
         """A cache with the least number of slots, whose tensors are made by a pass over one node."""
-        cache = SlotCache(self.model.config.num_hidden_layers, 1, 1)
+        cache = SlotCache(self.kv_layers, 1, 1)
         cache.dtype = self.kv_dtype
         pool = SlotPool(cache)
         zero = np.zeros(1, dtype=np.int64)
@@ -138,7 +151,7 @@ class ModelRunner:
         return cache
 
     def run(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
-        """Call the model: logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`."""
+        """Call the model: logits `[kept, vocabulary]` and features."""
         cache.aim(inputs.slots, inputs.extent)
         by_pool = {
             name: tensor
@@ -154,26 +167,69 @@ class ModelRunner:
             logits_to_keep=0 if inputs.kept is None else inputs.kept,
             **by_pool,
         )
-        return output.logits[0], self._head_inputs.kept[0]
+        return output.logits[0], self._features.last()[0]
 
 
 class HeadInputs:
-    """Keeps what enters the output projection of a twin, hooks included: `[1, nodes, hidden_size]`.
+    """Keeps what enters the output projection of a twin, hooks included: `[1, kept, hidden_size]`.
 
     Args:
         projection: the module.
     """
 
-    kept: Tensor
+    of_all_nodes = False
+    _kept: Tensor
 
     def __init__(self, projection: nn.Module) -> None:
         self._project = projection.forward
         projection.forward = self._keep
 
+    def last(self) -> Tensor:
+        """Of the last pass."""
+        return self._kept
+
     def _keep(self, hidden_states: Tensor) -> Tensor:
-        self.kept = hidden_states
+        self._kept = hidden_states
         logits: Tensor = self._project(hidden_states)
         return logits
+
+
+class AuxiliaryStates:
+    """Keeps what enters some layers of a twin: `[1, nodes, layers * hidden_size]`.
+
+    Args:
+        model: the twin.
+        layers: by their numbers; the number of layers stands for the norm after them.
+    """
+
+    of_all_nodes = True
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[int]) -> None:
+        decoder: Any = model.get_decoder()
+        every = [*decoder.layers, decoder.norm]
+        self._inputs = [LayerInput(every[layer]) for layer in layers]
+
+    def last(self) -> Tensor:
+        """Of the last pass."""
+        return torch.cat([each.kept for each in self._inputs], dim=-1)
+
+
+class LayerInput:
+    """Keeps what enters a layer of a twin.
+
+    Args:
+        layer: the module.
+    """
+
+    kept: Tensor
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._run = layer.forward
+        layer.forward = self._keep
+
+    def _keep(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self.kept = hidden_states
+        return self._run(hidden_states, *args, **kwargs)
 
 
 def context_length(config: PretrainedConfig) -> int:

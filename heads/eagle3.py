@@ -1,0 +1,161 @@
+"""EAGLE-3 heads: one decoder layer over the tokens of a path and the backbone's states below its last layer.
+
+Source: EAGLE-3 (Li et al. 2025, arXiv 2503.01840), section 3. The norms that later checkpoints have are options of the
+config.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+
+from .config import Eagle3HeadsConfig
+from .draft_heads import DraftHeads
+
+LAYERS: dict[str, type[nn.Module]] = {"llama": LlamaDecoderLayer, "qwen3": Qwen3DecoderLayer}
+"""Decoder layers by the model type of their config."""
+
+
+class Eagle3Layer(nn.Module):
+    """A decoder layer whose attention reads an embedding beside every state.
+
+    Args:
+        config: of the decoder layer.
+        norm_before_residual: whether the state is normalised before it goes around attention, too.
+    """
+
+    def __init__(self, config: PretrainedConfig, norm_before_residual: bool) -> None:
+        super().__init__()
+        layer: Any = LAYERS[config.model_type](config, 0)
+        attention = layer.self_attn
+        for name in ("q_proj", "k_proj", "v_proj"):
+            plain = getattr(attention, name)
+            setattr(attention, name, nn.Linear(2 * plain.in_features, plain.out_features, plain.bias is not None))
+        self.self_attn, self.mlp = attention, layer.mlp
+        self.input_layernorm = layer.input_layernorm
+        self.hidden_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = layer.post_attention_layernorm
+        self.norm_before_residual = norm_before_residual
+
+    def forward(self, embeddings: Tensor, states: Tensor, **attention: Any) -> Tensor:
+        """The states after the layer.
+
+        Args:
+            embeddings: `[1, rows, hidden_size]` of the tokens.
+            states: `[1, rows, hidden_size]` of the tokens before them.
+            **attention: for the layer's attention: `position_embeddings`, `attention_mask`, `past_key_values`.
+
+        Returns:
+            `[1, rows, hidden_size]`.
+        """
+        normed = self.hidden_norm(states)
+        residual = normed if self.norm_before_residual else states
+        attended, _ = self.self_attn(
+            hidden_states=torch.cat([self.input_layernorm(embeddings), normed], dim=-1), **attention
+        )
+        states = residual + attended
+        after: Tensor = states + self.mlp(self.post_attention_layernorm(states))
+        return after
+
+
+class Eagle3Heads(DraftHeads):
+    """One layer that is applied again and again along a path.
+
+    Attributes:
+        embed_tokens: embeddings of its own; None where it reads the backbone's.
+    """
+
+    config_class = Eagle3HeadsConfig
+    config: Eagle3HeadsConfig
+    kv_layers = 1
+
+    def __init__(self, config: Eagle3HeadsConfig) -> None:
+        super().__init__(config)
+        layer = config.layer_config
+        width, states = layer.hidden_size, len(config.auxiliary_layers)
+        self.embed_tokens = nn.Embedding(config.vocab_size, width) if config.own_embeddings else None
+        self.input_norm = LlamaRMSNorm(states * config.hidden_size, layer.rms_norm_eps) if config.norm_before_fc else None
+        norms = [LlamaRMSNorm(config.hidden_size, layer.rms_norm_eps) for _ in range(states * config.fc_norm)]
+        self.fc_norm = nn.ModuleList(norms) if norms else None
+        self.fc = nn.Linear(states * config.hidden_size, width, bias=False)
+        self.layer = Eagle3Layer(layer, config.norm_before_residual)
+        self.rotary_emb = LlamaRotaryEmbedding(copy.copy(layer))
+        self.norm = LlamaRMSNorm(width, eps=layer.rms_norm_eps)
+        self.lm_head = nn.Linear(width, config.draft_vocab_size or config.vocab_size, bias=False)
+        if config.draft_vocab_size is not None:
+            self.register_buffer("draft_token_ids", torch.arange(config.draft_vocab_size))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def auxiliary_layers(self) -> tuple[int, ...]:
+        return tuple(self.config.auxiliary_layers)
+
+    def fused(self, auxiliary: Tensor) -> Tensor:
+        """One state of the backbone's.
+
+        Args:
+            auxiliary: `[..., auxiliary_layers * hidden_size]`, what enters the layers of that name.
+
+        Returns:
+            `[..., width]`.
+        """
+        own = self.fc.weight
+        auxiliary = auxiliary.to(own.device, own.dtype)
+        if self.input_norm is not None:
+            auxiliary = self.input_norm(auxiliary)
+        if self.fc_norm is not None:
+            parts = auxiliary.chunk(len(self.fc_norm), dim=-1)
+            auxiliary = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
+        state: Tensor = self.fc(auxiliary)
+        return state
+
+    def advance(
+        self, states: Tensor, token_ids: Tensor, positions: Tensor, embeddings: nn.Module, mask: Tensor, cache: Cache, **attention: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Move states on by a token.
+
+        Args:
+            states: `[rows, width]` of the tokens before.
+            token_ids, positions: `[rows]` int64.
+            embeddings: the backbone's input embeddings, where the heads have none of their own.
+            mask: additive, `[1, 1, rows, extent]`.
+            cache: keys and values of the layer, to which those of the rows are added.
+            **attention: further arguments of the attention function.
+
+        Returns:
+            States of the tokens `[rows, width]`, for the tokens after them, and logits `[rows, draft_vocab_size]`.
+        """
+        own = self.fc.weight
+        table = embeddings if self.embed_tokens is None else self.embed_tokens
+        embedded = table(token_ids)[None].to(own.device, own.dtype)
+        after = self.layer(
+            embedded,
+            states[None],
+            position_embeddings=self.rotary_emb(embedded, positions[None]),
+            attention_mask=mask,
+            past_key_values=cache,
+            **attention,
+        )[0]
+        normed = self.norm(after)
+        return normed if self.config.norm_output else after, self.lm_head(normed)
+
+    def check_fits(self, backbone: PreTrainedModel) -> None:
+        super().check_fits(backbone)
+        layers = backbone.config.get_text_config().num_hidden_layers
+        beyond = [layer for layer in self.config.auxiliary_layers if not 0 <= layer <= layers]
+        if beyond:
+            raise ValueError(
+                f"auxiliary_layers={beyond} of these heads are none of the backbone's {layers} layers; "
+                "use heads that were trained on this backbone"
+            )
+        width = self.config.layer_config.hidden_size
+        if self.embed_tokens is None and width != backbone.config.get_text_config().hidden_size:
+            raise ValueError(
+                f"these heads have a width of {width} and no embeddings of their own; use a checkpoint with embed_tokens"
+            )

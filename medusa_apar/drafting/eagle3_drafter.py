@@ -1,0 +1,164 @@
+"""Draft trees of EAGLE-3 heads, which keep keys and values of their own over the slots of the backbone's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medusa_apar.heads import Eagle3Heads
+from medusa_apar.kv_cache.placement import Placement
+from medusa_apar.kv_cache.slot_cache import SlotCache
+from medusa_apar.kv_cache.slot_pool import SlotPool
+from medusa_apar.linears.dtype import Weights
+from medusa_apar.runner.attention import attend_reproducibly, attend_to_slots
+from medusa_apar.runner.masks import additive
+from medusa_apar.runner.model_runner import ModelRunner
+from medusa_apar.runner.transfer import to_device
+
+from .drafter import Beam, Drafter, DraftShape, Trees
+from .pending_tokens import ComputedNodes, PendingTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """What is known of paths after pending tokens.
+
+    Attributes:
+        states: `[rows, paths, width]` of the last tokens but one.
+        mask: additive, `[rows, paths, extent]`, of the tokens before the last.
+        positions: `[rows]` int64 path depths of the tokens before the pending ones.
+        levels: where the last tokens of every level lie.
+    """
+
+    states: Tensor
+    mask: Tensor
+    positions: Tensor
+    levels: Sequence[Placement]
+
+
+class Eagle3Drafter(Drafter):
+    """Drafts with EAGLE-3 heads, each token given those before it.
+
+    The row of a token has its embedding and the state of the token before it. A token of the backbone's has its row in
+    its own slot; the rows of draft tokens lie in free slots until the trees are drafted.
+
+    Args:
+        heads: a twin of the heads.
+        embeddings: the backbone's input embeddings.
+        runner: of the backbone.
+    """
+
+    WIDTH = 4
+    """The layer runs over so many paths for each row, each at a cost."""
+
+    heads: Eagle3Heads
+
+    def __init__(self, heads: Eagle3Heads, embeddings: nn.Module, runner: ModelRunner) -> None:
+        super().__init__(heads, self.WIDTH, None)
+        self._embeddings = embeddings
+        self._dtype = runner.kv_dtype or heads.dtype
+        attention: Any = heads.layer.self_attn
+        attention.layer_idx = runner.kv_layers - 1
+        attention.config = copy(attention.config)
+        attention.config._attn_implementation = "sdpa"
+        if runner.weights is Weights.INT8:
+            attend_reproducibly(attention.config)
+        else:
+            attend_to_slots(attention.config)
+
+    def read(self, nodes: ComputedNodes) -> None:
+        placement, cache = nodes.placement, nodes.placement.cache
+        device = self.heads.device
+        cache.keep_states(to_device(placement.flat_slots, device), self.heads.fused(nodes.features))
+        before = cache.states(to_device(placement.flat(nodes.previous), device))
+        positions = to_device(np.maximum(placement.positions - 1, 0), device)
+        self._run(before, nodes.token_ids, positions, self._mask(placement), placement)
+
+    def propose(self, pending: PendingTokens, shape: DraftShape) -> Trees | None:
+        nodes, after = pending.nodes, pending.after
+        assert nodes is not None
+        assert after is not None
+        widths = [1, *([shape.width] * shape.levels if isinstance(shape, Beam) else map(len, shape))][:-1]
+        levels = levels_of(nodes.placement.cache, pending.pools, widths)
+        if levels is None:
+            return None
+        try:
+            further = levels[0].extent - nodes.placement.extent
+            mask = nn.functional.pad(self._mask(nodes.placement)[0, 0, after], (0, further), value=self._hidden)
+            paths = Paths(
+                self.heads.fused(pending.features)[:, None],
+                mask[:, None],
+                to_device(nodes.placement.positions, self.heads.device)[after],
+                levels,
+            )
+            return self._search(paths, pending.token_ids, shape)
+        finally:
+            for level in levels:
+                level.give_back(np.ones(len(level), dtype=np.bool_))
+
+    @property
+    def _hidden(self) -> float:
+        return torch.finfo(self._dtype).min
+
+    def _mask(self, placement: Placement) -> Tensor:
+        """Additive, `[1, 1, nodes, extent]`: the first token of a path has no row."""
+        return additive(placement.mask & (placement.slot_positions > 0), self._dtype, self.heads.device)
+
+    def _run(
+        self, states: Tensor, token_ids: Tensor, positions: Tensor, mask: Tensor, placement: Placement
+    ) -> tuple[Tensor, Tensor]:
+        device, cache = self.heads.device, placement.cache
+        cache.aim(to_device(placement.flat_slots, device), mask.shape[-1])
+        groups = placement.groups() if cache.pools > 1 else (None, None)
+        by_pool = zip(("pool_nodes", "node_places", "attended_pools"), (*groups, placement.attended), strict=True)
+        return self.heads.advance(
+            states, token_ids, positions, self._embeddings, mask, cache,
+            **{name: to_device(array, device) for name, array in by_pool if array is not None},
+        )  # fmt: skip
+
+    def _advance(self, level: int, state: Paths, token_ids: Tensor) -> tuple[Paths, Tensor]:
+        placement = state.levels[level]
+        rows, count = token_ids.shape
+        own = to_device(placement.slots, token_ids.device).view(rows, count, 1)
+        mask = state.mask.scatter(2, own, 0.0)
+        positions = (state.positions + level)[:, None].expand(rows, count)
+        after, logits = self._run(
+            state.states.flatten(0, 1), token_ids.flatten(), positions.flatten(), mask.flatten(0, 1)[None, None], placement
+        )
+        return replace(state, states=after.view(rows, count, -1), mask=mask), logits.view(rows, count, -1)
+
+    def _follow(self, state: Paths, parent: Tensor) -> Paths:
+        return replace(
+            state,
+            states=state.states.gather(1, parent[..., None].expand(-1, -1, state.states.shape[-1])),
+            mask=state.mask.gather(1, parent[..., None].expand(-1, -1, state.mask.shape[-1])),
+        )
+
+
+def levels_of(cache: SlotCache, pools: Sequence[SlotPool], widths: Sequence[int]) -> list[Placement] | None:
+    """Slots for draft tokens: for every level so many after each row; None where a pool has no room for them.
+
+    Args:
+        cache: the tensors of the pools.
+        pools: of each row.
+        widths: draft tokens of a row, by level.
+    """
+    rows = {pool.index: pool for pool in pools}
+    counts = np.bincount([pool.index for pool in pools], minlength=max(rows) + 1)
+    if any(pool.room < counts[index] * sum(widths) for index, pool in rows.items()):
+        return None
+    pool_of = np.array([pool.index for pool in pools])
+    slots = np.empty((len(pools), sum(widths)), dtype=np.int64)
+    for index, pool in rows.items():
+        slots[pool_of == index] = pool.acquire(int(counts[index]) * sum(widths)).reshape(-1, sum(widths))
+    ends = np.cumsum(widths)
+    return [
+        Placement.at(list(rows.values()), np.repeat(pool_of, width), slots[:, end - width : end].reshape(-1))
+        for width, end in zip(widths, ends, strict=True)
+    ]
