@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
 RETRIEVE = "copy or download the checkpoint again"
 
 
@@ -44,6 +46,23 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise OSError(f"{path} is truncated or corrupt ({first_line(error)}); {RETRIEVE}") from error
+
+
+def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    """The weights that a folder holds in safetensors, whole or in shards, and the file that tells of them."""
+    index, whole = folder / SAFETENSORS_INDEX, folder / SAFETENSORS
+    if not index.is_file():
+        return whole, read_safetensors(whole)
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise ValueError(f"{index} names no shards; {RETRIEVE}")
+    shards = [folder / Path(shard).name for shard in sorted(set(weight_map.values()))]
+    if whole.is_file() and not all(shard.is_file() for shard in shards):  # saving whole leaves an older index
+        return whole, read_safetensors(whole)
+    state: dict[str, Tensor] = {}
+    for shard in shards:
+        state |= read_safetensors(shard)
+    return index, state
 
 
 def read_pt(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Loading Medusa heads from a checkpoint of either format."""
+"""Loading heads from a checkpoint of any format."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .backbone_weights import execution_device
-from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_safetensors
-from .config import HeadsConfig
+from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_weights
+from .config import Eagle3HeadsConfig, HeadsConfig
 from .draft_heads import DraftHeads
-from .formats import CONFIG, SAFETENSORS, SAFETENSORS_INDEX, WEIGHT_FILES, CheckpointFormat, detect_format, locate
+from .eagle3_files import FIRST_LAYER, default_layers, eagle3_name, read_eagle3, read_speculators
+from .formats import CONFIG, WEIGHT_FILES, CheckpointFormat, detect_format, locate
 from .kinds import KINDS
 from .medusa import MedusaHeads
 from .medusa_llm import medusa_llm_config, medusa_llm_name, read_medusa_llm_weights
+from .sequential import SequentialHeads
 from .vllm import read_vllm, vllm_name
 
 
@@ -63,9 +65,15 @@ def load_heads(
     elif checkpoint_format is CheckpointFormat.VLLM:
         config, path, state = read_vllm(values, folder)
         rename = vllm_name
+    elif checkpoint_format in (CheckpointFormat.EAGLE3, CheckpointFormat.SPECULATORS):
+        read = read_eagle3 if checkpoint_format is CheckpointFormat.EAGLE3 else read_speculators
+        config, path, state = read(values, folder)
+        rename = eagle3_name(FIRST_LAYER[checkpoint_format])
     else:
-        path, state = _read_own_weights(folder)
+        path, state = read_weights(folder)
         config = _own_config(values, folder / CONFIG)
+    if backbone is not None and isinstance(config, Eagle3HeadsConfig) and -1 in config.auxiliary_layers:
+        config.auxiliary_layers = default_layers(backbone.config.get_text_config().num_hidden_layers)
     if backbone is not None:
         dtype = dtype or backbone.dtype
         device = device or execution_device(backbone.get_output_embeddings())
@@ -83,10 +91,10 @@ def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
         natural(values, "num_layers", path, least=0)
         if values.get("projection_rank") is not None:
             natural(values, "projection_rank", path)
-    else:
+    elif kind is SequentialHeads:
         natural(values, "intermediate_size", path)
-        if values.get("draft_vocab_size") is not None:
-            natural(values, "draft_vocab_size", path, least=2)
+    if values.get("draft_vocab_size") is not None:
+        natural(values, "draft_vocab_size", path, least=2)
     try:
         config = cast(type[HeadsConfig], kind.config_class).from_dict(values)
     except Exception as error:  # transformers lets each bad field raise in its own way
@@ -98,22 +106,6 @@ def _own_config(values: dict[str, Any], path: Path) -> HeadsConfig:
             "give one number above 0 per head, or an empty list for ones"
         )
     return config
-
-
-def _read_own_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    index, whole = folder / SAFETENSORS_INDEX, folder / SAFETENSORS
-    if not index.is_file():
-        return whole, read_safetensors(whole)
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise ValueError(f"{index} names no shards; {RETRIEVE}")
-    shards = [folder / Path(shard).name for shard in sorted(set(weight_map.values()))]
-    if whole.is_file() and not all(shard.is_file() for shard in shards):  # saving whole leaves an older index
-        return whole, read_safetensors(whole)
-    state: dict[str, Tensor] = {}
-    for shard in shards:
-        state |= read_safetensors(shard)
-    return index, state
 
 
 def _fill(

@@ -15,11 +15,14 @@ from medusa_apar.argument_types import ArgumentParser
 
 from .checkpoints import load_heads
 from .draft_heads import DraftHeads
+from .eagle3 import Eagle3Heads
 from .formats import CheckpointFormat, detect_format, holds_heads_alone
 from .medusa import MedusaHeads
 from .medusa_llm import save_medusa_llm
 from .sequential import SequentialHeads
 from .vllm import save_vllm
+
+NAMES = {MedusaHeads: "Medusa", SequentialHeads: "sequential", Eagle3Heads: "EAGLE-3"}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -119,7 +122,7 @@ def _sizes(heads: DraftHeads, checkpoint_format: CheckpointFormat) -> Table:
     megabytes = sum(parameter.numel() * parameter.element_size() for parameter in parameters) / 1e6
     table = Table(show_header=False)
     table.add_row("format", checkpoint_format.value)
-    table.add_row("kind", "sequential" if isinstance(heads, SequentialHeads) else "Medusa")
+    table.add_row("kind", NAMES[type(heads)])
     for name, value in config.shape.items():
         table.add_row(name, str(value))
     table.add_row("parameters", f"{sum(parameter.numel() for parameter in parameters):,}")

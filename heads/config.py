@@ -7,6 +7,10 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 
+EAGLE3_LAYERS = ("llama", "qwen3")
+"""Whose decoder layers EAGLE-3 heads may have."""
+
+
 class HeadsConfig(PretrainedConfig):
     """What every set of heads has.
 
@@ -148,6 +152,9 @@ class Eagle3HeadsConfig(HeadsConfig):
             raise ValueError("norm_before_fc=True and fc_norm=True are two ways to normalise the same; take one of them")
         fields = layer_config if isinstance(layer_config, dict) else {} if layer_config is None else layer_config.to_dict()
         fields = {"model_type": "llama", "hidden_size": self.hidden_size, "vocab_size": self.vocab_size, **fields}
+        if fields["model_type"] not in EAGLE3_LAYERS:
+            known = " or ".join(EAGLE3_LAYERS)
+            raise ValueError(f"model_type={fields['model_type']!r} of the decoder layer is not supported; use {known}")
         self.layer_config: PretrainedConfig = AutoConfig.for_model(**fields)
         self.auxiliary_layers = [2, 16, 29] if auxiliary_layers is None else auxiliary_layers
         self.draft_vocab_size = draft_vocab_size

@@ -85,7 +85,8 @@ class Eagle3Heads(DraftHeads):
         self.fc_norm = nn.ModuleList(norms) if norms else None
         self.fc = nn.Linear(states * config.hidden_size, width, bias=False)
         self.layer = Eagle3Layer(layer, config.norm_before_residual)
-        self.rotary_emb = LlamaRotaryEmbedding(copy.copy(layer))
+        with torch.device("cpu"):  # no checkpoint has its frequencies, so loading must not leave them without values
+            self.rotary_emb = LlamaRotaryEmbedding(copy.copy(layer))
         self.norm = LlamaRMSNorm(width, eps=layer.rms_norm_eps)
         self.lm_head = nn.Linear(width, config.draft_vocab_size or config.vocab_size, bias=False)
         if config.draft_vocab_size is not None:

@@ -14,14 +14,13 @@ from huggingface_hub import hf_hub_download, is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
-from .checkpoint_files import first_line, read_json
+from .checkpoint_files import SAFETENSORS, SAFETENSORS_INDEX, first_line, read_json
 from .kinds import KINDS
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a model's folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""
 CONFIG = "config.json"
-SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"
+EAGLE3_BIN = "pytorch_model.bin"
 MEDUSA_LLM_PT = "medusa_lm_head.pt"
 MEDUSA_LLM_SAFETENSORS = "medusa_lm_head.safetensors"
 VLLM_MODEL_TYPE = "medusa"
@@ -36,17 +35,23 @@ class CheckpointFormat(StrEnum):
         MEDUSA_APAR: what `save_pretrained` writes.
         MEDUSA_LLM: what medusa-llm's training writes: `medusa_lm_head.pt`, or `.safetensors` since its version 1.0.
         VLLM: what vLLM reads for `method="medusa"`.
+        EAGLE3: SafeAILab's layout of EAGLE-3 heads.
+        SPECULATORS: that of the speculators package.
     """
 
     MEDUSA_APAR = "medusa-apar"
     MEDUSA_LLM = "medusa-llm"
     VLLM = "vllm"
+    EAGLE3 = "eagle3"
+    SPECULATORS = "speculators"
 
 
 WEIGHT_FILES = {
     CheckpointFormat.MEDUSA_APAR: ["model*.safetensors", SAFETENSORS_INDEX],
     CheckpointFormat.MEDUSA_LLM: [MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS],
     CheckpointFormat.VLLM: [SAFETENSORS],
+    CheckpointFormat.EAGLE3: ["model*.safetensors", SAFETENSORS_INDEX, EAGLE3_BIN],
+    CheckpointFormat.SPECULATORS: ["model*.safetensors", SAFETENSORS_INDEX],
 }
 
 
@@ -68,15 +73,26 @@ def detect_format(source: str | Path, **hub: Any) -> CheckpointFormat:
         return CheckpointFormat.MEDUSA_APAR
     if values.get("model_type") == VLLM_MODEL_TYPE:
         return CheckpointFormat.VLLM
+    if "speculators_model_type" in values:
+        return CheckpointFormat.SPECULATORS
+    if _is_eagle3(values):
+        return CheckpointFormat.EAGLE3
     if "medusa_num_heads" in values or _has_medusa_llm_weights(source, **hub):
         return CheckpointFormat.MEDUSA_LLM
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; pass a folder that holds a checkpoint of heads{_hint(folder)}")
     known = " or ".join(map(repr, (*KINDS, VLLM_MODEL_TYPE)))
     raise ValueError(
-        f"{path} is no config of Medusa heads: it has neither model_type={known} nor "
-        f"medusa_num_heads; pass a folder that holds a checkpoint of heads{_hint(folder)}"
+        f"{path} is no config of draft heads: it has neither model_type={known}, nor medusa_num_heads, nor "
+        "speculators_model_type, nor an architecture of EAGLE-3; pass a folder that holds a checkpoint of heads"
+        f"{_hint(folder)}"
     )
+
+
+def _is_eagle3(values: dict[str, Any]) -> bool:
+    """Whether a `config.json` is that of EAGLE-3 heads, which otherwise passes for a backbone's."""
+    names = values.get("architectures") or []
+    return isinstance(names, list) and any("eagle3" in str(name).lower() for name in names)
 
 
 @contextmanager
@@ -151,12 +167,18 @@ def holds_heads_alone(folder: Path) -> bool:
     if not path.is_file():
         return False
     values = read_json(path)
-    return not _is_of_a_backbone(values) and (bool(values.get("model_type")) or "medusa_num_heads" in values)
+    told = ("model_type", "medusa_num_heads", "speculators_model_type", "architectures")
+    return not _is_of_a_backbone(values) and any(values.get(name) for name in told)
 
 
 def _is_of_a_backbone(values: dict[str, Any]) -> bool:
     """Whether a `config.json` is that of a causal LM, which may name medusa-llm's heads that lie beside its weights."""
-    return bool(values.get("model_type")) and values["model_type"] not in (*KINDS, VLLM_MODEL_TYPE)
+    return (
+        bool(values.get("model_type"))
+        and values["model_type"] not in (*KINDS, VLLM_MODEL_TYPE)
+        and not _is_eagle3(values)
+        and "speculators_model_type" not in values
+    )
 
 
 def locate(source: str | Path, patterns: list[str], **hub: Any) -> Path:

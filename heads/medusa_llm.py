@@ -61,7 +61,7 @@ def write_medusa_llm(
     The layout has names for them. medusa-llm itself reads the last one alone and applies it several times.
     """
     if not isinstance(heads, MedusaHeads):
-        raise ValueError("medusa-llm's format has no place for sequential heads; export Medusa heads")
+        raise ValueError("medusa-llm's format has no place for heads of another kind; export Medusa heads")
     state = _medusa_llm_state(heads, backbone)
     config = {
         "base_model_name_or_path": base_model_name_or_path,

@@ -40,7 +40,7 @@ def save_vllm(heads: DraftHeads, folder: str | Path, backbone: PreTrainedModel |
         OSError: the folder cannot be written.
     """
     if not isinstance(heads, MedusaHeads):
-        raise ValueError("vLLM's Medusa layout has no place for sequential heads; export Medusa heads")
+        raise ValueError("vLLM's Medusa layout has no place for heads of another kind; export Medusa heads")
     if backbone is not None:
         heads.check_fits(backbone)
     state = {vllm_name(name): tensor for name, tensor in heads.whole_state().items()}

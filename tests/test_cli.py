@@ -44,7 +44,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["heads", "export", "x", "--format", "vllm", "--output="], "the argument '--output=' is empty"),
         (["generate", "hello", "--model", str(TINY / "heads")], "heads holds draft heads and no model"),
         (["generate", "hello", "--model", str(TINY / "config.json")], "config.json is a file; give the folder of"),
-        (["generate", "hello", "--model", str(TINY), "--heads", str(TINY)], "is no config of Medusa heads"),
+        (["generate", "hello", "--model", str(TINY), "--heads", str(TINY)], "is no config of draft heads"),
         (["serve", "--port", "70000"], "argument --port: 70000 is above 65535"),
         (["heads", "inspect", "/nowhere/at/all"], "/nowhere/at/all"),
         (

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medusa_apar.drafting.drafter import Beam, Drafter, new_drafter
+from medusa_apar.drafting.drafter import Beam, Drafter
+from medusa_apar.drafting.kinds import new_drafter
+from medusa_apar.drafting.pending_tokens import PendingTokens
 from medusa_apar.drafting.fixed_tree import FixedTree
 from medusa_apar.heads import DraftHeads, SequentialHeads
 from medusa_apar.runner.model_runner import ModelRunner
@@ -75,7 +77,7 @@ def test_draft_tokens_are_the_likeliest_paths_behind_the_likeliest_paths(heads: 
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     drafter = drafter_of(heads, backbone)
-    token_ids, parents, log_probs = drafter.propose(hidden, pending, drafter.beams[0])
+    token_ids, parents, log_probs = drafter.propose(PendingTokens(pending, hidden), drafter.beams[0])
     width = token_ids.shape[2]
     for row in range(ROWS):
         kept: dict[Path, float] = {(): 0.0}
@@ -95,7 +97,7 @@ def test_a_fixed_tree_follows_ranks(heads: DraftHeads) -> None:
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     choices = [(0,), (1,), (0, 0), (0, 2), (1, 1), (0, 2, 3)]
     shape = FixedTree(choices, VOCABULARY).shape(1, None)
-    token_ids, parents, log_probs = drafter_of(heads, backbone).propose(hidden, pending, shape)
+    token_ids, parents, log_probs = drafter_of(heads, backbone).propose(PendingTokens(pending, hidden), shape)
     for row in range(ROWS):
         wanted: list[dict[Path, float]] = [{}, {}, {}]
         tokens: dict[Path, Path] = {(): ()}
@@ -118,7 +120,7 @@ def test_a_fixed_tree_that_is_deeper_than_the_heads_ends_with_them(heads: DraftH
     backbone = forking_backbone(dtype=torch.float32)
     shape = FixedTree([(0,) * depth for depth in range(1, 6)], VOCABULARY).shape(1, None)
     drafter = drafter_of(heads, backbone)
-    token_ids, _, log_probs = drafter.propose(torch.randn(1, 32), torch.tensor([5]), shape)
+    token_ids, _, log_probs = drafter.propose(PendingTokens(torch.tensor([5]), torch.randn(1, 32)), shape)
     assert token_ids.shape == (1, HEADS, drafter.width)
     assert (log_probs > -torch.inf).tolist() == [[[True] + [False] * (drafter.width - 1)] * HEADS]
 
@@ -129,7 +131,7 @@ def test_a_step_can_carry_trees_and_single_paths_of_any_number_of_heads(num_head
     backbone = forking_backbone(dtype=torch.float32)
     drafter = drafter_of(random_sequential_heads(backbone, num_heads=num_heads), backbone)
     hidden, pending = torch.randn(2, 32), torch.tensor([5, 9])
-    trees, paths = (drafter.propose(hidden, pending, Beam(num_heads, width)) for width in (drafter.width, 1))
+    trees, paths = (drafter.propose(PendingTokens(pending, hidden), Beam(num_heads, width)) for width in (drafter.width, 1))
     for ours, theirs in zip(trees, paths, strict=True):
         assert ours.shape == theirs.shape == (2, num_heads, drafter.width)
     assert torch.equal(trees[0][:, 0, 0], paths[0][:, 0, 0])
@@ -142,7 +144,7 @@ def test_the_likeliest_paths_of_a_few_levels_are_those_of_the_first_levels(heads
     assert drafter.beams == (Beam(3, drafter.width), Beam(3, 1), Beam(1, drafter.width), Beam(1, 1))
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
     for width in (drafter.width, 1):
-        deep, shallow = (drafter.propose(hidden, pending, Beam(levels, width)) for levels in (3, 1))
+        deep, shallow = (drafter.propose(PendingTokens(pending, hidden), Beam(levels, width)) for levels in (3, 1))
         for ours, theirs in zip(shallow, deep, strict=True):
             assert torch.equal(ours, theirs[:, :1])
 
@@ -151,7 +153,7 @@ def test_the_likeliest_paths_of_a_few_levels_are_those_of_the_first_levels(heads
 def test_a_beam_of_width_one_takes_the_best_draft_of_every_level(heads: DraftHeads) -> None:
     backbone = forking_backbone(dtype=torch.float32)
     hidden, pending = torch.randn(ROWS, 32), torch.tensor([5, 9, 9, 30])
-    found = drafter_of(heads, backbone).propose(hidden, pending, Beam(3, 1))
+    found = drafter_of(heads, backbone).propose(PendingTokens(pending, hidden), Beam(3, 1))
     for row in range(ROWS):
         path: Path = ()
         for level in range(3):
@@ -167,7 +169,7 @@ def test_parallel_draft_tokens_are_likelier_than_all_others() -> None:
     backbone = forking_backbone(dtype=torch.float32)
     heads, hidden = random_heads(backbone, num_heads=2), torch.randn(1, 32)
     drafter = drafter_of(heads, backbone)
-    token_ids, parents, log_probs = drafter.propose(hidden, torch.tensor([5]), drafter.beams[0])
+    token_ids, parents, log_probs = drafter.propose(PendingTokens(torch.tensor([5]), hidden), drafter.beams[0])
     steps = log_probs_along(heads, backbone, hidden[0], ()) if not isinstance(heads, SequentialHeads) else None
     assert steps is not None
     every = sorted((float(a + b) for a, b in product(steps[0], steps[1])), reverse=True)

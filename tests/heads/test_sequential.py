@@ -171,7 +171,7 @@ def test_a_config_with_bad_sizes_is_refused(sequential, tmp_path: Path, name: st
 
 
 def test_medusa_llms_format_has_no_place_for_them(sequential, tmp_path: Path):
-    with pytest.raises(ValueError, match="no place for sequential heads; export Medusa heads"):
+    with pytest.raises(ValueError, match="no place for heads of another kind; export Medusa heads"):
         save_medusa_llm(sequential, tmp_path, "some/backbone")
     assert not list(tmp_path.iterdir())
 

@@ -92,5 +92,5 @@ def test_a_config_that_is_wrong_is_named(
 
 
 def test_sequential_heads_have_no_place(backbone: LlamaForCausalLM, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no place for sequential heads; export Medusa heads"):
+    with pytest.raises(ValueError, match="no place for heads of another kind; export Medusa heads"):
         save_vllm(SequentialHeads.for_backbone(backbone), tmp_path)

@@ -1,0 +1,140 @@
+"""EAGLE-3 heads in the layouts that are published: SafeAILab's, and that of the speculators package.
+
+Sources of the layouts: github.com/SafeAILab/EAGLE, `eagle/model/cnets.py`; github.com/vllm-project/speculators 0.9,
+`speculators/models/eagle3`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_weights
+from .config import Eagle3HeadsConfig
+from .formats import CONFIG, EAGLE3_BIN, SAFETENSORS, SAFETENSORS_INDEX
+
+FIRST_LAYER = {"eagle3": "midlayer.", "speculators": "layers.0."}
+"""What tensors of the decoder layer are called, by layout."""
+NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+LEVELS = 5
+"""Tokens ahead that are drafted where a checkpoint does not say how many."""
+UNUSED = re.compile(r"^(t2d$|verifier_|.*rotary_emb\.inv_freq$)")
+"""Tensors that training or other engines need."""
+
+
+def read_eagle3(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
+    """What a checkpoint in SafeAILab's layout holds.
+
+    Returns:
+        The heads' config, the file of the weights, and the weights, by their names in the file.
+
+    Raises:
+        ValueError: a field or tensor is wrong or not supported, or the file holds pickled code.
+        OSError: the file is missing or broken.
+    """
+    nested = values.get("eagle_config") or {}
+    layer = {name: value for name, value in values.items() if name not in ("architectures", "draft_vocab_size")}
+    return _read(layer, {**nested, **values}, folder, FIRST_LAYER["eagle3"], LEVELS)
+
+
+def read_speculators(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
+    """The same of a checkpoint in the layout of the speculators package."""
+    path = folder / CONFIG
+    kind = values.get("speculators_model_type")
+    if kind != "eagle3":
+        raise ValueError(f"{path} has speculators_model_type={kind!r}, which is not supported; use heads of 'eagle3'")
+    layer = values.get("transformer_layer_config")
+    if not isinstance(layer, dict):
+        raise ValueError(f"{path} has transformer_layer_config={layer!r}, which must be a JSON object; {RETRIEVE}")
+    methods = (values.get("speculators_config") or {}).get("proposal_methods") or [{}]
+    levels = natural(methods[0], "speculative_tokens", path, default=LEVELS)
+    return _read(layer, values, folder, FIRST_LAYER["speculators"], levels)
+
+
+def eagle3_name(first_layer: str) -> Callable[[str], str]:
+    """The renaming of our parameters to those of a layout whose decoder layer is called so."""
+    return lambda name: re.sub(r"^layer\.", first_layer, name)
+
+
+def default_layers(layers: int) -> list[int]:
+    """The auxiliary layers of a backbone with so many layers, where a checkpoint does not name them."""
+    return [2, layers // 2, layers - 3]
+
+
+def _read(
+    layer: dict[str, Any], values: dict[str, Any], folder: Path, first_layer: str, levels: int
+) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
+    """Join what the config says with what only the tensors tell.
+
+    Args:
+        layer: fields of the decoder layer's config.
+        values: all others.
+        folder: of the checkpoint.
+        first_layer: what tensors of the decoder layer begin with.
+        levels: tokens ahead that are drafted.
+    """
+    config_path = folder / CONFIG
+    sizes = {name: natural(layer, name, config_path) for name in ("hidden_size", "vocab_size")}
+    if (count := natural(layer, "num_hidden_layers", config_path, default=1)) != 1:
+        raise ValueError(f"{config_path} has num_hidden_layers={count}; EAGLE-3 heads of one layer are supported")
+    path, state = _weights(folder)
+    projection = state.get("lm_head.weight")
+    fusion = state.get("fc.weight")
+    for name, tensor in (("lm_head.weight", projection), ("fc.weight", fusion)):
+        if tensor is None or tensor.dim() != 2:
+            raise ValueError(f"{path} has no matrix `{name}`; {RETRIEVE}")
+    assert projection is not None
+    assert fusion is not None
+    state = {name: tensor for name, tensor in state.items() if not UNUSED.match(name)}
+    draft_vocab_size = len(projection) if len(projection) != sizes["vocab_size"] or "d2t" in state else None
+    if draft_vocab_size is not None:
+        state["draft_token_ids"] = _draft_token_ids(state.pop("d2t", None), draft_vocab_size, sizes["vocab_size"], path)
+    hidden_size = natural(values, "target_hidden_size", config_path, default=sizes["hidden_size"])
+    auxiliary = values.get("eagle_aux_hidden_state_layer_ids")
+    if fusion.shape[1] % hidden_size or (auxiliary is not None and len(auxiliary) * hidden_size != fusion.shape[1]):
+        raise ValueError(
+            f"{path} fuses {fusion.shape[1]} entries, but {config_path} has eagle_aux_hidden_state_layer_ids={auxiliary} "
+            f"of {hidden_size} entries each; make them agree, or {RETRIEVE}"
+        )
+    try:
+        config = Eagle3HeadsConfig(
+            num_heads=levels,
+            hidden_size=hidden_size,
+            vocab_size=sizes["vocab_size"],
+            layer_config=layer,
+            auxiliary_layers=auxiliary or [-1] * (fusion.shape[1] // hidden_size),
+            draft_vocab_size=draft_vocab_size,
+            own_embeddings="embed_tokens.weight" in state,
+            **{name: bool(values.get(name, False)) for name in NORMS},
+        )
+    except ValueError as error:
+        raise ValueError(f"{config_path}: {first_line(error)}") from error
+    return config, path, state
+
+
+def _weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+    if (folder / SAFETENSORS).is_file() or (folder / SAFETENSORS_INDEX).is_file():
+        return read_weights(folder)
+    return folder / EAGLE3_BIN, read_pt(folder / EAGLE3_BIN)
+
+
+def _draft_token_ids(offsets: Tensor | None, count: int, vocab_size: int, path: Path) -> Tensor:
+    """The tokens that a draft vocabulary stands for, from their offsets."""
+    if offsets is None:
+        raise ValueError(
+            f"{path} drafts among {count} of {vocab_size} tokens, and has no `d2t` that says which; {RETRIEVE}"
+        )
+    if offsets.shape != (count,) or offsets.is_floating_point():
+        raise ValueError(f"{path}: `d2t` is {list(offsets.shape)} of {offsets.dtype}, not [{count}] of int64; {RETRIEVE}")
+    tokens = torch.arange(count) + offsets.long()
+    if bool((tokens.diff() <= 0).any()) or not 0 <= int(tokens[0]) <= int(tokens[-1]) < vocab_size:
+        raise ValueError(
+            f"{path}: the tokens of `d2t` are not sorted, occur twice, or lie outside a vocabulary of {vocab_size}; "
+            f"{RETRIEVE}"
+        )
+    return tokens
