@@ -61,7 +61,7 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
-	$(OLDEST)/bin/pytest -m "not slow and not integration and not deepspeed and not vllm and not browser"
+	$(OLDEST)/bin/pytest -m "not slow and not integration and not deepspeed and not vllm and not speculators and not browser"
 
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
