@@ -1,4 +1,4 @@
-"""`medusa-apar heads`: look into checkpoints of Medusa heads, and convert them."""
+"""`medusa-apar heads`: look into checkpoints of draft heads, and convert them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from medusa_apar.argument_types import ArgumentParser
 from .checkpoints import load_heads
 from .draft_heads import DraftHeads
 from .eagle3 import Eagle3Heads
+from .eagle3_files import FIRST_LAYER, save_eagle3
 from .formats import CheckpointFormat, detect_format, holds_heads_alone
 from .medusa import MedusaHeads
 from .medusa_llm import save_medusa_llm
@@ -58,9 +59,9 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
     Args:
         source: folder or hub id of the heads.
         output: folder to write.
-        checkpoint_format: medusa-llm's or vLLM's.
+        checkpoint_format: any but our own.
         backbone: folder or hub id of the heads' backbone; by default the folder around `source`, if that is a model;
-            vLLM's format needs none unless the heads share its projection.
+            only medusa-llm's format and heads that share its projection need one.
 
     Raises:
         ValueError: the backbone is unknown or does not fit, or the format cannot express the heads.
@@ -80,7 +81,9 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
         if local and holds_heads_alone(Path(backbone)):
             raise ValueError(f"{backbone} holds draft heads and no model; name a backbone with --backbone")
         model = AutoModelForCausalLM.from_pretrained(backbone, dtype="auto")
-    if checkpoint_format is CheckpointFormat.VLLM:
+    if checkpoint_format in FIRST_LAYER:
+        save_eagle3(heads, output, checkpoint_format, backbone)
+    elif checkpoint_format is CheckpointFormat.VLLM:
         save_vllm(heads, output, model)
     else:
         assert backbone is not None
@@ -92,7 +95,7 @@ def export(source: str, output: str, checkpoint_format: CheckpointFormat, backbo
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="medusa-apar heads", description="Look into Medusa heads, convert and verify them.")
+    parser = ArgumentParser(prog="medusa-apar heads", description="Look into draft heads, convert and verify them.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     inspecting = commands.add_parser("inspect", help="print what a checkpoint holds")
@@ -101,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     exporting = commands.add_parser("export", help="write a checkpoint in another format")
     exporting.add_argument("path", metavar="PATH", help="folder or hub id of the heads")
     exporting.add_argument(
-        "--format", required=True, choices=[CheckpointFormat.MEDUSA_LLM.value, CheckpointFormat.VLLM.value]
+        "--format",
+        required=True,
+        choices=[each.value for each in CheckpointFormat if each != CheckpointFormat.MEDUSA_APAR],
     )
     exporting.add_argument("--output-dir", required=True, metavar="DIR", help="folder to write")
     exporting.add_argument(

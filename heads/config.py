@@ -149,8 +149,12 @@ class Eagle3HeadsConfig(HeadsConfig):
     ) -> None:
         super().__init__(**kwargs)
         if norm_before_fc and fc_norm:
-            raise ValueError("norm_before_fc=True and fc_norm=True are two ways to normalise the same; take one of them")
-        fields = layer_config if isinstance(layer_config, dict) else {} if layer_config is None else layer_config.to_dict()
+            raise ValueError(
+                "norm_before_fc=True and fc_norm=True are two ways to normalise the same; take one of them"
+            )
+        fields = (
+            layer_config if isinstance(layer_config, dict) else {} if layer_config is None else layer_config.to_dict()
+        )
         fields = {"model_type": "llama", "hidden_size": self.hidden_size, "vocab_size": self.vocab_size, **fields}
         if fields["model_type"] not in EAGLE3_LAYERS:
             known = " or ".join(EAGLE3_LAYERS)

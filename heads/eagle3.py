@@ -80,7 +80,9 @@ class Eagle3Heads(DraftHeads):
         layer = config.layer_config
         width, states = layer.hidden_size, len(config.auxiliary_layers)
         self.embed_tokens = nn.Embedding(config.vocab_size, width) if config.own_embeddings else None
-        self.input_norm = LlamaRMSNorm(states * config.hidden_size, layer.rms_norm_eps) if config.norm_before_fc else None
+        self.input_norm = (
+            LlamaRMSNorm(states * config.hidden_size, layer.rms_norm_eps) if config.norm_before_fc else None
+        )
         norms = [LlamaRMSNorm(config.hidden_size, layer.rms_norm_eps) for _ in range(states * config.fc_norm)]
         self.fc_norm = nn.ModuleList(norms) if norms else None
         self.fc = nn.Linear(states * config.hidden_size, width, bias=False)
@@ -117,7 +119,14 @@ class Eagle3Heads(DraftHeads):
         return state
 
     def advance(
-        self, states: Tensor, token_ids: Tensor, positions: Tensor, embeddings: nn.Module, mask: Tensor, cache: Cache, **attention: Any
+        self,
+        states: Tensor,
+        token_ids: Tensor,
+        positions: Tensor,
+        embeddings: nn.Module,
+        mask: Tensor,
+        cache: Cache,
+        **attention: Any,
     ) -> tuple[Tensor, Tensor]:
         """Move states on by a token.
 

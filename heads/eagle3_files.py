@@ -6,19 +6,23 @@ Sources of the layouts: github.com/SafeAILab/EAGLE, `eagle/model/cnets.py`; gith
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .checkpoint_files import RETRIEVE, first_line, natural, read_pt, read_weights
+from .checkpoint_files import RETRIEVE, SAFETENSORS, SAFETENSORS_INDEX, first_line, natural, read_pt, read_weights
 from .config import Eagle3HeadsConfig
-from .formats import CONFIG, EAGLE3_BIN, SAFETENSORS, SAFETENSORS_INDEX
+from .draft_heads import DraftHeads
+from .eagle3 import Eagle3Heads
+from .formats import CONFIG, EAGLE3_BIN, CheckpointFormat, writing
 
-FIRST_LAYER = {"eagle3": "midlayer.", "speculators": "layers.0."}
+FIRST_LAYER = {CheckpointFormat.EAGLE3: "midlayer.", CheckpointFormat.SPECULATORS: "layers.0."}
 """What tensors of the decoder layer are called, by layout."""
 NORMS = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
 LEVELS = 5
@@ -39,7 +43,7 @@ def read_eagle3(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig
     """
     nested = values.get("eagle_config") or {}
     layer = {name: value for name, value in values.items() if name not in ("architectures", "draft_vocab_size")}
-    return _read(layer, {**nested, **values}, folder, FIRST_LAYER["eagle3"], LEVELS)
+    return _read(layer, {**nested, **values}, folder, FIRST_LAYER[CheckpointFormat.EAGLE3], LEVELS)
 
 
 def read_speculators(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
@@ -53,7 +57,67 @@ def read_speculators(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsC
         raise ValueError(f"{path} has transformer_layer_config={layer!r}, which must be a JSON object; {RETRIEVE}")
     methods = (values.get("speculators_config") or {}).get("proposal_methods") or [{}]
     levels = natural(methods[0], "speculative_tokens", path, default=LEVELS)
-    return _read(layer, values, folder, FIRST_LAYER["speculators"], levels)
+    return _read(layer, values, folder, FIRST_LAYER[CheckpointFormat.SPECULATORS], levels)
+
+
+def save_eagle3(heads: DraftHeads, folder: str | Path, layout: CheckpointFormat, backbone: str | None = None) -> None:
+    """Write EAGLE-3 heads in a published layout.
+
+    A failure leaves the folder's files as they were. Calibration and accuracy have no place in either layout.
+
+    Args:
+        heads: the heads to write.
+        folder: where to write; created if need be.
+        layout: `EAGLE3` or `SPECULATORS`.
+        backbone: folder or hub id of the backbone, for the file of `SPECULATORS`.
+
+    Raises:
+        ValueError: these are no EAGLE-3 heads, SafeAILab's layout has no place for their norms, or the folder holds
+            the `config.json` of something else.
+        OSError: the folder cannot be written.
+    """
+    if not isinstance(heads, Eagle3Heads):
+        raise ValueError(f"the layout of {layout} has no place for heads of another kind; export EAGLE-3 heads")
+    shape = heads.config
+    norms = {name: getattr(shape, name) for name in NORMS}
+    layer = {**shape.layer_config.to_diff_dict(), "num_hidden_layers": 1, "vocab_size": shape.vocab_size}
+    common = {
+        "draft_vocab_size": shape.draft_vocab_size or shape.vocab_size,
+        "target_hidden_size": shape.hidden_size,
+        "dtype": str(heads.dtype).removeprefix("torch."),
+    }
+    if layout is CheckpointFormat.SPECULATORS:
+        config = common | norms | {
+            "architectures": ["Eagle3DraftModel"],
+            "speculators_model_type": "eagle3",
+            "speculators_config": {
+                "algorithm": "eagle3",
+                "default_proposal_method": "greedy",
+                "proposal_methods": [{"proposal_type": "greedy", "speculative_tokens": shape.num_heads}],
+                "verifier": {"name_or_path": backbone, "architectures": []},
+            },
+            "transformer_layer_config": layer,
+            "eagle_aux_hidden_state_layer_ids": shape.auxiliary_layers,
+        }  # fmt: skip
+    elif any(norms.values()):
+        has = ", ".join(name for name, value in norms.items() if value)
+        raise ValueError(f"SafeAILab's layout has no place for {has} of these heads; export them as speculators")
+    else:
+        config = layer | common | {
+            "architectures": ["LlamaForCausalLMEagle3"],
+            "eagle_config": {"eagle_aux_hidden_state_layer_ids": shape.auxiliary_layers},
+        }  # fmt: skip
+    rename = eagle3_name(FIRST_LAYER[layout])
+    state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
+    tokens = state.pop("draft_token_ids", None)
+    if tokens is not None:
+        tokens, order = tokens.sort()
+        state["lm_head.weight"] = state["lm_head.weight"][order]
+        state["d2t"] = tokens - torch.arange(len(tokens))
+        state["t2d"] = torch.zeros(shape.vocab_size, dtype=torch.bool).index_fill(0, tokens, True)
+    with writing(Path(folder), layout) as partial:
+        save_file(state, partial / SAFETENSORS, metadata={"format": "pt"})
+        (partial / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def eagle3_name(first_layer: str) -> Callable[[str], str]:
@@ -130,7 +194,9 @@ def _draft_token_ids(offsets: Tensor | None, count: int, vocab_size: int, path: 
             f"{path} drafts among {count} of {vocab_size} tokens, and has no `d2t` that says which; {RETRIEVE}"
         )
     if offsets.shape != (count,) or offsets.is_floating_point():
-        raise ValueError(f"{path}: `d2t` is {list(offsets.shape)} of {offsets.dtype}, not [{count}] of int64; {RETRIEVE}")
+        raise ValueError(
+            f"{path}: `d2t` is {list(offsets.shape)} of {offsets.dtype}, not [{count}] of int64; {RETRIEVE}"
+        )
     tokens = torch.arange(count) + offsets.long()
     if bool((tokens.diff() <= 0).any()) or not 0 <= int(tokens[0]) <= int(tokens[-1]) < vocab_size:
         raise ValueError(

@@ -129,7 +129,11 @@ class Eagle3Drafter(Drafter):
         mask = state.mask.scatter(2, own, 0.0)
         positions = (state.positions + level)[:, None].expand(rows, count)
         after, logits = self._run(
-            state.states.flatten(0, 1), token_ids.flatten(), positions.flatten(), mask.flatten(0, 1)[None, None], placement
+            state.states.flatten(0, 1),
+            token_ids.flatten(),
+            positions.flatten(),
+            mask.flatten(0, 1)[None, None],
+            placement,
         )
         return replace(state, states=after.view(rows, count, -1), mask=mask), logits.view(rows, count, -1)
 

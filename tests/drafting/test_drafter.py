@@ -131,7 +131,9 @@ def test_a_step_can_carry_trees_and_single_paths_of_any_number_of_heads(num_head
     backbone = forking_backbone(dtype=torch.float32)
     drafter = drafter_of(random_sequential_heads(backbone, num_heads=num_heads), backbone)
     hidden, pending = torch.randn(2, 32), torch.tensor([5, 9])
-    trees, paths = (drafter.propose(PendingTokens(pending, hidden), Beam(num_heads, width)) for width in (drafter.width, 1))
+    trees, paths = (
+        drafter.propose(PendingTokens(pending, hidden), Beam(num_heads, width)) for width in (drafter.width, 1)
+    )
     for ours, theirs in zip(trees, paths, strict=True):
         assert ours.shape == theirs.shape == (2, num_heads, drafter.width)
     assert torch.equal(trees[0][:, 0, 0], paths[0][:, 0, 0])

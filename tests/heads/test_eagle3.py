@@ -15,9 +15,11 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
+from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig, MedusaHeads
 from medusa_apar.heads.checkpoints import load_heads
 from medusa_apar.heads.cli import inspect
+from medusa_apar.heads.cli import main as heads_main
+from medusa_apar.heads.eagle3_files import save_eagle3
 from medusa_apar.heads.formats import CheckpointFormat, detect_format
 
 from .conftest import HIDDEN, VOCAB
@@ -142,6 +144,33 @@ def test_it_decodes_without_loss(backbone: LlamaForCausalLM, tmp_path: Path) -> 
     ids = torch.tensor([[5, 6, 7]])
     plain: Any = backbone.generate(ids, max_new_tokens=20, do_sample=False)
     assert torch.equal(model.generate(ids, max_new_tokens=20, do_sample=False), plain)
+
+
+@pytest.mark.parametrize("layout", WRITERS)
+def test_they_are_exported_in_both_layouts(
+    layout: CheckpointFormat, backbone: LlamaForCausalLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = eagle3_heads(own_embeddings=True, norm_before_residual=layout is CheckpointFormat.SPECULATORS)
+    heads.draft_token_ids = torch.tensor(DRAFTED[::-1])
+    heads.save_pretrained(tmp_path / "heads")
+    heads_main(["export", str(tmp_path / "heads"), "--format", layout, "--output-dir", str(tmp_path / "out")])
+    assert "wrote" in capsys.readouterr().out
+    assert detect_format(tmp_path / "out") is layout
+    loaded = load_heads(tmp_path / "out", backbone)
+    assert isinstance(loaded, Eagle3Heads)
+    assert loaded.draft_token_ids is not None
+    assert loaded.draft_token_ids.tolist() == list(DRAFTED)
+    assert torch.equal(logits_of(loaded, backbone).flip(-1), logits_of(heads, backbone))
+
+
+def test_norms_that_a_layout_has_no_place_for_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no place for fc_norm, norm_output of these heads; export them as specul"):
+        save_eagle3(eagle3_heads(fc_norm=True, norm_output=True), tmp_path, CheckpointFormat.EAGLE3)
+
+
+def test_heads_of_another_kind_are_refused(backbone: LlamaForCausalLM, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no place for heads of another kind; export EAGLE-3 heads"):
+        save_eagle3(MedusaHeads.for_backbone(backbone), tmp_path, CheckpointFormat.EAGLE3)
 
 
 def test_inspect_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
