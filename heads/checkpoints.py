@@ -14,7 +14,8 @@ from .backbone_weights import execution_device
 from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_weights
 from .config import Eagle3HeadsConfig, HeadsConfig
 from .draft_heads import DraftHeads
-from .eagle3_files import FIRST_LAYER, default_layers, eagle3_name, read_eagle3, read_speculators
+from .eagle3 import default_layers
+from .eagle3_files import FIRST_LAYER, eagle3_name, read_eagle3, read_speculators
 from .formats import CONFIG, WEIGHT_FILES, CheckpointFormat, detect_format, locate
 from .kinds import KINDS
 from .medusa import MedusaHeads

@@ -6,7 +6,6 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-
 EAGLE3_LAYERS = ("llama", "qwen3")
 """Whose decoder layers EAGLE-3 heads may have."""
 

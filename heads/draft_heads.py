@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .config import HeadsConfig
+
+
+@dataclass(frozen=True, slots=True)
+class PathRows:
+    """Tree-packed rows, for heads that attend along paths.
+
+    Attributes:
+        token_ids, positions: `[rows, length]` int64; a token's position is its depth on its path.
+        successors: `[rows, length]` int64, the place of the next token on the path; anything after its end.
+        mask: `[rows, 1, length, length]` boolean; (i, j) is true where token j is i or before it on its path.
+        places: `[rows, length]` boolean, after which tokens something is drafted.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    successors: Tensor
+    mask: Tensor
+    places: Tensor
 
 
 class DraftHeads(PreTrainedModel):
@@ -40,15 +59,18 @@ class DraftHeads(PreTrainedModel):
         lm_head: nn.Module,
         embeddings: nn.Module | None = None,
         path: Tensor | None = None,
+        rows: PathRows | None = None,
     ) -> Tensor:
         """Logits of every head, along paths that are known, as in training.
 
         Args:
-            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device.
+            hidden_states: `[..., hidden_size]`, what enters the backbone's `lm_head`; of any dtype and device. For
+                heads that attend, `[rows, length, size]`, what enters the auxiliary layers.
             lm_head: the backbone's output projection.
             embeddings: the backbone's input embeddings, for heads that see the draft tokens before their own.
             path: `[..., num_heads]` int64, the tokens after each place, for the same; head k drafts after the first
                 k of them.
+            rows: that the places lie in, for heads that attend.
 
         Returns:
             `[num_heads, ..., logits]`, on the heads' device.

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers import Cache, DynamicCache, LlamaConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
+from .backbone_weights import execution_device, projection_weight
 from .config import Eagle3HeadsConfig
-from .draft_heads import DraftHeads
+from .draft_heads import DraftHeads, PathRows
 
 LAYERS: dict[str, type[nn.Module]] = {"llama": LlamaDecoderLayer, "qwen3": Qwen3DecoderLayer}
 """Decoder layers by the model type of their config."""
@@ -95,6 +96,56 @@ class Eagle3Heads(DraftHeads):
             self.register_buffer("draft_token_ids", torch.arange(config.draft_vocab_size))
         self.post_init()  # type: ignore[no-untyped-call]
 
+    @classmethod
+    def for_backbone(
+        cls,
+        backbone: PreTrainedModel,
+        *,
+        num_heads: int = 5,
+        intermediate_size: int | None = None,
+        draft_token_ids: Tensor | None = None,
+        **options: Any,
+    ) -> Eagle3Heads:
+        """Untrained heads for a backbone, whose decoder layer has the shape of the backbone's.
+
+        Args:
+            backbone: the model.
+            num_heads: tokens that are drafted ahead.
+            intermediate_size: of the decoder layer; by default the backbone's.
+            draft_token_ids: `[tokens]` int64, rising, of a draft vocabulary; None drafts among all tokens.
+            **options: of `Eagle3HeadsConfig`.
+        """
+        sizes = backbone.config.get_text_config()
+        layer = LlamaConfig(
+            hidden_size=sizes.hidden_size,
+            intermediate_size=intermediate_size or sizes.intermediate_size,
+            num_attention_heads=sizes.num_attention_heads,
+            num_key_value_heads=sizes.num_key_value_heads,
+            head_dim=getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads,
+            rms_norm_eps=sizes.rms_norm_eps,
+            max_position_embeddings=sizes.max_position_embeddings,
+            vocab_size=sizes.vocab_size,
+            num_hidden_layers=1,
+        )
+        config = Eagle3HeadsConfig(
+            num_heads=num_heads,
+            hidden_size=sizes.hidden_size,
+            vocab_size=sizes.vocab_size,
+            layer_config=layer,
+            auxiliary_layers=default_layers(sizes.num_hidden_layers),
+            draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
+            **options,
+        )
+        heads = cls(config)
+        rows = projection_weight(backbone)
+        if draft_token_ids is not None:
+            rows, heads.draft_token_ids = rows[draft_token_ids], draft_token_ids.clone()
+        with torch.no_grad():
+            heads.lm_head.weight.copy_(rows)
+        device = execution_device(backbone.get_output_embeddings())
+        placed: Eagle3Heads = heads.to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
+        return placed
+
     @property
     def auxiliary_layers(self) -> tuple[int, ...]:
         return tuple(self.config.auxiliary_layers)
@@ -132,7 +183,8 @@ class Eagle3Heads(DraftHeads):
 
         Args:
             states: `[rows, width]` of the tokens before.
-            token_ids, positions: `[rows]` int64.
+            token_ids: `[rows]` int64.
+            positions: `[rows]` int64, of the tokens before.
             embeddings: the backbone's input embeddings, where the heads have none of their own.
             mask: additive, `[1, 1, rows, extent]`.
             cache: keys and values of the layer, to which those of the rows are added.
@@ -155,6 +207,58 @@ class Eagle3Heads(DraftHeads):
         normed = self.norm(after)
         return normed if self.config.norm_output else after, self.lm_head(normed)
 
+    def forward(
+        self,
+        hidden_states: Tensor,
+        lm_head: nn.Module,
+        embeddings: nn.Module | None = None,
+        path: Tensor | None = None,
+        rows: PathRows | None = None,
+    ) -> Tensor:
+        """As that of all heads. Later levels go on from what earlier ones gave: training-time test, section 3.2."""
+        if embeddings is None or path is None or rows is None:
+            raise ValueError("EAGLE-3 heads attend along paths; pass embeddings, path and rows")
+        counts = rows.places.sum(dim=1).tolist()
+        every = zip(hidden_states, path.split(counts), range(len(counts)), strict=True)
+        logits = [self._along(states, own, rows, at, embeddings) for states, own, at in every if len(own)]
+        return torch.cat(logits, dim=1)
+
+    def _along(self, auxiliary: Tensor, path: Tensor, rows: PathRows, at: int, embeddings: nn.Module) -> Tensor:
+        """Logits `[num_heads, places, logits]` of one row.
+
+        Args:
+            auxiliary: `[length, size]`.
+            path: `[places, num_heads]` the tokens after each place.
+            rows: all rows.
+            at: which of them.
+            embeddings: the backbone's.
+        """
+        tokens, positions, seen = rows.token_ids[at], rows.positions[at], rows.mask[at, 0]
+        fused = self.fused(auxiliary)
+        hidden = torch.finfo(fused.dtype).min
+        before = (seen & (positions == positions[:, None] - 1)).int().argmax(dim=1)  # [length]
+        mask = torch.zeros_like(seen, dtype=fused.dtype).masked_fill_(~(seen & (positions > 0)), hidden)
+        cache = DynamicCache()
+        states, logits = self.advance(
+            fused[before], tokens, (positions - 1).clamp(min=0), embeddings, mask[None, None], cache
+        )
+        pending = rows.successors[at][rows.places[at]]
+        states, mask, levels = states[pending], mask[pending], [logits[pending]]
+        own = torch.full((len(pending), len(pending)), hidden, dtype=mask.dtype, device=mask.device).fill_diagonal_(0)
+        for level, draft in enumerate(path.unbind(dim=1)[1:]):
+            mask = torch.cat([mask, own], dim=1)
+            states, logits = self.advance(
+                states, draft, positions[pending] + level, embeddings, mask[None, None], cache
+            )
+            levels.append(logits)
+        return torch.stack(levels)
+
+    def as_drafted(self, probabilities: Tensor) -> Tensor:
+        if self.draft_token_ids is None:
+            return probabilities
+        known = probabilities[..., self.draft_token_ids]
+        return known / known.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(known.dtype).tiny)
+
     def check_fits(self, backbone: PreTrainedModel) -> None:
         super().check_fits(backbone)
         layers = backbone.config.get_text_config().num_hidden_layers
@@ -169,3 +273,8 @@ class Eagle3Heads(DraftHeads):
             raise ValueError(
                 f"these heads have a width of {width} and no embeddings of their own; use a checkpoint with embed_tokens"
             )
+
+
+def default_layers(layers: int) -> list[int]:
+    """The auxiliary layers of a backbone with so many layers, where a checkpoint does not name them."""
+    return [min(2, layers), layers // 2, max(0, layers - 3)]

@@ -125,11 +125,6 @@ def eagle3_name(first_layer: str) -> Callable[[str], str]:
     return lambda name: re.sub(r"^layer\.", first_layer, name)
 
 
-def default_layers(layers: int) -> list[int]:
-    """The auxiliary layers of a backbone with so many layers, where a checkpoint does not name them."""
-    return [2, layers // 2, layers - 3]
-
-
 def _read(
     layer: dict[str, Any], values: dict[str, Any], folder: Path, first_layer: str, levels: int
 ) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:

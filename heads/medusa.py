@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from .backbone_weights import execution_device, projection_weight
 from .config import MedusaHeadsConfig
-from .draft_heads import DraftHeads
+from .draft_heads import DraftHeads, PathRows
 
 
 class ResidualBlock(nn.Module):
@@ -140,6 +140,7 @@ class MedusaHeads(DraftHeads):
         lm_head: nn.Module,
         embeddings: nn.Module | None = None,
         path: Tensor | None = None,
+        rows: PathRows | None = None,
     ) -> Tensor:
         return torch.stack([self.head_logits(head, hidden_states, lm_head) for head in range(self.config.num_heads)])
 

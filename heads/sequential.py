@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from .backbone_weights import execution_device, projection_weight
 from .config import SequentialHeadsConfig
-from .draft_heads import DraftHeads
+from .draft_heads import DraftHeads, PathRows
 
 
 class SequentialHead(nn.Module):
@@ -127,6 +127,7 @@ class SequentialHeads(DraftHeads):
         lm_head: nn.Module,
         embeddings: nn.Module | None = None,
         path: Tensor | None = None,
+        rows: PathRows | None = None,
     ) -> Tensor:
         if embeddings is None or path is None:
             raise ValueError("sequential heads draft after known tokens; pass embeddings and path")

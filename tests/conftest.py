@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
 
 from medusa_apar import ControlTokens, MedusaHeads, SequentialHeads
-from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
 from medusa_apar.drafting import budget
+from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of each pass of the backbone."""
     counted: list[int] = []
 
-    def counting(model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
+    def counting(model: PreTrainedModel, inputs: dict[str, Any], layers: Sequence[int]) -> Tensor:
         counted.append(len(inputs["input_ids"]))
-        return head_inputs(model, inputs)
+        return head_inputs(model, inputs, layers)
 
     monkeypatch.setattr(hidden_states, "head_inputs", counting)
     return counted

@@ -83,7 +83,8 @@ def measure(
     losses = torch.zeros(*shape, len(temperatures))
     steps = torch.zeros(1 + heads.config.num_heads, dtype=torch.float64)  # by how many draft tokens are right in a row
     for batch in tqdm(batches, desc="held-out accuracy"):
-        places = Places.of_batch(head_inputs(backbone, batch), batch)
+        layers = heads.auxiliary_layers
+        places = Places.of_batch(head_inputs(backbone, batch, layers), batch, layers)
         logits = places.logits(heads, backbone).float()
         best = logits[..., : heads.draftable].argmax(dim=-1) == labels_of(heads, places)
         right = torch.tensor([*_steps(batch, best.cumprod(dim=0).sum(dim=0))], dtype=torch.long)
@@ -94,7 +95,8 @@ def measure(
             hit = head_logits[:, : heads.draftable].topk(top).indices == head_labels[:, None]
             hits[k] += hit.sum(dim=0).cumsum(dim=0).cpu()
             tokens[k] += len(head_labels)
-            losses[k] += _losses(head_logits[:CALIBRATED], head_labels[:CALIBRATED], temperatures)
+            some = head_labels[:CALIBRATED] < head_logits.shape[-1]
+            losses[k] += _losses(head_logits[:CALIBRATED][some], head_labels[:CALIBRATED][some], temperatures)
     hits, tokens, losses, steps = map(total, (hits, tokens, losses, steps))
     best_temperatures = temperatures[losses.argmin(dim=1)].where(tokens > 0, 1.0)  # 1 where nothing was there to fit it
     return HeldOut(

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from medusa_apar.heads import DraftHeads
+from medusa_apar.heads.draft_heads import PathRows
 
 from ..rows.tree_data import IGNORE_INDEX
 
 
-def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Hidden states `[batch, length, hidden_size]` that enter the backbone's `lm_head`.
+def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any], layers: Sequence[int] = ()) -> Tensor:
+    """Hidden states `[batch, length, size]` of a backbone that attends along paths (`attend_along_paths`).
 
-    The backbone attends along paths (`attend_along_paths`).
+    Args:
+        backbone: the model.
+        batch: of `TreeCollator`.
+        layers: auxiliary layers of heads, by their numbers; the number of layers stands for the norm after them.
+
+    Returns:
+        What enters each of these layers, and after that what enters `lm_head`.
     """
-    body = backbone.base_model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-    )
-    hidden: Tensor = body.last_hidden_state
-    return hidden
+    decoder: Any = backbone.get_decoder()
+    every = [*decoder.layers, decoder.norm]
+    kept: list[Tensor] = []
+    handles = [every[layer].register_forward_pre_hook(lambda _, given: kept.append(given[0])) for layer in layers]
+    try:
+        body = backbone.base_model(
+            input_ids=batch["input_ids"],
+            position_ids=batch["position_ids"],
+            attention_mask=batch["attention_mask"],
+            use_cache=False,
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not layers:
+        return cast(Tensor, body.last_hidden_state)
+    # Hooks of one layer run in the order of `layers`, but layers run in their own.
+    order = sorted(range(len(layers)), key=lambda at: (layers[at], at))
+    return torch.cat([*(kept[order.index(at)] for at in range(len(layers))), body.last_hidden_state], dim=-1)
 
 
 def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:
@@ -51,32 +70,42 @@ class Places:
     """Where a batch teaches heads to draft.
 
     Attributes:
-        hidden: `[places, hidden_size]` what enters the backbone's `lm_head`.
+        hidden: what the heads see: `[places, hidden_size]`, or for heads that attend `[batch, length, size]`.
         path: `[places, heads]` the tokens after each place.
         labels: `[heads, places]` what each head is to draft, or `IGNORE_INDEX`.
+        rows: that the places lie in, for heads that attend; else None.
     """
 
     hidden: Tensor
     path: Tensor
     labels: Tensor
+    rows: PathRows | None = None
 
     @staticmethod
-    def of_batch(hidden: Tensor, batch: dict[str, Any]) -> Places:
+    def of_batch(hidden: Tensor, batch: dict[str, Any], layers: Sequence[int] = ()) -> Places:
         """All places of a batch from which something is to be drafted.
 
         Args:
-            hidden: `[batch, length, hidden_size]`, the `head_inputs`.
+            hidden: `[batch, length, size]`, the `head_inputs`.
             batch: of `TreeCollator`.
+            layers: auxiliary layers of the heads.
         """
         wanted = draft_places(batch)
         labels = torch.cat([batch["labels"][:, None], batch["head_labels"]], dim=1).transpose(0, 1)  # [1 + heads, ...]
         labels = labels[:, wanted]
-        return Places(hidden[wanted], labels[:-1].clamp(min=0).T, labels[1:])
+        path = labels[:-1].clamp(min=0).T
+        if not layers:
+            return Places(hidden[wanted], path, labels[1:])
+        rows = PathRows(
+            batch["input_ids"], batch["position_ids"], batch["head_places"][:, 0], batch["attention_mask"], wanted
+        )
+        size = hidden.shape[-1] // (len(layers) + 1)
+        return Places(hidden[..., :-size], path, labels[1:], rows)
 
     def logits(self, heads: nn.Module, backbone: PreTrainedModel) -> Tensor:
         """Of all heads, `[heads, places, logits]`."""
         lm_head, embeddings = backbone.get_output_embeddings(), backbone.get_input_embeddings()
-        logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path)
+        logits: Tensor = heads(self.hidden, lm_head, embeddings, self.path, self.rows)
         return logits
 
 
@@ -97,6 +126,9 @@ def label_sources(batch: dict[str, Any]) -> Tensor:
 
 
 def labels_of(heads: DraftHeads, places: Places) -> Tensor:
-    """Labels of all heads as places among their logits, `[heads, places]`, or `IGNORE_INDEX`."""
+    """Labels of all heads as places among their logits, `[heads, places]`, or `IGNORE_INDEX`.
+
+    A token that no logit stands for has the place after the last.
+    """
     known = places.labels != IGNORE_INDEX
     return heads.places_of(places.labels.clamp(min=0)).where(known, IGNORE_INDEX)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +31,27 @@ class HiddenStates:
         backbone: is not trained, and attends along paths (`attend_along_paths`).
         folder: keeps the hidden states of each row as safetensors; None keeps nothing. Where it cannot be written, it
             is removed, a warning says so, and every epoch computes them.
+        layers: auxiliary layers, whose inputs are wanted, too.
     """
 
-    def __init__(self, backbone: PreTrainedModel, folder: Path | None) -> None:
+    def __init__(self, backbone: PreTrainedModel, folder: Path | None, layers: Sequence[int] = ()) -> None:
         self.backbone = backbone
         self.folder = folder
+        self.layers = layers
 
     @torch.no_grad()
     def of_batch(self, batch: dict[str, Any]) -> Tensor:
-        """Hidden states `[batch, length, hidden_size]` of a batch of `TreeCollator`, in the backbone's dtype.
+        """Hidden states `[batch, length, size]` of a batch of `TreeCollator`, in the backbone's dtype.
 
         Where rows are padded they are anything.
         """
         if self.folder is None:
-            return head_inputs(self.backbone, batch)
+            return head_inputs(self.backbone, batch, self.layers)
         lengths: list[int] = batch["lengths"].tolist()
         paths = [self.folder / f"{_digest(batch, row, length)}.safetensors" for row, length in enumerate(lengths)]
         kept = [_read(path) for path in paths]
         if any(row is None for row in kept):
-            hidden = head_inputs(self.backbone, batch)
+            hidden = head_inputs(self.backbone, batch, self.layers)
             try:
                 for path, row, length in zip(paths, hidden, lengths, strict=True):
                     _write(path, row[:length])

@@ -1,4 +1,4 @@
-"""`medusa-apar train heads`: Medusa heads, or sequential ones, on a frozen, APAR-tuned backbone.
+"""`medusa-apar train heads`: heads of any kind on a frozen, APAR-tuned backbone.
 
 Source: Medusa-1 (Cai et al. 2024, arXiv 2401.10774), section 2.2.1: cross-entropy of head k weighted
 0.8^k, learning rate 1e-3, cosine with warm-up. The labels follow the paragraph tree: head k's label is
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
+from medusa_apar.heads import DraftHeads, Eagle3Heads, MedusaHeads, SequentialHeads
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from ..backbone.training import DataArguments, load_backbone
@@ -125,8 +125,9 @@ class HeadsArguments:
     kind: str = field(
         default="medusa",
         metadata={
-            "choices": ["medusa", "sequential"],
-            "help": "medusa: each head sees the hidden state alone; sequential: also the draft tokens before its own",
+            "choices": ["medusa", "sequential", "eagle3"],
+            "help": "medusa: each head sees the hidden state alone; sequential: also the draft tokens before its own; "
+            "eagle3: one decoder layer over three of the backbone's hidden states, which attends to the whole path",
         },
     )
     num_heads: int = field(default=5, metadata={"help": "tokens that are drafted ahead"})
@@ -139,13 +140,17 @@ class HeadsArguments:
         default=None, metadata={"help": "rank of the Medusa heads' own projections, for small files (default: whole)"}
     )
     intermediate_size: int | None = field(
-        default=None, metadata={"help": "inner width of sequential heads (default: four times the hidden size)"}
+        default=None,
+        metadata={
+            "help": "inner width of sequential heads (default: four times the hidden size), or of the decoder layer of "
+            "eagle3 (default: the backbone's)"
+        },
     )
     draft_vocab_size: int | None = field(
         default=None,
         metadata={
-            "help": "sequential heads draft among the commonest tokens, so many less one, which stands for all others "
-            "(default: among all)"
+            "help": "sequential heads and eagle3 draft among the commonest tokens, so many; the last of those of "
+            "sequential heads stands for all others (default: among all)"
         },
     )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
@@ -158,13 +163,13 @@ class HeadsArguments:
             if not 0 <= (count := getattr(self, name)) <= MOST:
                 raise InputError(f"--{name} {count} is not between 0 and {MOST}; give a number of that range")
         for name, least, kind in (
-            ("intermediate_size", 1, "sequential"),
-            ("draft_vocab_size", 2, "sequential"),
-            ("projection_rank", 1, "medusa"),
+            ("intermediate_size", 1, ("sequential", "eagle3")),
+            ("draft_vocab_size", 2, ("sequential", "eagle3")),
+            ("projection_rank", 1, ("medusa",)),
         ):
             given = getattr(self, name)
-            if given is not None and self.kind != kind:
-                raise InputError(f"--{name} {given} is for --kind {kind}; leave it out")
+            if given is not None and self.kind not in kind:
+                raise InputError(f"--{name} {given} is for --kind {' or '.join(kind)}; leave it out")
             if given is not None and given < least:
                 raise InputError(f"--{name} {given} is too small; give a whole number from {least}")
         if self.kind == "sequential":
@@ -174,6 +179,14 @@ class HeadsArguments:
                 num_heads=self.num_heads,
                 intermediate_size=self.intermediate_size,
                 draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
+            )
+        if self.kind == "eagle3":
+            size = self.draft_vocab_size
+            return Eagle3Heads.for_backbone(
+                backbone,
+                num_heads=self.num_heads,
+                intermediate_size=self.intermediate_size,
+                draft_token_ids=None if size is None else commonest_tokens(rows, size),
             )
         hidden_size = backbone.config.get_text_config().hidden_size
         if self.projection_rank is not None and self.projection_rank >= hidden_size:
@@ -228,7 +241,11 @@ def commonest_tokens(rows: Iterable[TreeRow], count: int) -> Tensor:
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy per label; 0 where there is none, as for a far head on short answers."""
+    """Cross-entropy per label; 0 where there is none, as for a far head on short answers.
+
+    Labels that no logit stands for count as none.
+    """
+    labels = labels.where(labels < logits.shape[-1], IGNORE_INDEX)
     total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="sum")
     return total / (labels != IGNORE_INDEX).sum().clamp(min=1)
 
@@ -282,11 +299,12 @@ class HeadsTrainer(HeadsEvaluation):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         hidden = self.hidden_states.of_batch(inputs)
-        places = Places.of_batch(hidden, inputs)
+        places = Places.of_batch(hidden, inputs, self.heads.auxiliary_layers)
         logits = places.logits(model, self.backbone)
         if self.distil:
             with torch.no_grad():
-                chosen = backbone_logits(self.backbone, hidden.flatten(0, 1)).float().softmax(dim=-1)
+                last = hidden[..., -self.heads.config.hidden_size :].flatten(0, 1)
+                chosen = backbone_logits(self.backbone, last).float().softmax(dim=-1)
                 teacher = self.heads.as_drafted(chosen)
             losses = [
                 distilled_loss(head_logits, labels, teacher, sources)
@@ -313,7 +331,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         backbone,
         heads.float(),  # type: ignore[no-untyped-call]
         args,
-        hidden_states=HiddenStates(backbone, kept if args.keep_hidden_states else None),
+        hidden_states=HiddenStates(backbone, kept if args.keep_hidden_states else None, heads.auxiliary_layers),
         decay=shape.decay,
         distil=data.labels != "data",
         data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
