@@ -271,7 +271,7 @@ class Eagle3Heads(DraftHeads):
         width = self.config.layer_config.hidden_size
         if self.embed_tokens is None and width != backbone.config.get_text_config().hidden_size:
             raise ValueError(
-                f"these heads have a width of {width} and no embeddings of their own; use a checkpoint with embed_tokens"
+                f"these heads of a width of {width} have no embeddings of their own; use a checkpoint with embed_tokens"
             )
 
 

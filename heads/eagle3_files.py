@@ -157,8 +157,8 @@ def _read(
     auxiliary = values.get("eagle_aux_hidden_state_layer_ids")
     if fusion.shape[1] % hidden_size or (auxiliary is not None and len(auxiliary) * hidden_size != fusion.shape[1]):
         raise ValueError(
-            f"{path} fuses {fusion.shape[1]} entries, but {config_path} has eagle_aux_hidden_state_layer_ids={auxiliary} "
-            f"of {hidden_size} entries each; make them agree, or {RETRIEVE}"
+            f"{path} fuses {fusion.shape[1]} entries, but {config_path} has "
+            f"eagle_aux_hidden_state_layer_ids={auxiliary} of {hidden_size} each; make them agree, or {RETRIEVE}"
         )
     try:
         config = Eagle3HeadsConfig(

@@ -39,7 +39,7 @@ State = Tensor | tuple[Tensor, ...]
 Trees = tuple[Tensor, Tensor, Tensor]
 """What `Drafter.propose` returns."""
 Search = Callable[[State, Tensor, DraftShape], Trees]
-"""Finds the likeliest paths after pending tokens `[rows]`, given what is known `[rows, 1, ...]` of the tokens before."""
+"""Finds the likeliest paths after tokens `[rows]`, given what is known `[rows, 1, ...]` of the tokens before them."""
 
 
 class Drafter(ABC):

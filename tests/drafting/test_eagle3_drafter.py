@@ -31,7 +31,7 @@ class SlowHeads:
         heads.layer.self_attn.config._attn_implementation = "eager"
 
     def log_probs(self, path: Sequence[int], drafted: Sequence[int]) -> Tensor:
-        """Log-probabilities `[logits]` of the token after a path that the backbone has written and some draft tokens."""
+        """Log-probabilities `[logits]` of the token after a path of the backbone's and some draft tokens."""
         tokens = torch.tensor([*path, *drafted])
         hidden = self.backbone(tokens[None, : len(path)], output_hidden_states=True).hidden_states
         states = self.heads.fused(torch.cat([hidden[layer][0] for layer in self.heads.auxiliary_layers], dim=-1))
@@ -67,13 +67,15 @@ def paths_of(tree: DraftTree) -> list[tuple[list[int], float]]:
     return paths
 
 
-@pytest.mark.parametrize("family", sorted(FORKING_SEEDS))
-def test_every_draft_is_what_the_heads_say_after_the_threads_own_path(family: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "max_slots"), [*((family, 4096) for family in sorted(FORKING_SEEDS)), ("qwen2", 80)]
+)
+def test_every_draft_is_what_the_heads_say_after_the_threads_own_path(family: str, max_slots: int) -> None:
     backbone = forking_backbone(family, FORKING_SEEDS[family])
     heads = random_eagle3_heads(backbone)
     slow = SlowHeads(random_eagle3_heads(backbone), backbone)
     compared, threads = 0, set()
-    with engine_of(MedusaAparModel(backbone, heads), requests=3) as engine:
+    with engine_of(MedusaAparModel(backbone, heads), max_slots, requests=3) as engine:
         for number in range(3):
             engine.add(request(number, limit=24))
         while engine.busy:
@@ -87,6 +89,7 @@ def test_every_draft_is_what_the_heads_say_after_the_threads_own_path(family: st
                         assert log_prob == pytest.approx(wanted, abs=1e-5)
                         compared += 1
                     threads.add((asked.key, live.index))
+        assert (engine.metrics.stats.preemptions > 0) == (max_slots < 4096)
     assert compared > 50
     assert len(threads) > 3
 

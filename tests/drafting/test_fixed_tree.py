@@ -14,10 +14,10 @@ from medusa_apar.eval.decoding.decode import Limits, decode
 from medusa_apar.heads import DraftHeads
 from medusa_apar.modes import Mode
 
-from ..conftest import forking_backbone, random_heads, random_sequential_heads
+from ..conftest import forking_backbone, random_eagle3_heads, random_heads, random_sequential_heads
 
 
-@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads])
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_eagle3_heads])
 def test_the_fixed_tree_gives_the_same_answer_as_the_shared_budget(make_heads: Callable[..., DraftHeads]) -> None:
     backbone = forking_backbone(seed=0)
     forking = MedusaAparModel(backbone, make_heads(backbone))

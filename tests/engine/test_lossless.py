@@ -26,6 +26,7 @@ from ..conftest import (
     VOCABULARY,
     forking_backbone,
     random_draft_vocabulary_heads,
+    random_eagle3_heads,
     random_heads,
     random_sequential_heads,
 )
@@ -33,6 +34,7 @@ from ..oracle import Oracle
 
 MAX_DEPTH = 3
 LIMIT = 48
+HEADS = (random_heads, random_sequential_heads, random_draft_vocabulary_heads, random_eagle3_heads)
 SCHEDULES: dict[str, dict[str, Any]] = {
     "eight threads": {"max_threads": 8, "nodes_per_step": 24},
     "two threads": {"max_threads": 2, "nodes_per_step": 9},
@@ -59,7 +61,9 @@ def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **op
     return output
 
 
-@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads])
+@pytest.mark.parametrize(
+    "make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads, random_eagle3_heads]
+)
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
 def test_every_thread_is_the_backbones_own_continuation(
     backbone: PreTrainedModel, schedule: dict[str, Any], make_heads: Callable[..., DraftHeads]
@@ -217,7 +221,9 @@ class Whimsical(FixedBudget):
         return shape
 
 
-@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads])
+@pytest.mark.parametrize(
+    "make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads, random_eagle3_heads]
+)
 def test_draft_trees_of_any_depth_and_width_give_the_same_answer(make_heads: Callable[..., DraftHeads]) -> None:
     backbone = forking_backbone(seed=0)
     model = MedusaAparModel(backbone, make_heads(backbone))

@@ -193,7 +193,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: edit_weights(folder, d2t=torch.tensor([1, 1, 1, 2, 4, 8, 15, 99])), "lie outside a vocabulary",
     ),
     "a table of another length": (lambda folder: edit_weights(folder, d2t=torch.arange(3)), r"`d2t` is \[3\]"),
-    "no projection": (lambda folder: edit_weights(folder, **{"lm_head.weight": None}), "has no matrix `lm_head.weight`"),
+    "no projection": (lambda folder: edit_weights(folder, **{"lm_head.weight": None}), "no matrix `lm_head.weight`"),
     "a tensor too few": (lambda folder: edit_weights(folder, **{"norm.weight": None}), "`norm.weight` is missing"),
     "a tensor too many": (lambda folder: edit_weights(folder, extra=torch.ones(1)), "`extra` is unknown"),
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 from typing import Any
@@ -17,8 +18,9 @@ from transformers.generation.streamers import BaseStreamer
 from medusa_apar import MedusaAparModel, MedusaAparOutput
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.state import Request
+from medusa_apar.heads import DraftHeads
 
-from ..conftest import forking_backbone, random_heads
+from ..conftest import forking_backbone, random_eagle3_heads, random_heads, random_sequential_heads
 from ..engine.test_lossless import LIMIT, MAX_DEPTH, batch, decode
 
 
@@ -68,10 +70,13 @@ def test_a_pool_that_is_only_just_large_enough_changes_nothing(
     assert not any(pool.held for pool in checked[-1].pools)
 
 
-def test_threads_are_preempted_when_the_first_one_has_no_room(checked: list[Engine]) -> None:
+@pytest.mark.parametrize("make_heads", [random_heads, random_eagle3_heads])
+def test_threads_are_preempted_when_the_first_one_has_no_room(
+    checked: list[Engine], make_heads: Callable[..., DraftHeads]
+) -> None:
     """Three rows that fork and a pool for hardly more than one of them."""
     backbone = forking_backbone(seed=3)
-    model = MedusaAparModel(backbone, random_heads(backbone))
+    model = MedusaAparModel(backbone, make_heads(backbone))
     _, ids, mask = batch(3, lengths=(40, 40, 40))
     options: dict[str, Any] = {"max_new_tokens": 20, "nodes_per_step": 16}
     tight = decode(model, ids, mask, max_slots=longest_path(40, 20), **options)
@@ -159,7 +164,8 @@ def test_ten_thousand_random_runs_break_no_invariant(checked: list[Engine]) -> N
     models = []
     for seed in range(6):
         backbone = forking_backbone(("llama", "qwen2", "qwen3")[seed % 3], seed=seed)
-        models.append(MedusaAparModel(backbone, random_heads(backbone, seed, num_heads=2 + seed % 3)))
+        make_heads = (random_heads, random_sequential_heads, random_eagle3_heads)[seed // 2]
+        models.append(MedusaAparModel(backbone, make_heads(backbone, seed, num_heads=2 + seed % 3)))
     for run in range(ENGINE_RUNS // 2):
         model = random.choice(models)
         lengths = tuple(random.randint(1, 12) for _ in range(random.randint(1, 4)))
