@@ -68,7 +68,7 @@ def paths_of(tree: DraftTree) -> list[tuple[list[int], float]]:
 
 
 @pytest.mark.parametrize(
-    ("family", "max_slots"), [*((family, 4096) for family in sorted(FORKING_SEEDS)), ("qwen2", 80)]
+    ("family", "max_slots"), [*((family, 4096) for family in sorted(FORKING_SEEDS)), ("qwen2", 44)]
 )
 def test_every_draft_is_what_the_heads_say_after_the_threads_own_path(family: str, max_slots: int) -> None:
     backbone = forking_backbone(family, FORKING_SEEDS[family])
@@ -90,7 +90,7 @@ def test_every_draft_is_what_the_heads_say_after_the_threads_own_path(family: st
                         compared += 1
                     threads.add((asked.key, live.index))
         assert (engine.metrics.stats.preemptions > 0) == (max_slots < 4096)
-    assert compared > 50
+    assert compared > 20
     assert len(threads) > 3
 
 
