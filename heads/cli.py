@@ -13,15 +13,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from medusa_apar.argument_types import ArgumentParser
 
-from .checkpoints import load_heads
+from .checkpoints.eagle3_files import FIRST_LAYER, save_eagle3
+from .checkpoints.formats import CheckpointFormat, detect_format, holds_heads_alone
+from .checkpoints.loading import load_heads
+from .checkpoints.medusa_llm import save_medusa_llm
+from .checkpoints.vllm import save_vllm
 from .draft_heads import DraftHeads
 from .eagle3 import Eagle3Heads
-from .eagle3_files import FIRST_LAYER, save_eagle3
-from .formats import CheckpointFormat, detect_format, holds_heads_alone
 from .medusa import MedusaHeads
-from .medusa_llm import save_medusa_llm
 from .sequential import SequentialHeads
-from .vllm import save_vllm
 
 NAMES = {MedusaHeads: "Medusa", SequentialHeads: "sequential", Eagle3Heads: "EAGLE-3"}
 

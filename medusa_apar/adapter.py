@@ -13,7 +13,7 @@ from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 from transformers.utils.hub import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from .heads.checkpoint_files import read_json
+from .heads.checkpoints.checkpoint_files import read_json
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -18,8 +18,8 @@ from transformers import (
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, adapter_config, given, is_adapter, merge
-from .heads.checkpoint_files import first_line, read_json
-from .heads.formats import holds_heads_alone
+from .heads.checkpoints.checkpoint_files import first_line, read_json
+from .heads.checkpoints.formats import holds_heads_alone
 from .packaged import PACKAGES, packaged_model
 from .tree.control_tokens import ControlTokens
 

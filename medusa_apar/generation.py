@@ -20,8 +20,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
+from .drafters.drafter import Drafter
 from .drafting.budget import FixedBudget, NodeBudget
-from .drafting.drafter import Drafter
 from .drafting.fixed_tree import FixedTree
 from .drafting.ngrams import NgramDrafter
 from .drafting.step_cost import measured_budget

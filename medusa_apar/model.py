@@ -29,12 +29,12 @@ from transformers.utils.hub import PushToHubMixin
 
 from .adapter import HUB_ARGUMENTS, PLACE_ARGUMENTS, AdapterFiles, given, is_adapter
 from .checkpoint import find_control_tokens, load_backbone, local_source
-from .drafting.drafter import Drafter
-from .drafting.kinds import new_drafter
+from .drafters.drafter import Drafter
+from .drafters.new_drafter import new_drafter
 from .generation import DecodingOptions, Generation
 from .heads import DraftHeads
-from .heads.checkpoints import load_heads
-from .heads.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
+from .heads.checkpoints.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_heads
+from .heads.checkpoints.loading import load_heads
 from .linears.dtype import Weights
 from .linears.prepare import quantize_as_loaded, usable_weights
 from .output import MedusaAparOutput

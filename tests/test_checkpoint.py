@@ -24,8 +24,8 @@ from transformers import (
 
 from medusa_apar import ControlTokens, MedusaAparModel
 from medusa_apar.adapter import save_adapted_config
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 
 from .conftest import CHILD, EOS, FORK, SHAPE, VOCABULARY, forking_backbone, random_heads
 from .engine.test_lossless import batch

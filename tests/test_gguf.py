@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar import ControlTokens, MedusaAparModel
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 from medusa_apar.tree.control_tokens import CHILD, FORK
 
 from .conftest import SHAPE, random_heads

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CompileConfig, GPT2Config, PreTrainedModel, PreTrainedTokenizerFast
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput, MedusaHeads
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.tree.control_tokens import ControlTokens
@@ -390,8 +390,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, folder: Path, error: Exception | None =
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
     monkeypatch.setattr("medusa_apar.adapter.find_adapter_config_file", lambda *_, **__: None)
-    monkeypatch.setattr("medusa_apar.heads.formats.hf_hub_download", download)
-    monkeypatch.setattr("medusa_apar.heads.formats.snapshot_download", snapshot)
+    monkeypatch.setattr("medusa_apar.heads.checkpoints.formats.hf_hub_download", download)
+    monkeypatch.setattr("medusa_apar.heads.checkpoints.formats.snapshot_download", snapshot)
     return asked
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, TrainingArguments
 
 from medusa_apar.fingerprint import of_files, of_weights
-from medusa_apar.heads.checkpoint_files import read_json
+from medusa_apar.heads.checkpoints.checkpoint_files import read_json
 
 from .command_line import InputError
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from medusa_apar.heads.medusa_llm import write_medusa_llm
+from medusa_apar.heads.checkpoints.medusa_llm import write_medusa_llm
 from medusa_apar.model import MedusaAparModel
 
 BACKBONE_FOLDER = "backbone"

@@ -15,7 +15,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from medusa_apar.argument_types import ArgumentParser, finite, positive
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.output import MedusaAparOutput
 

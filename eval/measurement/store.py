@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from tqdm.auto import tqdm
 
-from medusa_apar.heads.checkpoint_files import read_json
+from medusa_apar.heads.checkpoints.checkpoint_files import read_json
 
 from .provenance import write_provenance
 

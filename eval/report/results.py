@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from medusa_apar.heads.checkpoint_files import first_line, read_json
+from medusa_apar.heads.checkpoints.checkpoint_files import first_line, read_json
 from medusa_apar.modes import Mode
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW
 

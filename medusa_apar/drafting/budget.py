@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from .drafter import Beam, DraftShape
+from medusa_apar.drafters.drafter import Beam, DraftShape
 
 MEASURED_NODES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)
 ENOUGH_SECONDS = 6.0

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from medusa_apar.cache import cache_folder
+from medusa_apar.drafters.drafter import Beam
 
 from .budget import CostCurve, StepCost
-from .drafter import Beam
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from medusa_apar.drafters.drafter import Beam, Drafter
+from medusa_apar.drafters.pending_tokens import ComputedNodes, PendingTokens
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.model_runner import ModelRunner
 
 from .budget import CostCurve, MeasuredBudget, NodeBudget, StepCost
 from .cost_cache import cached_cost
-from .drafter import Beam, Drafter
-from .pending_tokens import ComputedNodes, PendingTokens
 
 CONTEXT = 256
 """Slots that are held when a step is timed."""

@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 
+from medusa_apar.drafters.drafter import Drafter
+from medusa_apar.drafters.pending_tokens import ComputedNodes
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import choose_nodes
-from medusa_apar.drafting.drafter import Drafter
-from medusa_apar.drafting.pending_tokens import ComputedNodes
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.runner.model_runner import ModelRunner

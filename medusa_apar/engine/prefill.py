@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from torch import Tensor
 
-from medusa_apar.drafting.pending_tokens import ComputedNodes
+from medusa_apar.drafters.pending_tokens import ComputedNodes
 from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 

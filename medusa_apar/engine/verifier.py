@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medusa_apar.drafters.drafter import DraftShape, Trees
+from medusa_apar.drafters.pending_tokens import ComputedNodes, PendingTokens
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import DraftTree, Flags, StepNodes
-from medusa_apar.drafting.drafter import DraftShape, Trees
-from medusa_apar.drafting.pending_tokens import ComputedNodes, PendingTokens
 from medusa_apar.runner.transfer import to_device, to_host
 from medusa_apar.sampling.sampler import sample
 from medusa_apar.sampling.verification import NodeTensors, verify

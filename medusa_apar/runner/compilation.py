@@ -21,7 +21,7 @@ from .cuda_graphs import GraphedPass
 from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
 
 _ROOMS = Path(__file__).parents[1]
-TRACED = (*(_ROOMS / room for room in ("drafting", "kv_cache", "linears", "runner")), Path(heads.__file__).parent)
+TRACED = (*(_ROOMS / room for room in ("drafters", "kv_cache", "linears", "runner")), Path(heads.__file__).parent)
 """Folders of the code that is compiled."""
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medusa_apar.drafters.drafter import Beam
 from medusa_apar.drafting import budget as budget_module
 from medusa_apar.drafting.budget import MEASURED_NODES, CostCurve, FixedBudget, MeasuredBudget, StepCost
 from medusa_apar.drafting.cost_cache import cached_cost
-from medusa_apar.drafting.drafter import Beam
 
 
 def test_the_curve_never_falls_and_joins_its_points_by_lines() -> None:

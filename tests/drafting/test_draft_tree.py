@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medusa_apar.drafters.drafter import Beam
 from medusa_apar.drafting.budget import CostCurve, FixedBudget, MeasuredBudget, StepCost
 from medusa_apar.drafting.draft_tree import ROOT, DraftTree, StepNodes, ThreadDraft, ancestors, choose_nodes
-from medusa_apar.drafting.drafter import Beam
 
 from ..conftest import CHILD, CONTROL, FORK
 

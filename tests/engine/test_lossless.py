@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel, MedusaAparOutput
+from medusa_apar.drafters.drafter import Beam
 from medusa_apar.drafting.budget import CostCurve, FixedBudget, StepCost
-from medusa_apar.drafting.drafter import Beam
 from medusa_apar.heads import DraftHeads
 
 from ..conftest import (

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from medusa_apar.heads import MedusaHeads, formats
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.formats import CheckpointFormat, detect_format
-from medusa_apar.heads.medusa_llm import save_medusa_llm
+from medusa_apar.heads import MedusaHeads
+from medusa_apar.heads.checkpoints import formats
+from medusa_apar.heads.checkpoints.formats import CheckpointFormat, detect_format
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 from medusa_apar.heads.cli import main
-from medusa_apar.heads.medusa_llm import save_medusa_llm
 
 
 def rows(printed: str) -> dict[str, str]:

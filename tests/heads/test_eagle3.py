@@ -16,11 +16,11 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Confi
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig, MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.eagle3_files import save_eagle3
+from medusa_apar.heads.checkpoints.formats import CheckpointFormat, detect_format
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.heads.cli import inspect
 from medusa_apar.heads.cli import main as heads_main
-from medusa_apar.heads.eagle3_files import save_eagle3
-from medusa_apar.heads.formats import CheckpointFormat, detect_format
 
 from .conftest import HIDDEN, VOCAB
 from .eagle3_checkpoints import write_safeai, write_speculators

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from medusa_apar.heads import MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.medusa_llm import save_medusa_llm
-from medusa_apar.heads.vllm import save_vllm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
+from medusa_apar.heads.checkpoints.vllm import save_vllm
 
 RANK = 4
 

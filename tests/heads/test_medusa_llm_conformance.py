@@ -14,8 +14,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.drafting.draft_tree import ancestors
 from medusa_apar.heads import MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.medusa_llm import save_medusa_llm, write_medusa_llm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm, write_medusa_llm
 from medusa_apar.sampling.verification import typical_threshold
 
 pytest.importorskip("medusa", reason="needs `pip install medusa-llm==0.1`, the extra `medusa-llm`")

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from medusa_apar.heads import SequentialHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import save_medusa_llm
 from medusa_apar.heads.cli import main
-from medusa_apar.heads.medusa_llm import save_medusa_llm
 
 VOCABULARY = 31
 

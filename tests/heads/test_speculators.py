@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from medusa_apar.heads import Eagle3Heads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 
 from .conftest import HIDDEN, VOCAB
 from .eagle3_checkpoints import write_speculators

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from medusa_apar.heads import MedusaHeads, SequentialHeads
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.vllm import save_vllm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.vllm import save_vllm
 
 
 def trained(backbone: LlamaForCausalLM, *, shared: bool, layers: int = 2) -> MedusaHeads:

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from medusa_apar.cli import main
 from medusa_apar.heads import MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.vllm import save_vllm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.vllm import save_vllm
 from medusa_apar.model import MedusaAparModel
 
 from ..fixtures import TINY

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from medusa_apar.heads import MedusaHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.train.command_line import InputError, run
 from medusa_apar.train.evaluation.held_out import measure
 from medusa_apar.train.rows.tree_data import TreeCollator, TreeRow, pack

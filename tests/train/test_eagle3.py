@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.heads import Eagle3Heads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.train.evaluation.places import Places, draft_places, head_inputs
 from medusa_apar.train.heads import training
 from medusa_apar.train.rows.tree_data import IGNORE_INDEX, TreeCollator, decoded_row
 from medusa_apar.train.tree_attention import attend_along_paths
 
 from ..conftest import FORKING_SEEDS, forking_backbone, random_eagle3_heads
-from ..drafting.test_eagle3_drafter import SlowHeads
+from ..drafters.test_eagle3_drafter import SlowHeads
 from ..engine.test_lossless import batch, decode
 from .test_training import arguments, losses, rows_file  # noqa: F401
 

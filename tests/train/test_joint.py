@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.heads import DraftHeads, MedusaHeads, SequentialHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.train.heads import joint
 from medusa_apar.train.rows.tree_data import TreeCollator, TreeRow
 from medusa_apar.train.tree_attention import attend_along_paths

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from benchmarks import tree_cost
 from medusa_apar.heads import MedusaHeads, SequentialHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import trainer
 from medusa_apar.train import training_record as provenance

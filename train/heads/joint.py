@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from medusa_apar.heads import DraftHeads
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 
 from ..claims import claim
 from ..command_line import InputError, run

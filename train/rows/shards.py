@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.heads.checkpoint_files import read_json
+from medusa_apar.heads.checkpoints.checkpoint_files import read_json
 
 from ..claims import settle
 from ..command_line import InputError

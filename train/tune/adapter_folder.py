@@ -10,7 +10,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from medusa_apar.heads.checkpoints import load_heads
+from medusa_apar.heads.checkpoints.loading import load_heads
 
 from ..backbone.training import ADAPTER
 from ..training_record import FILE_NAME as TRAINING_RECORD

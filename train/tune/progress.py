@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medusa_apar.heads.checkpoint_files import read_json
+from medusa_apar.heads.checkpoints.checkpoint_files import read_json
 
 _POLL = 1.0
 """Seconds between looks at what process 0 has done."""

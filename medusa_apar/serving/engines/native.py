@@ -21,7 +21,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from medusa_apar.drafting.drafter import Drafter
+from medusa_apar.drafters.drafter import Drafter
 from medusa_apar.drafting.ngrams import NgramDrafter
 from medusa_apar.drafting.step_cost import measured_budget
 from medusa_apar.engine.engine import Engine

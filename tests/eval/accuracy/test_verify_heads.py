@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medusa_apar.cli import main
-from medusa_apar.heads.checkpoints import load_heads
-from medusa_apar.heads.medusa_llm import write_medusa_llm
+from medusa_apar.heads.checkpoints.loading import load_heads
+from medusa_apar.heads.checkpoints.medusa_llm import write_medusa_llm
 
 from ...fixtures import TINY
 

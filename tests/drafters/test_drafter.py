@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from medusa_apar.drafting.drafter import Beam, Drafter
+from medusa_apar.drafters.drafter import Beam, Drafter
+from medusa_apar.drafters.new_drafter import new_drafter
+from medusa_apar.drafters.pending_tokens import PendingTokens
 from medusa_apar.drafting.fixed_tree import FixedTree
-from medusa_apar.drafting.kinds import new_drafter
-from medusa_apar.drafting.pending_tokens import PendingTokens
 from medusa_apar.heads import DraftHeads, SequentialHeads
 from medusa_apar.runner.model_runner import ModelRunner
 

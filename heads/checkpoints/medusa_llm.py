@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..config import MedusaHeadsConfig
+from ..draft_heads import DraftHeads
+from ..medusa import MedusaHead, MedusaHeads
 from .checkpoint_files import RETRIEVE, natural, read_pt, read_safetensors
-from .config import MedusaHeadsConfig
-from .draft_heads import DraftHeads
 from .formats import CONFIG, MEDUSA_LLM_PT, MEDUSA_LLM_SAFETENSORS, CheckpointFormat, writing
-from .medusa import MedusaHead, MedusaHeads
 
 
 def save_medusa_llm(

@@ -14,8 +14,8 @@ from huggingface_hub import hf_hub_download, is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
+from ..kinds import KINDS
 from .checkpoint_files import SAFETENSORS, SAFETENSORS_INDEX, first_line, read_json
-from .kinds import KINDS
 
 HEADS_SUBFOLDERS = ("heads", "medusa")
 """Where a model's folder keeps its heads: ours, and that of THUDM's published APAR checkpoints."""

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..config import Eagle3HeadsConfig
+from ..draft_heads import DraftHeads
+from ..eagle3 import Eagle3Heads
 from .checkpoint_files import RETRIEVE, SAFETENSORS, SAFETENSORS_INDEX, first_line, natural, read_pt, read_weights
-from .config import Eagle3HeadsConfig
-from .draft_heads import DraftHeads
-from .eagle3 import Eagle3Heads
 from .formats import CONFIG, EAGLE3_BIN, CheckpointFormat, writing
 
 FIRST_LAYER = {CheckpointFormat.EAGLE3: "midlayer.", CheckpointFormat.SPECULATORS: "layers.0."}

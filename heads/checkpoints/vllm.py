@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..config import MedusaHeadsConfig
+from ..draft_heads import DraftHeads
+from ..medusa import MedusaHeads
 from .checkpoint_files import natural, read_safetensors
-from .config import MedusaHeadsConfig
-from .draft_heads import DraftHeads
 from .formats import CONFIG, SAFETENSORS, VLLM_MODEL_TYPE, CheckpointFormat, writing
-from .medusa import MedusaHeads
 
 _SHARED = "original_lm_head"
 _BIAS = "medusa_fc_bias"

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .backbone_weights import execution_device
+from ..backbone_weights import execution_device
+from ..config import Eagle3HeadsConfig, HeadsConfig
+from ..draft_heads import DraftHeads
+from ..eagle3 import default_layers
+from ..kinds import KINDS
+from ..medusa import MedusaHeads
+from ..sequential import SequentialHeads
 from .checkpoint_files import RETRIEVE, first_line, natural, read_json, read_weights
-from .config import Eagle3HeadsConfig, HeadsConfig
-from .draft_heads import DraftHeads
-from .eagle3 import default_layers
 from .eagle3_files import FIRST_LAYER, eagle3_name, read_eagle3, read_speculators
 from .formats import CONFIG, WEIGHT_FILES, CheckpointFormat, detect_format, locate
-from .kinds import KINDS
-from .medusa import MedusaHeads
 from .medusa_llm import medusa_llm_config, medusa_llm_name, read_medusa_llm_weights
-from .sequential import SequentialHeads
 from .vllm import read_vllm, vllm_name
 
 

@@ -1,0 +1,1 @@
+"""Files of heads: our own, and the layouts of other projects."""

@@ -1,0 +1,1 @@
+"""Drafters: what heads of each kind propose after pending tokens."""

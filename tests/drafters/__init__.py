@@ -1,0 +1,1 @@
+"""Of `medusa_apar/drafting/`."""
