@@ -57,8 +57,6 @@ def test_the_hub_id_loads_what_the_package_holds(
     install()
     asks = "medusa_apar.heads.checkpoints.formats.hf_hub_download"
     monkeypatch.setattr(asks, lambda *_, **__: pytest.fail("asks the hub"))
-        "medusa_apar.heads.checkpoints.formats.hf_hub_download", lambda *_, **__: pytest.fail("asks the hub")
-    )
     loaded = load_backbone(HUB_ID, dtype=torch.float32)
     direct = load_backbone(str(site / "heron"), gguf_file=FILE, dtype=torch.float32)
     assert all(map(torch.equal, loaded.state_dict().values(), direct.state_dict().values()))
