@@ -16,7 +16,14 @@ from medusa_apar.runner.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_buc
 from medusa_apar.runner.forward_pass import PassInputs
 from medusa_apar.runner.model_runner import ModelRunner
 
-from ..conftest import CONFIGS, VOCABULARY, forking_backbone, random_draft_vocabulary_heads, random_heads
+from ..conftest import (
+    CONFIGS,
+    VOCABULARY,
+    forking_backbone,
+    random_draft_vocabulary_heads,
+    random_eagle3_heads,
+    random_heads,
+)
 from ..engine.test_lossless import batch, decode
 from .test_backbones import backbone as backbone_of_family
 
@@ -36,7 +43,7 @@ class CountingBackend:
         return graph.forward
 
 
-HEADS = {"medusa": random_heads, "sequential": random_draft_vocabulary_heads}
+HEADS = {"medusa": random_heads, "sequential": random_draft_vocabulary_heads, "eagle3": random_eagle3_heads}
 
 
 def model(family: str = "llama", seed: int = 3, heads: str = "medusa") -> MedusaAparModel:
@@ -49,7 +56,7 @@ def _no_graphs_of_other_tests() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("heads", list(HEADS))
+@pytest.mark.parametrize("heads", ["medusa", "sequential"])
 def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     compiled, backend = model(heads=heads), CountingBackend()
     compiled.compile(backend=backend)
@@ -63,6 +70,19 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     assert backend.graphs == 7, "two more for several pools"
     decode(compiled, ids[:2], mask[:2])
     assert backend.graphs == 7, "none for heads that draft less than they can: they were warmed up"
+
+
+def test_heads_that_attend_draft_the_same_beside_compiled_steps() -> None:
+    compiled, backend = model(heads="eagle3"), CountingBackend()
+    _, ids, mask = batch(2, lengths=(5, 9, 3))
+    plain = decode(compiled, ids, mask, nodes_per_step=12)
+    compiled.compile(backend=backend)
+    again = decode(compiled, ids, mask, nodes_per_step=12)
+    assert torch.equal(again.sequences, plain.sequences)
+    assert again.stats is not None
+    assert plain.stats is not None
+    assert again.stats.accepted_draft_tokens == plain.stats.accepted_draft_tokens > 0
+    assert backend.graphs == 2
 
 
 def test_a_full_pool_is_no_case_of_its_own() -> None:
