@@ -7,7 +7,7 @@ config.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +89,7 @@ class Eagle3Heads(DraftHeads):
         self.fc = nn.Linear(states * config.hidden_size, width, bias=False)
         self.layer = Eagle3Layer(layer, config.norm_before_residual)
         with torch.device("cpu"):  # no checkpoint has its frequencies, so loading must not leave them without values
-            self.rotary_emb = LlamaRotaryEmbedding(copy.copy(layer))
+            self.rotary_emb = LlamaRotaryEmbedding(cast(LlamaConfig, copy.copy(layer)))
         self.norm = LlamaRMSNorm(width, eps=layer.rms_norm_eps)
         self.lm_head = nn.Linear(width, config.draft_vocab_size or config.vocab_size, bias=False)
         if config.draft_vocab_size is not None:
@@ -219,7 +219,8 @@ class Eagle3Heads(DraftHeads):
         if embeddings is None or path is None or rows is None:
             raise ValueError("EAGLE-3 heads attend along paths; pass embeddings, path and rows")
         counts = rows.places.sum(dim=1).tolist()
-        every = zip(hidden_states, path.split(counts), range(len(counts)), strict=True)
+        paths: tuple[Tensor, ...] = torch.split(path, counts)
+        every = zip(hidden_states, paths, range(len(counts)), strict=True)
         logits = [self._along(states, own, rows, at, embeddings) for states, own, at in every if len(own)]
         return torch.cat(logits, dim=1)
 

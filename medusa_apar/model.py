@@ -411,12 +411,14 @@ class MedusaAparModel(PushToHubMixin):
         if state != self._prepared_for:
             weights = usable_weights(self.backbone, self.weights)
             compiler = None if self._compiling is None else Compiler(self._modules, weights, *self._compiling)
-            heads = (
-                {}
-                if self.heads is None
-                else {"auxiliary_layers": self.heads.auxiliary_layers, "further_kv_layers": self.heads.kv_layers}
+            heads = self.heads
+            runner = ModelRunner(
+                self.backbone,
+                compiler,
+                weights,
+                auxiliary_layers=() if heads is None else heads.auxiliary_layers,
+                further_kv_layers=0 if heads is None else heads.kv_layers,
             )
-            runner = ModelRunner(self.backbone, compiler, weights, **heads)
             self._prepared = runner, None if self.heads is None else new_drafter(self.heads, runner, compiler)
             self._prepared_for = state
         return self._prepared

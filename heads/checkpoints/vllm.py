@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from ..config import MedusaHeadsConfig
 from ..draft_heads import DraftHeads
 from ..medusa import MedusaHeads
-from .checkpoint_files import natural, read_safetensors
-from .formats import CONFIG, SAFETENSORS, VLLM_MODEL_TYPE, CheckpointFormat, writing
+from .checkpoint_files import SAFETENSORS, natural, read_safetensors
+from .formats import CONFIG, VLLM_MODEL_TYPE, CheckpointFormat, writing
 
 _SHARED = "original_lm_head"
 _BIAS = "medusa_fc_bias"

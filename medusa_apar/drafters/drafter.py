@@ -34,8 +34,8 @@ class Beam:
 
 DraftShape = Beam | TreeShape
 """What is drafted after a pending token."""
-State = Tensor | tuple[Tensor, ...]
-"""What is known of paths: tensors `[rows, paths, ...]`."""
+State = Any
+"""What is known of paths: a tensor `[rows, paths, size]`, or more than that."""
 Trees = tuple[Tensor, Tensor, Tensor]
 """What `Drafter.propose` returns."""
 Search = Callable[[State, Tensor, DraftShape], Trees]

@@ -76,9 +76,9 @@ class Eagle3Drafter(Drafter):
         placement, cache = nodes.placement, nodes.placement.cache
         device = self.heads.device
         cache.keep_states(to_device(placement.flat_slots, device), self.heads.fused(nodes.features))
-        before = cache.states(to_device(placement.flat(nodes.previous), device))
+        before = cache.states(to_device(placement.flat(placement.previous_slots()), device))
         positions = to_device(np.maximum(placement.positions - 1, 0), device)
-        self._run(before, nodes.token_ids, positions, self._mask(placement), placement)
+        self._run(before, to_device(nodes.token_ids, device), positions, self._mask(placement), placement)
 
     def propose(self, pending: PendingTokens, shape: DraftShape) -> Trees | None:
         nodes, after = pending.nodes, pending.after

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
-from medusa_apar.runner.transfer import to_device
+
+Run = Callable[..., tuple[Tensor, Tensor]]
+"""Runs the backbone over a placement and its token ids: logits and features."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedNodes:
-    """Nodes whose keys and values a forward pass has computed.
+    """Nodes whose keys and values a forward pass has computed, and that no row sees yet.
 
     Attributes:
         placement: where they lie.
-        token_ids: `[nodes]` int64.
-        previous: `[nodes]`, the slot of the token before each node, in the node's own pool; 0 where there is none.
-        features: `[nodes, size]`, where the runner returns those of all nodes.
+        token_ids: `[nodes]`.
+        features: of the nodes, as the runner returned them.
     """
 
     placement: Placement
-    token_ids: Tensor
-    previous: Ints
+    token_ids: Ints
     features: Tensor
-
-    @staticmethod
-    def of(placement: Placement, parents: Ints, rows: Ints, token_ids: Ints, features: Tensor) -> ComputedNodes:
-        """The nodes of a pass, before any row comes to see them.
-
-        Args:
-            placement: where they lie.
-            parents: `[nodes]` the node before each, -1 where it was computed before.
-            rows: `[nodes]` of their threads.
-            token_ids: `[nodes]`.
-            features: as the attribute.
-        """
-        previous = placement.slots[parents]
-        for pool, own in placement.members:
-            for node in own[parents[own] < 0].tolist():
-                previous[node] = pool.last_slot(rows[node])
-        return ComputedNodes(placement, to_device(token_ids, features.device), previous, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +36,9 @@ class PendingTokens:
     Attributes:
         token_ids: `[rows]` int64.
         features: `[rows, size]` of the nodes that they were sampled after.
-        nodes: of the last forward pass, for drafters that keep keys and values; else None.
+        nodes: of the last forward pass, which drafters that keep keys and values ask for.
         after: `[rows]` int64, which of the nodes each row's is; likewise.
-        pools: the pool of each row.
+        pools: the pool of each row; likewise.
     """
 
     token_ids: Tensor
@@ -66,3 +49,14 @@ class PendingTokens:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+def reading(run: Run, read: Callable[[ComputedNodes], None]) -> Run:
+    """A forward pass over a placement and its token ids, whose nodes a drafter then reads."""
+
+    def run_and_read(placement: Placement, token_ids: Ints, *kept: Ints) -> tuple[Tensor, Tensor]:
+        logits, features = run(placement, token_ids, *kept)
+        read(ComputedNodes(placement, token_ids, features))
+        return logits, features
+
+    return run_and_read

@@ -53,7 +53,7 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
         logits, features = runner.forward(placement, zeros)
-        computed = ComputedNodes.of(placement, zeros - 1, np.full(nodes, row), zeros, features)
+        computed = ComputedNodes(placement, zeros, features)
         logits.max(dim=-1).indices.tolist()
         placement.give_back(np.ones(nodes, dtype=np.bool_))
 

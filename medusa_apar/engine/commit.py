@@ -15,9 +15,9 @@ from medusa_apar.tree.control_tokens import ControlTokens
 from medusa_apar.tree.streaming import readable_token_ids
 
 from .metrics import Metrics
+from .outputs import StepOutput
 from .proposals import update_acceptance
 from .state import LiveThread, Request
-from .verifier import StepOutput
 
 
 class Commit:

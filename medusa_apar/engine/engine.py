@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from medusa_apar.drafters.drafter import Drafter
-from medusa_apar.drafters.pending_tokens import ComputedNodes
+from medusa_apar.drafters.pending_tokens import ComputedNodes, reading
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import choose_nodes
 from medusa_apar.kv_cache.placement import Placement
@@ -52,11 +52,13 @@ class Engine:
         self.pools = pools
         self._scheduler = Scheduler(pools, self.metrics)
         self._choose = partial(choose_nodes, budget=budget, control=control, context_length=context_length)
-        self._forward = self.metrics.timed("backbone_seconds", runner.forward)
-        propose = None if drafter is None else self.metrics.timed("head_seconds", drafter.propose)
-        reads = drafter is not None and drafter.heads.kv_layers
-        self._read = self.metrics.timed("head_seconds", drafter.read) if drafter is not None and reads else None
-        self._prefill = Prefill(pools, self.metrics.timed("backbone_seconds", runner.prefill), self._read)
+        runs = (self.metrics.timed("backbone_seconds", run) for run in (runner.forward, runner.prefill))
+        propose = None
+        if drafter is not None:
+            propose = self.metrics.timed("head_seconds", drafter.propose)
+            runs = (reading(run, self.metrics.timed("head_seconds", drafter.read)) for run in runs)
+        self._forward, prefill = runs
+        self._prefill = Prefill(pools, prefill)
         self._verify = Verifier(control, propose, budget)
         self._commit = Commit(control, context_length, self.metrics)
 
@@ -107,19 +109,16 @@ class Engine:
         host_seconds = self.metrics.host_timer()
         nodes = self._choose([draft_of(thread) for thread in threads], room=self._scheduler.room(threads))
         ancestors = nodes.ancestors()
-        rows = np.array([thread.row for thread in threads])[nodes.thread]
         placement = Placement.acquire(
             self.pools,
             np.array([thread.pool.index for thread in threads])[nodes.thread],
-            rows=rows,
+            rows=np.array([thread.row for thread in threads])[nodes.thread],
             positions=nodes.position,
             ancestors=ancestors,
         )
         self.metrics.count_step(nodes, self.pools)
         logits, features = self._forward(placement, nodes.token_ids)
-        read = None
-        if self._read is not None:
-            self._read(read := ComputedNodes.of(placement, nodes.parent, rows, nodes.token_ids, features))
-        output = self._verify(threads, nodes, ancestors, logits, features, read)
+        computed = ComputedNodes(placement, nodes.token_ids, features)
+        output = self._verify(threads, nodes, ancestors, logits, computed)
         self._commit(threads, nodes, placement, output)
         self._budget.record(placement.slots_per_node, host_seconds())

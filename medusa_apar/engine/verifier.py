@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,34 +20,11 @@ from medusa_apar.sampling.verification import NodeTensors, verify
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from . import sampling_inputs
-from .prefill import Computed
+from .outputs import PrefillOutput, StepOutput
 from .state import LiveThread
 
 Propose = Callable[[PendingTokens, DraftShape], Trees | None]
 """`Drafter.propose`."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepOutput:
-    """What a step found out, on the host.
-
-    Attributes:
-        sampled: `[nodes]` the backbone's token after each node.
-        accepted: `[nodes]` whether the node is accepted.
-        drafts: after each thread's last accepted node, then after each eager child.
-    """
-
-    sampled: NDArray[np.int64]
-    accepted: NDArray[np.bool_]
-    drafts: list[DraftTree | None]
-
-    def paths(self, nodes: StepNodes, threads: int) -> list[list[int]]:
-        """The accepted nodes of every thread, from its pending token on."""
-        accepted = np.flatnonzero(self.accepted & ~nodes.is_eager_child)
-        paths: list[list[int]] = [[] for _ in range(threads)]
-        for node, thread in zip(accepted.tolist(), nodes.thread[accepted].tolist(), strict=True):
-            paths[thread].append(node)
-        return paths
 
 
 class Verifier:
@@ -65,7 +41,7 @@ class Verifier:
         self._propose = propose
         self._budget = budget
 
-    def first_tokens(self, computed: Computed) -> tuple[list[int], list[DraftTree | None]]:
+    def first_tokens(self, computed: PrefillOutput) -> tuple[list[int], list[DraftTree | None]]:
         """The first tokens of answers, and the draft trees after them."""
         roots, logits, features = computed.roots, computed.logits, computed.features
         inputs = sampling_inputs.of_prompts(roots, logits.device)
@@ -76,13 +52,7 @@ class Verifier:
         return sampled.tolist(), _draft_trees(arrays, len(roots))
 
     def __call__(
-        self,
-        threads: Sequence[LiveThread],
-        nodes: StepNodes,
-        ancestors: Flags,
-        logits: Tensor,
-        features: Tensor,
-        read: ComputedNodes | None,
+        self, threads: Sequence[LiveThread], nodes: StepNodes, ancestors: Flags, logits: Tensor, computed: ComputedNodes
     ) -> StepOutput:
         """Verify a step.
 
@@ -91,8 +61,7 @@ class Verifier:
             nodes: of the step.
             ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
             logits: `[nodes, vocabulary]`.
-            features: `[nodes, size]`.
-            read: the same nodes, where the drafter has read them; else None.
+            computed: the same nodes, with their features.
         """
         device = logits.device
         on_device = NodeTensors(
@@ -112,8 +81,9 @@ class Verifier:
         eager = np.flatnonzero(nodes.is_eager_child)
         last = torch.cat([leaves, to_device(eager, device)])
         pools = [thread.pool for thread in (*threads, *(threads[number] for number in nodes.thread[eager]))]
-        after = last.to(features.device)
-        proposed = self._proposed(PendingTokens(sampled[last], features[after], read, after, pools), threads)
+        after = last.to(computed.features.device)
+        pending = PendingTokens(sampled[last], computed.features[after], computed, after, pools)
+        proposed = self._proposed(pending, threads)
         arrays = to_host(sampled, accepted, *proposed)
         return StepOutput(arrays[0], arrays[1], _draft_trees(arrays[2:], rows=len(last)))
 

@@ -26,6 +26,8 @@ class Placement:
         mask: `[nodes, extent]`; true where a node may attend to a slot of its own pool.
         most: places for nodes of one pool, in `groups`.
         attended: `[attended]` the pools whose keys and values attention looks at; None: at those of all.
+        rows: `[nodes]`, the row of each node's thread in its pool; None for nodes of none.
+        ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i; likewise.
     """
 
     members: Sequence[tuple[SlotPool, Ints]]
@@ -34,6 +36,8 @@ class Placement:
     mask: Flags
     most: int
     attended: Ints | None
+    rows: Ints | None = None
+    ancestors: Flags | None = None
 
     @staticmethod
     def acquire(pools: Sequence[SlotPool], pool_of: Ints, rows: Ints, positions: Ints, ancestors: Flags) -> Placement:
@@ -59,7 +63,8 @@ class Placement:
                 own = pool.mask(rows[nodes], slots[nodes], ancestors[np.ix_(nodes, nodes)])
                 mask[nodes, : own.shape[1]] = own
         most = max(len(nodes) for _, nodes in members)
-        return Placement(members, slots, positions, mask, most, _attended([pool for pool, _ in members]))
+        attended = _attended([pool for pool, _ in members])
+        return Placement(members, slots, positions, mask, most, attended, rows, ancestors)
 
     @staticmethod
     def at(pools: Sequence[SlotPool], pool_of: Ints, slots: Ints) -> Placement:
@@ -123,6 +128,17 @@ class Placement:
         for pool, nodes in self.members:
             flat[nodes] += pool.index * pool.cache.stride
         return flat
+
+    def previous_slots(self) -> Ints:
+        """`[nodes]`, the slot of the token before each node, before the node's row sees its own; 0: none."""
+        assert self.rows is not None
+        assert self.ancestors is not None
+        above = self.ancestors & ~np.eye(len(self), dtype=np.bool_)
+        previous = self.slots[np.where(above, self.positions + 1, 0).argmax(axis=1)]
+        for pool, nodes in self.members:
+            for node in nodes[~above[nodes].any(axis=1)].tolist():
+                previous[node] = pool.last_slot(self.rows[node])
+        return previous
 
     @property
     def slot_positions(self) -> Ints:

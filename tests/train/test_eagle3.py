@@ -14,7 +14,7 @@ from medusa_apar import MedusaAparModel
 from medusa_apar.heads import Eagle3Heads
 from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.train.evaluation.places import Places, draft_places, head_inputs
-from medusa_apar.train.heads import training
+from medusa_apar.train.heads import joint, training
 from medusa_apar.train.rows.tree_data import IGNORE_INDEX, TreeCollator, decoded_row
 from medusa_apar.train.tree_attention import attend_along_paths
 
@@ -68,3 +68,11 @@ def test_they_learn_and_load(tiny_backbone_dir: Path, rows_file: Path, tmp_path:
     assert loaded.draftable == 12
     assert len(loaded.config.accuracy) == len(loaded.config.acceptance) == 3
     assert json.loads((tmp_path / "training.json").read_text())
+
+
+@pytest.mark.integration
+def test_joint_training_refuses_them(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    backbone = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+    Eagle3Heads.for_backbone(backbone).save_pretrained(tmp_path / "heads")
+    with pytest.raises(SystemExit, match="2"):
+        joint.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "out", "--heads", str(tmp_path / "heads")))

@@ -163,6 +163,8 @@ def train_joint(data: HeadsDataArguments, joint: JointArguments, args: JointTrai
         heads = load_heads(source, backbone)
     except (OSError, ValueError) as error:
         raise InputError(f"--heads {source}: {error}") from error
+    if heads.auxiliary_layers:
+        raise InputError(f"--heads {source}: EAGLE-3 heads learn beside a frozen backbone; use `train heads`")
     assert args.output_dir is not None
     folder = Path(args.output_dir)
     claim(args, backbone, data.data, data, joint)

@@ -32,7 +32,8 @@ class TuneArguments:
     max_length: int = field(default=1024, metadata={"help": "tokens in a row of training"})
     lora_rank: int = field(default=16, metadata={"help": "rank of the adapter's matrices"})
     kind: str = field(
-        default="sequential", metadata={"choices": ["medusa", "sequential"], "help": "kind of the draft heads"}
+        default="sequential",
+        metadata={"choices": ["medusa", "sequential", "eagle3"], "help": "kind of the draft heads"},
     )
     num_heads: int = field(default=4, metadata={"help": "tokens that are drafted ahead"})
     draft_vocab_size: int = field(default=8192, metadata={"help": "tokens among which sequential heads choose"})

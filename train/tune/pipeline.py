@@ -234,7 +234,7 @@ class Tuning:
             "heads", f"learn to draft in {training.steps} steps, on answers of the tuned model", training.seconds
         )
         vocabulary = (
-            ["--draft_vocab_size", str(self.arguments.draft_vocab_size)] if self.arguments.kind == "sequential" else []
+            ["--draft_vocab_size", str(self.arguments.draft_vocab_size)] if self.arguments.kind != "medusa" else []
         )
         backbone, heads = self.work / "backbone", self.work / "heads"
         self._call(
