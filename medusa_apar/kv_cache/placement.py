@@ -134,7 +134,7 @@ class Placement:
         assert self.rows is not None
         assert self.ancestors is not None
         above = self.ancestors & ~np.eye(len(self), dtype=np.bool_)
-        previous = self.slots[np.where(above, self.positions + 1, 0).argmax(axis=1)]
+        previous: Ints = self.slots[np.where(above, self.positions + 1, 0).argmax(axis=1)]
         for pool, nodes in self.members:
             for node in nodes[~above[nodes].any(axis=1)].tolist():
                 previous[node] = pool.last_slot(self.rows[node])

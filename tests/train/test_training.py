@@ -825,7 +825,7 @@ def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_fil
         (["--projection_rank", "4", "--shared_projection", "True"], "--projection_rank 4 is of own projections"),
         (["--projection_rank", "0"], "--projection_rank 0 is too small; give a whole number from 1"),
         (["--projection_rank", "32"], "--projection_rank 32 saves nothing beside a hidden size of 32"),
-        (["--draft_vocab_size", "8"], "--draft_vocab_size 8 is for --kind sequential; leave it out"),
+        (["--draft_vocab_size", "8"], "--draft_vocab_size 8 is for --kind sequential or eagle3; leave it out"),
         (["--num_heads", "0"], "--num_heads 0 drafts nothing; give a whole number from 1"),
     ],
 )
