@@ -8,6 +8,8 @@ from transformers import AutoConfig, PretrainedConfig
 
 EAGLE3_LAYERS = ("llama", "qwen3")
 """Whose decoder layers EAGLE-3 heads may have."""
+AUXILIARY_LAYERS = 3
+"""Layers whose input they read, where a checkpoint does not name any."""
 
 
 class HeadsConfig(PretrainedConfig):
@@ -122,7 +124,7 @@ class Eagle3HeadsConfig(HeadsConfig):
     Args:
         layer_config: of the decoder layer, a config of `transformers` or its fields, `model_type` among them.
         auxiliary_layers: which layers of the backbone's the heads read the input of, the first of them 0. The number
-            of layers stands for what enters the last norm.
+            of layers stands for what enters the last norm. None: those of the paper, which the backbone tells.
         draft_vocab_size: tokens that may be drafted; None: any.
         norm_before_residual: whether the decoder layer's state is normalised before it goes around attention, too.
         norm_before_fc: whether the backbone's states are normalised together.
@@ -159,7 +161,7 @@ class Eagle3HeadsConfig(HeadsConfig):
             known = " or ".join(EAGLE3_LAYERS)
             raise ValueError(f"model_type={fields['model_type']!r} of the decoder layer is not supported; use {known}")
         self.layer_config: PretrainedConfig = AutoConfig.for_model(**fields)
-        self.auxiliary_layers = [2, 16, 29] if auxiliary_layers is None else auxiliary_layers
+        self.auxiliary_layers = auxiliary_layers
         self.draft_vocab_size = draft_vocab_size
         self.norm_before_residual = norm_before_residual
         self.norm_before_fc = norm_before_fc

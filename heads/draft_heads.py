@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .backbone_weights import execution_device
 from .config import HeadsConfig
 
 
@@ -103,6 +105,12 @@ class DraftHeads(PreTrainedModel):
         """Tokens that may be drafted."""
         return self.config.vocab_size if self.draft_token_ids is None else len(self.draft_token_ids)
 
+    def beside(self, backbone: PreTrainedModel) -> Self:
+        """These heads in the dtype of a backbone, and where it projects to the vocabulary."""
+        device = execution_device(backbone.get_output_embeddings())
+        placed: Self = self.to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
+        return placed
+
     def check_fits(self, backbone: PreTrainedModel) -> None:
         """Raise a ValueError where these heads cannot sit on a backbone."""
         sizes = backbone.config.get_text_config()
@@ -115,3 +123,9 @@ class DraftHeads(PreTrainedModel):
                     f"heads have {name}={ours}, but the backbone has {name}={theirs}; "
                     "use heads that were trained on this backbone (`medusa-apar train heads`)"
                 )
+        tokens = self.draft_token_ids
+        if tokens is not None and not bool(((tokens >= 0) & (tokens < self.config.vocab_size)).all()):
+            raise ValueError(
+                f"draft_token_ids of these heads lie outside a vocabulary of {self.config.vocab_size} tokens; "
+                "use heads that were trained on this backbone (`medusa-apar train heads`)"
+            )

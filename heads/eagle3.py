@@ -15,8 +15,8 @@ from transformers import Cache, DynamicCache, LlamaConfig, PretrainedConfig, Pre
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from .backbone_weights import execution_device, projection_weight
-from .config import Eagle3HeadsConfig
+from .backbone_weights import projection_weight
+from .config import AUXILIARY_LAYERS, Eagle3HeadsConfig
 from .draft_heads import DraftHeads, PathRows
 
 LAYERS: dict[str, type[nn.Module]] = {"llama": LlamaDecoderLayer, "qwen3": Qwen3DecoderLayer}
@@ -79,7 +79,8 @@ class Eagle3Heads(DraftHeads):
     def __init__(self, config: Eagle3HeadsConfig) -> None:
         super().__init__(config)
         layer = config.layer_config
-        width, states = layer.hidden_size, len(config.auxiliary_layers)
+        width = layer.hidden_size
+        states = AUXILIARY_LAYERS if config.auxiliary_layers is None else len(config.auxiliary_layers)
         self.embed_tokens = nn.Embedding(config.vocab_size, width) if config.own_embeddings else None
         self.input_norm = (
             LlamaRMSNorm(states * config.hidden_size, layer.rms_norm_eps) if config.norm_before_fc else None
@@ -104,7 +105,6 @@ class Eagle3Heads(DraftHeads):
         num_heads: int = 5,
         intermediate_size: int | None = None,
         draft_token_ids: Tensor | None = None,
-        **options: Any,
     ) -> Eagle3Heads:
         """Untrained heads for a backbone, whose decoder layer has the shape of the backbone's.
 
@@ -113,7 +113,6 @@ class Eagle3Heads(DraftHeads):
             num_heads: tokens that are drafted ahead.
             intermediate_size: of the decoder layer; by default the backbone's.
             draft_token_ids: `[tokens]` int64, rising, of a draft vocabulary; None drafts among all tokens.
-            **options: of `Eagle3HeadsConfig`.
         """
         sizes = backbone.config.get_text_config()
         layer = LlamaConfig(
@@ -134,7 +133,6 @@ class Eagle3Heads(DraftHeads):
             layer_config=layer,
             auxiliary_layers=default_layers(sizes.num_hidden_layers),
             draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
-            **options,
         )
         heads = cls(config)
         rows = projection_weight(backbone)
@@ -142,19 +140,17 @@ class Eagle3Heads(DraftHeads):
             rows, heads.draft_token_ids = rows[draft_token_ids], draft_token_ids.clone()
         with torch.no_grad():
             heads.lm_head.weight.copy_(rows)
-        device = execution_device(backbone.get_output_embeddings())
-        placed: Eagle3Heads = heads.to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
-        return placed
+        return heads.beside(backbone)
 
     @property
     def auxiliary_layers(self) -> tuple[int, ...]:
-        return tuple(self.config.auxiliary_layers)
+        return tuple(self.config.auxiliary_layers or ())
 
     def fused(self, auxiliary: Tensor) -> Tensor:
-        """One state of the backbone's.
+        """Fuse the inputs of the auxiliary layers into one state.
 
         Args:
-            auxiliary: `[..., auxiliary_layers * hidden_size]`, what enters the layers of that name.
+            auxiliary: `[..., auxiliary_layers * hidden_size]`, the inputs of the auxiliary layers.
 
         Returns:
             `[..., width]`.
@@ -215,7 +211,7 @@ class Eagle3Heads(DraftHeads):
         path: Tensor | None = None,
         rows: PathRows | None = None,
     ) -> Tensor:
-        """As that of all heads. Later levels go on from what earlier ones gave: training-time test, section 3.2."""
+        """As `DraftHeads.forward`. Each level continues from the states of the one before (training-time test, section 3.2)."""
         if embeddings is None or path is None or rows is None:
             raise ValueError("EAGLE-3 heads attend along paths; pass embeddings, path and rows")
         counts = rows.places.sum(dim=1).tolist()
@@ -263,7 +259,9 @@ class Eagle3Heads(DraftHeads):
     def check_fits(self, backbone: PreTrainedModel) -> None:
         super().check_fits(backbone)
         layers = backbone.config.get_text_config().num_hidden_layers
-        beyond = [layer for layer in self.config.auxiliary_layers if not 0 <= layer <= layers]
+        if self.config.auxiliary_layers is None:
+            raise ValueError("these heads name no auxiliary layers; load them with `load_heads(source, backbone)`")
+        beyond = [layer for layer in self.auxiliary_layers if not 0 <= layer <= layers]
         if beyond:
             raise ValueError(
                 f"auxiliary_layers={beyond} of these heads are none of the backbone's {layers} layers; "

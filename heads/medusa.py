@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .backbone_weights import execution_device, projection_weight
+from .backbone_weights import projection_weight
 from .config import MedusaHeadsConfig
 from .draft_heads import DraftHeads, PathRows
 
@@ -99,8 +99,7 @@ class MedusaHeads(DraftHeads):
             shared_projection=shared_projection,
             projection_rank=projection_rank,
         )
-        device = execution_device(backbone.get_output_embeddings())
-        heads: MedusaHeads = cls(config).to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
+        heads = cls(config).beside(backbone)
         if not shared_projection:
             weight = projection_weight(backbone)
             state = {"weight": weight} if projection_rank is None else nearest_product(weight, projection_rank)

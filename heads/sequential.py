@@ -82,18 +82,7 @@ class SequentialHeads(DraftHeads):
             with torch.no_grad():
                 heads.projection.weight.copy_(nn.functional.pad(rows, (0, 0, 0, 1)))
             heads.draft_token_ids = draft_token_ids.clone()
-        device = execution_device(backbone.get_output_embeddings())
-        placed: SequentialHeads = heads.to(device=device, dtype=backbone.dtype)  # type: ignore[call-arg]
-        return placed
-
-    def check_fits(self, backbone: PreTrainedModel) -> None:
-        super().check_fits(backbone)
-        tokens = self.draft_token_ids
-        if tokens is not None and not bool(((tokens >= 0) & (tokens < self.config.vocab_size)).all()):
-            raise ValueError(
-                f"draft_token_ids of these heads lie outside a vocabulary of {self.config.vocab_size} tokens; "
-                "use heads that were trained on this backbone (`medusa-apar train heads`)"
-            )
+        return heads.beside(backbone)
 
     def advance(self, state: Tensor, token_ids: Tensor, embeddings: nn.Module) -> Tensor:
         """Move states on by a token.

@@ -37,6 +37,7 @@ from .heads.checkpoints.formats import HEADS_PLACES, HEADS_SUBFOLDERS, find_head
 from .heads.checkpoints.loading import load_heads
 from .linears.dtype import Weights
 from .linears.prepare import quantize_as_loaded, usable_weights
+from .linears.quantized_linears import is_quantized
 from .output import MedusaAparOutput
 from .runner.compilation import Compiler
 from .runner.model_runner import ModelRunner
@@ -105,7 +106,6 @@ class MedusaAparModel(PushToHubMixin):
         if self.control is not None:
             self.control.check_fits(backbone.config.vocab_size)
         self.weights = Weights(weights)
-        self._quantized = False
         self._adapter: AdapterFiles | None = None
         self._lock = RLock()
         self._compiling: tuple[str | Callable[..., Any], dict[str, Any]] | None = None
@@ -185,7 +185,8 @@ class MedusaAparModel(PushToHubMixin):
         if missing:
             offline = not Path(source).is_dir() and (hub.get("local_files_only") or is_offline_mode())
             logger.warning("%s%s %s", source, " in the cache" if offline else "", ", and ".join(missing))
-        quantized = weights is Weights.INT8 and quantize_as_loaded(backbone)
+        if weights is Weights.INT8:
+            quantize_as_loaded(backbone)
         model = cls(
             backbone,
             found,
@@ -193,7 +194,6 @@ class MedusaAparModel(PushToHubMixin):
             child_token_id=None if control is None else control.child_token_id,
             weights=weights,
         )
-        model._quantized = quantized
         where = given(kwargs, *PLACE_ARGUMENTS, *HUB_ARGUMENTS)
         if not kwargs.get("gguf_file") and is_adapter(source, **where):
             model._adapter = AdapterFiles(source, where)
@@ -262,6 +262,11 @@ class MedusaAparModel(PushToHubMixin):
         for module in self._modules:
             module.to(*args, **kwargs)
         return self
+
+    @property
+    def _quantized(self) -> bool:
+        """Whether the backbone was quantised in place, and has no weights to save."""
+        return any(map(is_quantized, self.backbone.modules()))
 
     @property
     def _modules(self) -> list[nn.Module]:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..config import Eagle3HeadsConfig
+from ..config import AUXILIARY_LAYERS, Eagle3HeadsConfig
 from ..draft_heads import DraftHeads
 from ..eagle3 import Eagle3Heads
 from .checkpoint_files import RETRIEVE, SAFETENSORS, SAFETENSORS_INDEX, first_line, natural, read_pt, read_weights
@@ -41,9 +41,9 @@ def read_eagle3(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig
         ValueError: a field or tensor is wrong or not supported, or the file holds pickled code.
         OSError: the file is missing or broken.
     """
-    nested = values.get("eagle_config") or {}
+    nested = _object(values, "eagle_config", folder / CONFIG, {})
     layer = {name: value for name, value in values.items() if name not in ("architectures", "draft_vocab_size")}
-    return _read(layer, {**nested, **values}, folder, FIRST_LAYER[CheckpointFormat.EAGLE3], LEVELS)
+    return _read(layer, {**nested, **values}, folder, LEVELS)
 
 
 def read_speculators(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
@@ -52,12 +52,10 @@ def read_speculators(values: dict[str, Any], folder: Path) -> tuple[Eagle3HeadsC
     kind = values.get("speculators_model_type")
     if kind != "eagle3":
         raise ValueError(f"{path} has speculators_model_type={kind!r}, which is not supported; use heads of 'eagle3'")
-    layer = values.get("transformer_layer_config")
-    if not isinstance(layer, dict):
-        raise ValueError(f"{path} has transformer_layer_config={layer!r}, which must be a JSON object; {RETRIEVE}")
-    methods = (values.get("speculators_config") or {}).get("proposal_methods") or [{}]
-    levels = natural(methods[0], "speculative_tokens", path, default=LEVELS)
-    return _read(layer, values, folder, FIRST_LAYER[CheckpointFormat.SPECULATORS], levels)
+    methods = _object(values, "speculators_config", path, {}).get("proposal_methods")
+    first = methods[0] if isinstance(methods, list) and methods and isinstance(methods[0], dict) else {}
+    levels = natural(first, "speculative_tokens", path, default=LEVELS)
+    return _read(_object(values, "transformer_layer_config", path), values, folder, levels)
 
 
 def save_eagle3(heads: DraftHeads, folder: str | Path, layout: CheckpointFormat, backbone: str | None = None) -> None:
@@ -86,8 +84,9 @@ def save_eagle3(heads: DraftHeads, folder: str | Path, layout: CheckpointFormat,
         "target_hidden_size": shape.hidden_size,
         "dtype": str(heads.dtype).removeprefix("torch."),
     }
+    named = {} if shape.auxiliary_layers is None else {"eagle_aux_hidden_state_layer_ids": shape.auxiliary_layers}
     if layout is CheckpointFormat.SPECULATORS:
-        config = common | norms | {
+        config = common | norms | named | {
             "architectures": ["Eagle3DraftModel"],
             "speculators_model_type": "eagle3",
             "speculators_config": {
@@ -97,16 +96,12 @@ def save_eagle3(heads: DraftHeads, folder: str | Path, layout: CheckpointFormat,
                 "verifier": {"name_or_path": backbone, "architectures": []},
             },
             "transformer_layer_config": layer,
-            "eagle_aux_hidden_state_layer_ids": shape.auxiliary_layers,
         }  # fmt: skip
     elif any(norms.values()):
         has = ", ".join(name for name, value in norms.items() if value)
         raise ValueError(f"SafeAILab's layout has no place for {has} of these heads; export them as speculators")
     else:
-        config = layer | common | {
-            "architectures": ["LlamaForCausalLMEagle3"],
-            "eagle_config": {"eagle_aux_hidden_state_layer_ids": shape.auxiliary_layers},
-        }  # fmt: skip
+        config = layer | common | {"architectures": ["LlamaForCausalLMEagle3"], "eagle_config": named}
     rename = eagle3_name(FIRST_LAYER[layout])
     state = {rename(name): tensor.detach().cpu().contiguous() for name, tensor in heads.state_dict().items()}
     tokens = state.pop("draft_token_ids", None)
@@ -125,8 +120,17 @@ def eagle3_name(first_layer: str) -> Callable[[str], str]:
     return lambda name: re.sub(r"^layer\.", first_layer, name)
 
 
+def _object(values: dict[str, Any], name: str, path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object in a config, or the default where there is none."""
+    value = values.get(name)
+    value = default if value is None else value
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} has {name}={value!r}, which must be a JSON object; {RETRIEVE}")
+    return value
+
+
 def _read(
-    layer: dict[str, Any], values: dict[str, Any], folder: Path, first_layer: str, levels: int
+    layer: dict[str, Any], values: dict[str, Any], folder: Path, levels: int
 ) -> tuple[Eagle3HeadsConfig, Path, dict[str, Tensor]]:
     """Join what the config says with what only the tensors tell.
 
@@ -134,7 +138,6 @@ def _read(
         layer: fields of the decoder layer's config.
         values: all others.
         folder: of the checkpoint.
-        first_layer: what tensors of the decoder layer begin with.
         levels: tokens ahead that are drafted.
     """
     config_path = folder / CONFIG
@@ -155,7 +158,12 @@ def _read(
         state["draft_token_ids"] = _draft_token_ids(state.pop("d2t", None), draft_vocab_size, sizes["vocab_size"], path)
     hidden_size = natural(values, "target_hidden_size", config_path, default=sizes["hidden_size"])
     auxiliary = values.get("eagle_aux_hidden_state_layer_ids")
-    if fusion.shape[1] % hidden_size or (auxiliary is not None and len(auxiliary) * hidden_size != fusion.shape[1]):
+    if auxiliary is not None and not (isinstance(auxiliary, list) and all(type(layer) is int for layer in auxiliary)):
+        raise ValueError(
+            f"{config_path} has eagle_aux_hidden_state_layer_ids={auxiliary!r}, which must be a list of whole numbers; "
+            f"{RETRIEVE}"
+        )
+    if fusion.shape[1] != hidden_size * (AUXILIARY_LAYERS if auxiliary is None else len(auxiliary)):
         raise ValueError(
             f"{path} fuses {fusion.shape[1]} entries, but {config_path} has "
             f"eagle_aux_hidden_state_layer_ids={auxiliary} of {hidden_size} each; make them agree, or {RETRIEVE}"
@@ -166,7 +174,7 @@ def _read(
             hidden_size=hidden_size,
             vocab_size=sizes["vocab_size"],
             layer_config=layer,
-            auxiliary_layers=auxiliary or [-1] * (fusion.shape[1] // hidden_size),
+            auxiliary_layers=auxiliary,
             draft_vocab_size=draft_vocab_size,
             own_embeddings="embed_tokens.weight" in state,
             **{name: bool(values.get(name, False)) for name in NORMS},

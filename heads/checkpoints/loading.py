@@ -73,7 +73,7 @@ def load_heads(
     else:
         path, state = read_weights(folder)
         config = _own_config(values, folder / CONFIG)
-    if backbone is not None and isinstance(config, Eagle3HeadsConfig) and -1 in config.auxiliary_layers:
+    if backbone is not None and isinstance(config, Eagle3HeadsConfig) and config.auxiliary_layers is None:
         config.auxiliary_layers = default_layers(backbone.config.get_text_config().num_hidden_layers)
     if backbone is not None:
         dtype = dtype or backbone.dtype

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from medusa_apar.heads import Eagle3Heads
 from medusa_apar.kv_cache.placement import Placement
-from medusa_apar.kv_cache.slot_cache import SlotCache
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.linears.dtype import Weights
-from medusa_apar.runner.attention import attend_reproducibly, attend_to_slots
+from medusa_apar.runner.attention import NAME, REPRODUCIBLE
 from medusa_apar.runner.masks import additive
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.runner.transfer import to_device
@@ -45,8 +44,8 @@ class Paths:
 class Eagle3Drafter(Drafter):
     """Drafts with EAGLE-3 heads, each token given those before it.
 
-    The row of a token has its embedding and the state of the token before it. A token of the backbone's has its row in
-    its own slot; the rows of draft tokens lie in free slots until the trees are drafted.
+    A row is the embedding of a token with the state of the token before it. The row of a node is stored in the node's
+    slot. Rows of draft tokens take free slots while the trees are drafted.
 
     Args:
         heads: a twin of the heads.
@@ -66,11 +65,9 @@ class Eagle3Drafter(Drafter):
         attention: Any = heads.layer.self_attn
         attention.layer_idx = runner.kv_layers - 1
         attention.config = copy(attention.config)
-        attention.config._attn_implementation = "sdpa"
-        if runner.weights is Weights.INT8:
-            attend_reproducibly(attention.config)
-        else:
-            attend_to_slots(attention.config)
+        attention.config._attn_implementation = REPRODUCIBLE if runner.weights is Weights.INT8 else NAME
+        self._placement: Placement
+        self._mask: Tensor
 
     def read(self, nodes: ComputedNodes) -> None:
         placement, cache = nodes.placement, nodes.placement.cache
@@ -78,37 +75,30 @@ class Eagle3Drafter(Drafter):
         cache.keep_states(to_device(placement.flat_slots, device), self.heads.fused(nodes.features))
         before = cache.states(to_device(placement.flat(placement.previous_slots()), device))
         positions = to_device(np.maximum(placement.positions - 1, 0), device)
-        self._run(before, to_device(nodes.token_ids, device), positions, self._mask(placement), placement)
+        seen = placement.mask & (placement.slot_positions > 0)  # the first token of a path has no row
+        self._placement, self._mask = placement, additive(seen, self._dtype, device)
+        self._run(before, to_device(nodes.token_ids, device), positions, self._mask, placement)
 
     def propose(self, pending: PendingTokens, shape: DraftShape) -> Trees | None:
-        nodes, after = pending.nodes, pending.after
-        assert nodes is not None
+        placement, after = self._placement, pending.after
         assert after is not None
         widths = [1, *([shape.width] * shape.levels if isinstance(shape, Beam) else map(len, shape))][:-1]
-        levels = levels_of(nodes.placement.cache, pending.pools, widths)
+        levels = levels_of(pending.pools, widths)
         if levels is None:
             return None
         try:
-            further = levels[0].extent - nodes.placement.extent
-            mask = nn.functional.pad(self._mask(nodes.placement)[0, 0, after], (0, further), value=self._hidden)
+            device, further = self.heads.device, levels[0].extent - placement.extent
+            hidden = torch.finfo(self._dtype).min
             paths = Paths(
-                self.heads.fused(pending.features)[:, None],
-                mask[:, None],
-                to_device(nodes.placement.positions, self.heads.device)[after],
+                placement.cache.states(to_device(placement.flat_slots, device)[after])[:, None],
+                nn.functional.pad(self._mask[0, 0, after], (0, further), value=hidden)[:, None],
+                to_device(placement.positions, device)[after],
                 levels,
             )
             return self._search(paths, pending.token_ids, shape)
         finally:
             for level in levels:
                 level.give_back(np.ones(len(level), dtype=np.bool_))
-
-    @property
-    def _hidden(self) -> float:
-        return torch.finfo(self._dtype).min
-
-    def _mask(self, placement: Placement) -> Tensor:
-        """Additive, `[1, 1, nodes, extent]`: the first token of a path has no row."""
-        return additive(placement.mask & (placement.slot_positions > 0), self._dtype, self.heads.device)
 
     def _run(
         self, states: Tensor, token_ids: Tensor, positions: Tensor, mask: Tensor, placement: Placement
@@ -145,11 +135,10 @@ class Eagle3Drafter(Drafter):
         )
 
 
-def levels_of(cache: SlotCache, pools: Sequence[SlotPool], widths: Sequence[int]) -> list[Placement] | None:
+def levels_of(pools: Sequence[SlotPool], widths: Sequence[int]) -> list[Placement] | None:
     """Slots for draft tokens: for every level so many after each row; None where a pool has no room for them.
 
     Args:
-        cache: the tensors of the pools.
         pools: of each row.
         widths: draft tokens of a row, by level.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -36,19 +36,14 @@ class PendingTokens:
     Attributes:
         token_ids: `[rows]` int64.
         features: `[rows, size]` of the nodes that they were sampled after.
-        nodes: of the last forward pass, which drafters that keep keys and values ask for.
-        after: `[rows]` int64, which of the nodes each row's is; likewise.
+        after: `[rows]` int64, which of the nodes of the last pass these are, for drafters that read them; else None.
         pools: the pool of each row; likewise.
     """
 
     token_ids: Tensor
     features: Tensor
-    nodes: ComputedNodes | None = None
     after: Tensor | None = None
-    pools: Sequence[SlotPool] = field(default=())
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
+    pools: Sequence[SlotPool] = ()
 
 
 def reading(run: Run, read: Callable[[ComputedNodes], None]) -> Run:

@@ -62,7 +62,7 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
             return
         drafter.read(computed)
         zeros = torch.zeros(rows, dtype=torch.int64, device=computed.features.device)
-        pending = PendingTokens(zeros, computed.features[zeros], computed, zeros, [pool] * rows)
+        pending = PendingTokens(zeros, computed.features[zeros], zeros, [pool] * rows)
         trees = drafter.propose(pending, beam or drafter.beams[0])
         assert trees is not None
         trees[0].tolist()

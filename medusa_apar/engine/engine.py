@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from medusa_apar.drafters.drafter import Drafter
-from medusa_apar.drafters.pending_tokens import ComputedNodes, reading
+from medusa_apar.drafters.pending_tokens import reading
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import choose_nodes
 from medusa_apar.kv_cache.placement import Placement
@@ -118,7 +118,6 @@ class Engine:
         )
         self.metrics.count_step(nodes, self.pools)
         logits, features = self._forward(placement, nodes.token_ids)
-        computed = ComputedNodes(placement, nodes.token_ids, features)
-        output = self._verify(threads, nodes, ancestors, logits, computed)
+        output = self._verify(threads, nodes, ancestors, logits, features)
         self._commit(threads, nodes, placement, output)
         self._budget.record(placement.slots_per_node, host_seconds())

@@ -1,4 +1,4 @@
-"""What passes over prompts and steps have found out."""
+"""Results of prefill and of steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medusa_apar.drafters.pending_tokens import ComputedNodes
 from medusa_apar.drafting.draft_tree import DraftTree, StepNodes
 from medusa_apar.kv_cache.placement import Ints
 
@@ -17,26 +16,24 @@ from .state import LiveThread
 
 @dataclass(frozen=True, slots=True)
 class PrefillOutput:
-    """What a pass over prompts has found out.
+    """Result of a pass over prompts.
 
     Attributes:
         roots: those whose whole prompt is computed now.
         logits: `[roots, vocabulary]` after each.
         features: `[roots, size]` there.
-        nodes: of the pass.
-        after: `[roots]` the last node of each.
+        after: `[roots]` which node of the pass is the last of each.
     """
 
     roots: list[LiveThread]
     logits: Tensor
     features: Tensor
-    nodes: ComputedNodes
     after: Ints
 
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What a step found out, on the host.
+    """Result of a step, on the host.
 
     Attributes:
         sampled: `[nodes]` the backbone's token after each node.

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 from torch import Tensor
 
-from medusa_apar.drafters.pending_tokens import ComputedNodes, Run
+from medusa_apar.drafters.pending_tokens import Run
 from medusa_apar.kv_cache.placement import Ints, Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
@@ -37,12 +37,12 @@ class Prefill:
         taken = [thread for thread, first in zip(threads, before, strict=True) if first < CHUNK]
         counts = [min(thread.uncomputed, CHUNK - first) for thread, first in zip(taken, before, strict=False)]
         last = np.cumsum(counts) - 1
-        logits, nodes = self._compute(taken, counts, last)
+        logits, features = self._compute(taken, counts, last)
         done = [at for at, thread in enumerate(taken) if thread.awaits_first_token]
-        features = nodes.features[last[done] if len(nodes.features) == len(nodes.token_ids) else done]
-        return PrefillOutput([taken[at] for at in done], logits[done], features, nodes, last[done])
+        features = features[last[done] if len(features) > len(logits) else done]  # of all nodes, or of the last ones
+        return PrefillOutput([taken[at] for at in done], logits[done], features, last[done])
 
-    def _compute(self, threads: Sequence[LiveThread], counts: list[int], last: Ints) -> tuple[Tensor, ComputedNodes]:
+    def _compute(self, threads: Sequence[LiveThread], counts: list[int], last: Ints) -> tuple[Tensor, Tensor]:
         """Compute so many uncomputed tokens of each thread; logits are those after the last of them."""
         spans = [range(thread.computed, thread.computed + count) for thread, count in zip(threads, counts, strict=True)]
         positions = np.array([*chain(*spans)], dtype=np.int64)
@@ -56,8 +56,8 @@ class Prefill:
         )
         tokens = [thread.thread.token_ids[span.start : span.stop] for thread, span in zip(threads, spans, strict=True)]
         token_ids = np.array([*chain(*tokens)], dtype=np.int64)
-        logits, features = self._run(placement, token_ids, last)
+        computed = self._run(placement, token_ids, last)
         for thread, slots in zip(threads, np.split(placement.slots, last[:-1] + 1), strict=True):
             thread.pool.show(thread.row, slots)
             thread.computed += len(slots)
-        return logits, ComputedNodes(placement, token_ids, features)
+        return computed

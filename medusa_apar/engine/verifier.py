@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medusa_apar.drafters.drafter import DraftShape, Trees
-from medusa_apar.drafters.pending_tokens import ComputedNodes, PendingTokens
+from medusa_apar.drafters.pending_tokens import PendingTokens
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import DraftTree, Flags, StepNodes
 from medusa_apar.runner.transfer import to_device, to_host
@@ -47,12 +47,12 @@ class Verifier:
         inputs = sampling_inputs.of_prompts(roots, logits.device)
         tokens, _ = sample([root.request.sampler for root in roots], np.arange(len(roots)), logits, inputs)
         after, pools = to_device(computed.after, features.device), [root.pool for root in roots]
-        pending = PendingTokens(tokens, features, computed.nodes, after, pools)
+        pending = PendingTokens(tokens, features, after, pools)
         sampled, *arrays = to_host(tokens, *self._proposed(pending, roots))
         return sampled.tolist(), _draft_trees(arrays, len(roots))
 
     def __call__(
-        self, threads: Sequence[LiveThread], nodes: StepNodes, ancestors: Flags, logits: Tensor, computed: ComputedNodes
+        self, threads: Sequence[LiveThread], nodes: StepNodes, ancestors: Flags, logits: Tensor, features: Tensor
     ) -> StepOutput:
         """Verify a step.
 
@@ -61,7 +61,7 @@ class Verifier:
             nodes: of the step.
             ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
             logits: `[nodes, vocabulary]`.
-            computed: the same nodes, with their features.
+            features: `[nodes, size]`.
         """
         device = logits.device
         on_device = NodeTensors(
@@ -81,9 +81,8 @@ class Verifier:
         eager = np.flatnonzero(nodes.is_eager_child)
         last = torch.cat([leaves, to_device(eager, device)])
         pools = [thread.pool for thread in (*threads, *(threads[number] for number in nodes.thread[eager]))]
-        after = last.to(computed.features.device)
-        pending = PendingTokens(sampled[last], computed.features[after], computed, after, pools)
-        proposed = self._proposed(pending, threads)
+        after = last.to(features.device)
+        proposed = self._proposed(PendingTokens(sampled[last], features[after], after, pools), threads)
         arrays = to_host(sampled, accepted, *proposed)
         return StepOutput(arrays[0], arrays[1], _draft_trees(arrays[2:], rows=len(last)))
 

@@ -68,7 +68,7 @@ class Placement:
 
     @staticmethod
     def at(pools: Sequence[SlotPool], pool_of: Ints, slots: Ints) -> Placement:
-        """Nodes at slots that were acquired; what they attend to is told elsewhere.
+        """Nodes at slots that were acquired; the caller has their mask.
 
         Args:
             pools: all pools of the nodes.
@@ -76,7 +76,7 @@ class Placement:
             slots: `[nodes]`, in the node's own pool.
         """
         members = [(pool, np.flatnonzero(pool_of == pool.index)) for pool in pools]
-        nothing = np.zeros((len(slots), max(pool.extent for pool in pools)), dtype=np.bool_)
+        nothing = np.broadcast_to(np.False_, (len(slots), max(pool.extent for pool in pools)))
         most = max(len(nodes) for _, nodes in members)
         return Placement(members, slots, np.zeros_like(slots), nothing, most, _attended(pools))
 

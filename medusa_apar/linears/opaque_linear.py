@@ -21,7 +21,7 @@ JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class SharingLinear(nn.Linear):
-    """A linear layer with the weight and bias of another one. What it made of them is neither moved nor converted.
+    """A linear layer with the weight and bias of another one. Packed copies can be neither moved nor converted.
 
     Args:
         linear: the other one.

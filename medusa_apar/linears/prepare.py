@@ -22,19 +22,14 @@ def prepare_linears(module: nn.Module, weights: Weights) -> None:
         pack_linears(module)
 
 
-def quantize_as_loaded(model: PreTrainedModel) -> bool:
-    """Quantise a model that nobody else has yet, so that its weights are not held twice.
-
-    Returns:
-        False on a CPU without the instructions, with a warning.
+def quantize_as_loaded(model: PreTrainedModel) -> None:
+    """Quantise a model that nobody else has yet, so that its weights are not held twice, where the CPU can.
 
     Raises:
         ValueError: as `usable_weights`.
     """
-    quantizes = usable_weights(model, Weights.INT8) is Weights.INT8
-    if quantizes:
+    if usable_weights(model, Weights.INT8) is Weights.INT8:
         quantize_in_place(model)
-    return quantizes
 
 
 def usable_weights(model: PreTrainedModel, asked: Weights) -> Weights:

@@ -66,7 +66,7 @@ def quantize_in_place(module: nn.Module) -> None:
     """
     quantize_linears(module)
     for each in module.modules():
-        if isinstance(each, QuantizedLinear | JoinedLinear):
+        if isinstance(each, nn.Linear) and is_quantized(each):
             scale = nn.Parameter(_ranges(each.weight.detach().float()) / WEIGHT_STEPS, requires_grad=False)
             weight = nn.Parameter(each.weight.detach().to("meta"), requires_grad=False)
             each._parameters |= {"weight_scale": scale, "weight": weight}  # others hold the same dictionary

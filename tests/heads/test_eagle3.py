@@ -137,6 +137,23 @@ def test_layers_that_are_not_named_are_those_of_the_paper(tmp_path: Path) -> Non
     assert load_heads(folder, deep).auxiliary_layers == (2, 5, 7)
 
 
+def test_without_a_backbone_layers_stay_unnamed(backbone: LlamaForCausalLM, tmp_path: Path) -> None:
+    loaded = load_heads(write_safeai(eagle3_heads(), tmp_path / "given", eagle_config=None))
+    with pytest.raises(ValueError, match="name no auxiliary layers; load them with"):
+        MedusaAparModel(backbone, loaded)
+    for layout in WRITERS:
+        save_eagle3(loaded, tmp_path / layout, layout)
+        assert "eagle_aux_hidden_state_layer_ids" not in (tmp_path / layout / "config.json").read_text()
+
+
+def test_a_draft_vocabulary_outside_the_backbones_is_named(backbone: LlamaForCausalLM, tmp_path: Path) -> None:
+    heads = eagle3_heads()
+    heads.draft_token_ids = torch.tensor([*DRAFTED[:-1], VOCAB])
+    heads.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"draft_token_ids of these heads lie outside a vocabulary of {VOCAB}"):
+        load_heads(tmp_path, backbone)
+
+
 def test_it_decodes_without_loss(backbone: LlamaForCausalLM, tmp_path: Path) -> None:
     backbone.save_pretrained(tmp_path / "model")
     heads = write_speculators(eagle3_heads(), tmp_path / "heads")
@@ -215,6 +232,8 @@ def test_what_is_broken_is_named(
     [
         ({"speculators_model_type": "dflash"}, "speculators_model_type='dflash', which is not supported"),
         ({"transformer_layer_config": None}, "transformer_layer_config=None"),
+        ({"speculators_config": [1]}, r"speculators_config=\[1\], which must be a JSON object"),
+        ({"eagle_aux_hidden_state_layer_ids": "0 1 1"}, "='0 1 1', which must be a list of whole numbers"),
         ({"norm_before_fc": True, "fc_norm": True}, "two ways to normalise the same"),
         ({"eagle_aux_hidden_state_layer_ids": [0, 1]}, r"eagle_aux_hidden_state_layer_ids=\[0, 1\]"),
         ({"eagle_aux_hidden_state_layer_ids": [0, 1, 9]}, r"auxiliary_layers=\[9\] of these heads are none"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,11 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any], layers: Sequen
     """
     decoder: Any = backbone.get_decoder()
     every = [*decoder.layers, decoder.norm]
-    kept: list[Tensor] = []
-    handles = [every[layer].register_forward_pre_hook(lambda _, given: kept.append(given[0])) for layer in layers]
+    kept: dict[int, Tensor] = {}
+    handles = [
+        every[layer].register_forward_pre_hook(lambda _, given, layer=layer: kept.update({layer: given[0]}))
+        for layer in layers
+    ]
     try:
         body = backbone.base_model(
             input_ids=batch["input_ids"],
@@ -41,11 +44,8 @@ def head_inputs(backbone: PreTrainedModel, batch: dict[str, Any], layers: Sequen
     finally:
         for handle in handles:
             handle.remove()
-    if not layers:
-        return cast(Tensor, body.last_hidden_state)
-    # Hooks of one layer run in the order of `layers`, but layers run in their own.
-    order = sorted(range(len(layers)), key=lambda at: (layers[at], at))
-    return torch.cat([*(kept[order.index(at)] for at in range(len(layers))), body.last_hidden_state], dim=-1)
+    last: Tensor = body.last_hidden_state
+    return torch.cat([*(kept[layer] for layer in layers), last], dim=-1) if layers else last
 
 
 def backbone_logits(backbone: PreTrainedModel, hidden: Tensor) -> Tensor:

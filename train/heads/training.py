@@ -162,31 +162,25 @@ class HeadsArguments:
         for name in ("num_heads", "num_layers"):
             if not 0 <= (count := getattr(self, name)) <= MOST:
                 raise InputError(f"--{name} {count} is not between 0 and {MOST}; give a number of that range")
-        for name, least, kind in (
+        for name, least, kinds in (
             ("intermediate_size", 1, ("sequential", "eagle3")),
             ("draft_vocab_size", 2, ("sequential", "eagle3")),
             ("projection_rank", 1, ("medusa",)),
         ):
             given = getattr(self, name)
-            if given is not None and self.kind not in kind:
-                raise InputError(f"--{name} {given} is for --kind {' or '.join(kind)}; leave it out")
+            if given is not None and self.kind not in kinds:
+                raise InputError(f"--{name} {given} is for --kind {' or '.join(kinds)}; leave it out")
             if given is not None and given < least:
                 raise InputError(f"--{name} {given} is too small; give a whole number from {least}")
-        if self.kind == "sequential":
+        if self.kind != "medusa":
+            kind = SequentialHeads if self.kind == "sequential" else Eagle3Heads
             size = self.draft_vocab_size
-            return SequentialHeads.for_backbone(
+            drafted = None if size is None else commonest_tokens(rows, size - (kind is SequentialHeads))
+            return kind.for_backbone(
                 backbone,
                 num_heads=self.num_heads,
                 intermediate_size=self.intermediate_size,
-                draft_token_ids=None if size is None else commonest_tokens(rows, size - 1),
-            )
-        if self.kind == "eagle3":
-            size = self.draft_vocab_size
-            return Eagle3Heads.for_backbone(
-                backbone,
-                num_heads=self.num_heads,
-                intermediate_size=self.intermediate_size,
-                draft_token_ids=None if size is None else commonest_tokens(rows, size),
+                draft_token_ids=drafted,
             )
         hidden_size = backbone.config.get_text_config().hidden_size
         if self.projection_rank is not None and self.projection_rank >= hidden_size:
