@@ -211,7 +211,7 @@ class Eagle3Heads(DraftHeads):
         path: Tensor | None = None,
         rows: PathRows | None = None,
     ) -> Tensor:
-        """As `DraftHeads.forward`. Each level continues from the states of the one before (training-time test, section 3.2)."""
+        """As `DraftHeads.forward`. Each level continues from the states of the one before: section 3.2."""
         if embeddings is None or path is None or rows is None:
             raise ValueError("EAGLE-3 heads attend along paths; pass embeddings, path and rows")
         counts = rows.places.sum(dim=1).tolist()
