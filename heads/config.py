@@ -62,27 +62,35 @@ class MedusaHeadsConfig(HeadsConfig):
         num_layers: residual blocks in a head.
         shared_projection: project with the backbone's own `lm_head` rather than one matrix per head.
         projection_rank: of each head's own projection, for small files; None: a whole matrix.
+        draft_vocab_size: tokens that may be drafted, rows of own projections; None: any.
         **kwargs: of `HeadsConfig`.
     """
 
     model_type = "medusa_heads"
 
     def __init__(
-        self, num_layers: int = 1, shared_projection: bool = False, projection_rank: int | None = None, **kwargs: Any
+        self,
+        num_layers: int = 1,
+        shared_projection: bool = False,
+        projection_rank: int | None = None,
+        draft_vocab_size: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        if shared_projection and projection_rank is not None:
-            raise ValueError(
-                f"projection_rank={projection_rank} is of own projections, and shared_projection=True has none; "
-                "leave one of them out"
-            )
+        for name, value in (("projection_rank", projection_rank), ("draft_vocab_size", draft_vocab_size)):
+            if shared_projection and value is not None:
+                raise ValueError(
+                    f"{name}={value} is of own projections, and shared_projection=True has none; leave one of them out"
+                )
         self.num_layers = num_layers
         self.shared_projection = shared_projection
         self.projection_rank = projection_rank
+        self.draft_vocab_size = draft_vocab_size
         super().__init__(**kwargs)
 
     @property
     def shape(self) -> dict[str, int | bool]:
-        own = {} if self.projection_rank is None else {"projection_rank": self.projection_rank}
+        optional = {"projection_rank": self.projection_rank, "draft_vocab_size": self.draft_vocab_size}
+        own = {name: value for name, value in optional.items() if value is not None}
         return super().shape | {"num_layers": self.num_layers, "shared_projection": self.shared_projection} | own
 
 

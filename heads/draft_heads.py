@@ -37,8 +37,8 @@ class DraftHeads(PreTrainedModel):
 
     Attributes:
         kv_layers: layers of keys and values that they keep beside the backbone's.
-        draft_token_ids: `[tokens]` int64, the tokens that may be drafted, in the order of the logits, where one more
-            logit stands for all other tokens; None where every token has a logit.
+        draft_token_ids: `[tokens]` int64, the tokens that may be drafted, in the order of the logits; None where every
+            token has a logit.
     """
 
     config: HeadsConfig
@@ -92,8 +92,7 @@ class DraftHeads(PreTrainedModel):
         if self.draft_token_ids is None:
             return probabilities
         known = probabilities[..., self.draft_token_ids]
-        others = (1 - known.sum(dim=-1, keepdim=True)).clamp(min=0)
-        return torch.cat([known, others], dim=-1)
+        return known / known.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(known.dtype).tiny)
 
     @property
     def auxiliary_layers(self) -> tuple[int, ...]:

@@ -12,7 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, LlamaConfig, PretrainedConfig, PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from .backbone_weights import projection_weight
@@ -43,6 +48,20 @@ class Eagle3Layer(nn.Module):
         self.hidden_norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = layer.post_attention_layernorm
         self.norm_before_residual = norm_before_residual
+
+    def store(
+        self, embeddings: Tensor, states: Tensor, position_embeddings: tuple[Tensor, Tensor], past_key_values: Cache
+    ) -> None:
+        """Keep the keys and values of rows after which nothing is drafted. Arguments are those of `forward`."""
+        attention: Any = self.self_attn
+        rows = torch.cat([self.input_layernorm(embeddings), self.hidden_norm(states)], dim=-1)
+        by_head = (*rows.shape[:-1], -1, attention.head_dim)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)  # are computed in one product
+        query, key, value = (project(rows).view(by_head) for project in projections)
+        if hasattr(attention, "k_norm"):
+            key = attention.k_norm(key)
+        _, key = apply_rotary_pos_emb(query.transpose(1, 2), key.transpose(1, 2), *position_embeddings)
+        past_key_values.update(key, value.transpose(1, 2), attention.layer_idx)
 
     def forward(self, embeddings: Tensor, states: Tensor, **attention: Any) -> Tensor:
         """The states after the layer.
@@ -189,9 +208,7 @@ class Eagle3Heads(DraftHeads):
         Returns:
             States of the tokens `[rows, width]`, for the tokens after them, and logits `[rows, draft_vocab_size]`.
         """
-        own = self.fc.weight
-        table = embeddings if self.embed_tokens is None else self.embed_tokens
-        embedded = table(token_ids)[None].to(own.device, own.dtype)
+        embedded = self._embedded(token_ids, embeddings)
         after = self.layer(
             embedded,
             states[None],
@@ -202,6 +219,17 @@ class Eagle3Heads(DraftHeads):
         )[0]
         normed = self.norm(after)
         return normed if self.config.norm_output else after, self.lm_head(normed)
+
+    def store(self, states: Tensor, token_ids: Tensor, positions: Tensor, embeddings: nn.Module, cache: Cache) -> None:
+        """Keep the keys and values of tokens after which nothing is drafted. Arguments are those of `advance`."""
+        embedded = self._embedded(token_ids, embeddings)
+        self.layer.store(embedded, states[None], self.rotary_emb(embedded, positions[None]), cache)
+
+    def _embedded(self, token_ids: Tensor, embeddings: nn.Module) -> Tensor:
+        own = self.fc.weight
+        table = embeddings if self.embed_tokens is None else self.embed_tokens
+        embedded: Tensor = table(token_ids)[None].to(own.device, own.dtype)
+        return embedded
 
     def forward(
         self,
@@ -249,12 +277,6 @@ class Eagle3Heads(DraftHeads):
             )
             levels.append(logits)
         return torch.stack(levels)
-
-    def as_drafted(self, probabilities: Tensor) -> Tensor:
-        if self.draft_token_ids is None:
-            return probabilities
-        known = probabilities[..., self.draft_token_ids]
-        return known / known.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(known.dtype).tiny)
 
     def check_fits(self, backbone: PreTrainedModel) -> None:
         super().check_fits(backbone)

@@ -57,10 +57,11 @@ class MedusaHead(nn.Module):
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__()
         self.blocks = nn.Sequential(*(ResidualBlock(config.hidden_size) for _ in range(config.num_layers)))
+        tokens = config.draft_vocab_size or config.vocab_size
         if config.projection_rank is not None:
-            self.projection = LowRankProjection(config.hidden_size, config.projection_rank, config.vocab_size)
+            self.projection = LowRankProjection(config.hidden_size, config.projection_rank, tokens)
         elif not config.shared_projection:
-            self.projection = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.projection = nn.Linear(config.hidden_size, tokens, bias=False)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Logits, or with a shared projection what is to enter the backbone's `lm_head`."""
@@ -77,6 +78,8 @@ class MedusaHeads(DraftHeads):
     def __init__(self, config: MedusaHeadsConfig) -> None:
         super().__init__(config)
         self.heads = nn.ModuleList(MedusaHead(config) for _ in range(config.num_heads))
+        if config.draft_vocab_size is not None:
+            self.register_buffer("draft_token_ids", torch.arange(config.draft_vocab_size))
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -88,8 +91,18 @@ class MedusaHeads(DraftHeads):
         num_layers: int = 1,
         shared_projection: bool = False,
         projection_rank: int | None = None,
+        draft_token_ids: Tensor | None = None,
     ) -> MedusaHeads:
-        """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`, as far as it can."""
+        """Untrained heads for a backbone: each starts as a copy of the backbone's own `lm_head`, as far as it can.
+
+        Args:
+            backbone: the model.
+            num_heads: tokens that are drafted ahead.
+            num_layers: of `MedusaHeadsConfig`.
+            shared_projection: likewise.
+            projection_rank: likewise.
+            draft_token_ids: `[tokens]` int64, rising, of a draft vocabulary; None drafts among all tokens.
+        """
         sizes = backbone.config.get_text_config()
         config = MedusaHeadsConfig(
             num_heads=num_heads,
@@ -98,10 +111,14 @@ class MedusaHeads(DraftHeads):
             vocab_size=sizes.vocab_size,
             shared_projection=shared_projection,
             projection_rank=projection_rank,
+            draft_vocab_size=None if draft_token_ids is None else len(draft_token_ids),
         )
         heads = cls(config).beside(backbone)
         if not shared_projection:
             weight = projection_weight(backbone)
+            if draft_token_ids is not None:
+                heads.draft_token_ids = draft_token_ids.to(heads.device, copy=True)
+                weight = weight[draft_token_ids]
             state = {"weight": weight} if projection_rank is None else nearest_product(weight, projection_rank)
             for head in heads.heads:
                 assert isinstance(head, MedusaHead)
@@ -144,7 +161,7 @@ class MedusaHeads(DraftHeads):
         return torch.stack([self.head_logits(head, hidden_states, lm_head) for head in range(self.config.num_heads)])
 
     def head_logits(self, head: int, hidden_states: Tensor, lm_head: nn.Module) -> Tensor:
-        """Logits of one head, counted from 0: `[..., vocab_size]`; `lm_head` is used where it is shared."""
+        """Logits of one head, counted from 0: `[..., logits]`; `lm_head` is used where it is shared."""
         own = next(self.parameters(), hidden_states)
         outputs: Tensor = self.heads[head](hidden_states.to(own.device, own.dtype))
         if not self.config.shared_projection:

@@ -126,6 +126,14 @@ class SequentialHeads(DraftHeads):
             logits.append(self.project(state, lm_head))
         return torch.stack(logits)
 
+    def as_drafted(self, probabilities: Tensor) -> Tensor:
+        """As `DraftHeads.as_drafted`; the last logit of a draft vocabulary stands for all other tokens."""
+        if self.draft_token_ids is None:
+            return probabilities
+        known = probabilities[..., self.draft_token_ids]
+        others = (1 - known.sum(dim=-1, keepdim=True)).clamp(min=0)
+        return torch.cat([known, others], dim=-1)
+
 
 @torch.no_grad()
 def _embedding_size(backbone: PreTrainedModel) -> float:

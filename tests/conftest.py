@@ -63,10 +63,12 @@ def forking_backbone(
     return model
 
 
-def random_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> MedusaHeads:
+def random_heads(
+    backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3, draft_token_ids: Tensor | None = None
+) -> MedusaHeads:
     """Heads that draft at random, but often the same as the backbone."""
     torch.manual_seed(seed)
-    heads = MedusaHeads.for_backbone(backbone, num_heads=num_heads)
+    heads = MedusaHeads.for_backbone(backbone, num_heads=num_heads, draft_token_ids=draft_token_ids)
     with torch.no_grad():
         for head in heads.heads:
             for block in head.blocks:
@@ -85,10 +87,18 @@ def random_sequential_heads(
     return heads.eval()
 
 
+EVERY_OTHER = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)}))
+"""A draft vocabulary: the control tokens, EOS and every other token."""
+
+
 def random_draft_vocabulary_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> SequentialHeads:
-    """The same, which draft among the control tokens, EOS and every other token."""
-    every_other = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)}))
-    return random_sequential_heads(backbone, seed, num_heads, draft_token_ids=every_other)
+    """The same, which draft among a part of the tokens."""
+    return random_sequential_heads(backbone, seed, num_heads, draft_token_ids=EVERY_OTHER)
+
+
+def random_medusa_draft_vocabulary_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> MedusaHeads:
+    """Medusa heads that draft among a part of the tokens."""
+    return random_heads(backbone, seed, num_heads, draft_token_ids=EVERY_OTHER)
 
 
 def random_eagle3_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int = 3) -> Eagle3Heads:
@@ -105,7 +115,7 @@ def random_eagle3_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int
         draft_vocab_size=VOCABULARY // 2,
     )
     heads = Eagle3Heads(config).to(backbone.dtype)
-    heads.draft_token_ids = torch.tensor(sorted({FORK, CHILD, EOS, *range(0, VOCABULARY, 2)})[: VOCABULARY // 2])
+    heads.draft_token_ids = EVERY_OTHER[: VOCABULARY // 2].clone()
     return heads.eval()
 
 

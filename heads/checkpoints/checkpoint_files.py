@@ -39,6 +39,13 @@ def natural(values: Mapping[str, Any], name: str, path: Path, *, default: int | 
     return value
 
 
+def is_draft_vocabulary(tokens: Tensor, vocab_size: int) -> bool:
+    """Whether a tensor holds rising token ids of a vocabulary."""
+    if tokens.dim() != 1 or tokens.is_floating_point() or not len(tokens):
+        return False
+    return not bool((tokens.diff() <= 0).any()) and int(tokens[0]) >= 0 and int(tokens[-1]) < vocab_size
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {RETRIEVE}")

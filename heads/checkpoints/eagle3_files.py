@@ -19,7 +19,16 @@ from torch import Tensor
 from ..config import AUXILIARY_LAYERS, Eagle3HeadsConfig
 from ..draft_heads import DraftHeads
 from ..eagle3 import Eagle3Heads
-from .checkpoint_files import RETRIEVE, SAFETENSORS, SAFETENSORS_INDEX, first_line, natural, read_pt, read_weights
+from .checkpoint_files import (
+    RETRIEVE,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    first_line,
+    is_draft_vocabulary,
+    natural,
+    read_pt,
+    read_weights,
+)
 from .formats import CONFIG, EAGLE3_BIN, CheckpointFormat, writing
 
 FIRST_LAYER = {CheckpointFormat.EAGLE3: "midlayer.", CheckpointFormat.SPECULATORS: "layers.0."}
@@ -201,7 +210,7 @@ def _draft_token_ids(offsets: Tensor | None, count: int, vocab_size: int, path: 
             f"{path}: `d2t` is {list(offsets.shape)} of {offsets.dtype}, not [{count}] of int64; {RETRIEVE}"
         )
     tokens = torch.arange(count) + offsets.long()
-    if bool((tokens.diff() <= 0).any()) or not 0 <= int(tokens[0]) <= int(tokens[-1]) < vocab_size:
+    if not is_draft_vocabulary(tokens, vocab_size):
         raise ValueError(
             f"{path}: the tokens of `d2t` are not sorted, occur twice, or lie outside a vocabulary of {vocab_size}; "
             f"{RETRIEVE}"

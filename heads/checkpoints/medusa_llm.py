@@ -62,6 +62,11 @@ def write_medusa_llm(
     """
     if not isinstance(heads, MedusaHeads):
         raise ValueError("medusa-llm's format has no place for heads of another kind; export Medusa heads")
+    if heads.draft_token_ids is not None:
+        raise ValueError(
+            f"draft_vocab_size={heads.config.draft_vocab_size}: medusa-llm's heads draft among all tokens; "
+            "export to vllm, or train heads without a draft vocabulary"
+        )
     state = _medusa_llm_state(heads, backbone)
     config = {
         "base_model_name_or_path": base_model_name_or_path,

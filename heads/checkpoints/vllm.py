@@ -18,11 +18,13 @@ from transformers import PreTrainedModel
 from ..config import MedusaHeadsConfig
 from ..draft_heads import DraftHeads
 from ..medusa import MedusaHeads
-from .checkpoint_files import SAFETENSORS, natural, read_safetensors
+from .checkpoint_files import RETRIEVE, SAFETENSORS, is_draft_vocabulary, natural, read_safetensors
 from .formats import CONFIG, VLLM_MODEL_TYPE, CheckpointFormat, writing
 
 _SHARED = "original_lm_head"
 _BIAS = "medusa_fc_bias"
+_TOKENS = "token_map"
+"""The tokens of a draft vocabulary, `[truncated_vocab_size]`."""
 
 
 def save_vllm(heads: DraftHeads, folder: str | Path, backbone: PreTrainedModel | None = None) -> None:
@@ -52,7 +54,7 @@ def save_vllm(heads: DraftHeads, folder: str | Path, backbone: PreTrainedModel |
         "architectures": ["MedusaModel"],
         "hidden_size": shape.hidden_size,
         "vocab_size": shape.vocab_size,
-        "truncated_vocab_size": shape.vocab_size,
+        "truncated_vocab_size": shape.draft_vocab_size or shape.vocab_size,
         "num_heads": shape.num_heads,
         "num_hidden_layers": shape.num_layers,
         _BIAS: True,
@@ -71,31 +73,59 @@ def read_vllm(values: dict[str, Any], folder: Path) -> tuple[MedusaHeadsConfig, 
         The heads' config, the file of the weights, and the weights, of which a shared projection is none.
 
     Raises:
-        ValueError: a field is wrong, or the heads draft among a part of the vocabulary.
+        ValueError: a field or the draft vocabulary is wrong.
         OSError: the file is missing or broken.
     """
     path = folder / CONFIG
     sizes = {name: natural(values, name, path) for name in ("num_heads", "hidden_size", "vocab_size")}
     layers = natural(values, "num_hidden_layers", path, least=0)
-    truncated = values.get("truncated_vocab_size")
-    if truncated not in (None, sizes["vocab_size"]):
-        raise ValueError(
-            f"{path} has truncated_vocab_size={truncated}: these heads draft among a part of the vocabulary, which "
-            "is not supported; export them with their whole vocabulary"
-        )
+    truncated = natural(values, "truncated_vocab_size", path, default=sizes["vocab_size"])
     shared = bool(values.get(_SHARED, False))
     state = read_safetensors(folder / SAFETENSORS)
+    tokens = state.pop(_TOKENS, None)
+    draft_vocab_size = None if truncated >= sizes["vocab_size"] else truncated
+    if draft_vocab_size is not None:
+        state |= _draft_vocabulary(state, tokens, draft_vocab_size, sizes, folder / SAFETENSORS)
+        shared = False
     if shared:
         state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head")}
     if not values.get(_BIAS, False):
         for name, weight in list(state.items()):
             if name.startswith("blocks."):
                 state[name.replace(".weight", ".bias")] = torch.zeros(len(weight), dtype=weight.dtype)
-    return MedusaHeadsConfig(num_layers=layers, shared_projection=shared, **sizes), folder / SAFETENSORS, state
+    config = MedusaHeadsConfig(num_layers=layers, shared_projection=shared, draft_vocab_size=draft_vocab_size, **sizes)
+    return config, folder / SAFETENSORS, state
+
+
+def _draft_vocabulary(
+    state: dict[str, Tensor], tokens: Tensor | None, count: int, sizes: dict[str, int], path: Path
+) -> dict[str, Tensor]:
+    """The draft vocabulary, and every head's own projection to it: a file may hold one for all, and rows of all tokens.
+
+    Raises:
+        ValueError: the draft vocabulary is not of `count` tokens, rising.
+    """
+    vocab_size = sizes["vocab_size"]
+    if tokens is None or tokens.shape != (count,) or not is_draft_vocabulary(tokens, vocab_size):
+        found = "is missing" if tokens is None else f"is {list(tokens.shape)} of {tokens.dtype}, or not rising"
+        raise ValueError(
+            f"{path}: `{_TOKENS}` {found}; truncated_vocab_size={count} needs so many rising token ids below "
+            f"{vocab_size}; {RETRIEVE}"
+        )
+    tokens, first = tokens.long(), "lm_heads.0.weight"
+    names = [f"lm_heads.{head}.weight" for head in range(sizes["num_heads"])]
+    projections = {name: state.get(name, state.get(first)) for name in names}
+    return {_TOKENS: tokens} | {
+        name: rows[tokens] if len(rows) == vocab_size else rows
+        for name, rows in projections.items()
+        if rows is not None
+    }
 
 
 def vllm_name(name: str) -> str:
     """Rename a parameter of ours: `heads.3.blocks.0.linear.bias` is `blocks.3.layers.0.bias` there."""
+    if name == "draft_token_ids":
+        return _TOKENS
     _, head, *rest = name.split(".")
     if rest[0] == "projection":
         return f"lm_heads.{head}.weight"

@@ -16,11 +16,13 @@ from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.linears.dtype import Weights
 from medusa_apar.runner.attention import NAME, REPRODUCIBLE
+from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.masks import additive
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.runner.transfer import to_device
 
 from .drafter import Beam, Drafter, DraftShape, Trees
+from .eagle3_rows import Eagle3Rows
 from .pending_tokens import ComputedNodes, PendingTokens
 
 
@@ -51,6 +53,7 @@ class Eagle3Drafter(Drafter):
         heads: a twin of the heads.
         embeddings: the backbone's input embeddings.
         runner: of the backbone.
+        compiler: of the layer; None runs it as it is.
     """
 
     WIDTH = 4
@@ -58,9 +61,11 @@ class Eagle3Drafter(Drafter):
 
     heads: Eagle3Heads
 
-    def __init__(self, heads: Eagle3Heads, embeddings: nn.Module, runner: ModelRunner) -> None:
+    def __init__(
+        self, heads: Eagle3Heads, embeddings: nn.Module, runner: ModelRunner, compiler: Compiler | None
+    ) -> None:
         super().__init__(heads, self.WIDTH, None)
-        self._embeddings = embeddings
+        self._rows = Eagle3Rows(heads, embeddings, compiler)
         self._dtype = runner.kv_dtype or heads.dtype
         attention: Any = heads.layer.self_attn
         attention.layer_idx = runner.kv_layers - 1
@@ -77,7 +82,7 @@ class Eagle3Drafter(Drafter):
         positions = to_device(np.maximum(placement.positions - 1, 0), device)
         seen = placement.mask & (placement.slot_positions > 0)  # the first token of a path has no row
         self._placement, self._mask = placement, additive(seen, self._dtype, device)
-        self._run(before, to_device(nodes.token_ids, device), positions, self._mask, placement)
+        self._rows.store(before, to_device(nodes.token_ids, device), positions, placement)
 
     def propose(self, pending: PendingTokens, shape: DraftShape) -> Trees | None:
         placement, after = self._placement, pending.after
@@ -100,29 +105,16 @@ class Eagle3Drafter(Drafter):
             for level in levels:
                 level.give_back(np.ones(len(level), dtype=np.bool_))
 
-    def _run(
-        self, states: Tensor, token_ids: Tensor, positions: Tensor, mask: Tensor, placement: Placement
-    ) -> tuple[Tensor, Tensor]:
-        device, cache = self.heads.device, placement.cache
-        cache.aim(to_device(placement.flat_slots, device), mask.shape[-1])
-        groups = placement.groups() if cache.pools > 1 else (None, None)
-        by_pool = zip(("pool_nodes", "node_places", "attended_pools"), (*groups, placement.attended), strict=True)
-        return self.heads.advance(
-            states, token_ids, positions, self._embeddings, mask, cache,
-            **{name: to_device(array, device) for name, array in by_pool if array is not None},
-        )  # fmt: skip
-
     def _advance(self, level: int, state: Paths, token_ids: Tensor) -> tuple[Paths, Tensor]:
         placement = state.levels[level]
         rows, count = token_ids.shape
         own = to_device(placement.slots, token_ids.device).view(rows, count, 1)
         mask = state.mask.scatter(2, own, 0.0)
-        positions = (state.positions + level)[:, None].expand(rows, count)
-        after, logits = self._run(
+        after, logits = self._rows(
             state.states.flatten(0, 1),
             token_ids.flatten(),
-            positions.flatten(),
-            mask.flatten(0, 1)[None, None],
+            (state.positions + level).repeat_interleave(count),
+            mask.flatten(0, 1),
             placement,
         )
         return replace(state, states=after.view(rows, count, -1), mask=mask), logits.view(rows, count, -1)

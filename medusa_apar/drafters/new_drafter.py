@@ -25,7 +25,7 @@ def new_drafter(heads: DraftHeads, runner: ModelRunner, compiler: Compiler | Non
     own, embeddings = twin(heads), runner.model.get_input_embeddings()
     prepare_linears(own, runner.weights)
     if isinstance(own, Eagle3Heads):
-        return Eagle3Drafter(own, embeddings, runner)
+        return Eagle3Drafter(own, embeddings, runner, compiler)
     if isinstance(own, SequentialHeads):
         return SequentialDrafter(own, embeddings, runner.lm_head, compiler)
     assert isinstance(own, MedusaHeads)

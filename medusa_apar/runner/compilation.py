@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from medusa_apar.linears.dtype import Weights
 
 from .compiled_function import CompiledFunction, own_code
 from .cuda_graphs import GraphedPass
-from .forward_pass import CompiledPass, ForwardPass, PassInputs, Run
+from .forward_pass import CompiledPass, ForwardPass, Run
+from .pass_inputs import PassSizes, PoolInputs
 
 _ROOMS = Path(__file__).parents[1]
 TRACED = (*(_ROOMS / room for room in ("drafters", "kv_cache", "linears", "runner")), Path(heads.__file__).parent)
@@ -96,44 +98,41 @@ class Compiler:
         return sha256(json.dumps(subject, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+class Inputs(Protocol):
+    """What a compiled run reads."""
+
+    @property
+    def pools(self) -> PoolInputs:
+        """Which nodes lie in which pool."""
+        ...
+
+    def zeros(self, sizes: PassSizes) -> Self:
+        """Inputs of the same kind and of other sizes."""
+        ...
+
+
 class WarmedUpRun:
-    """A compiled model whose graph is traced with sizes that are like no other.
+    """A compiled run over the slots of a cache, whose graph is traced with sizes that are like no other.
 
     The compiler takes sizes that are equal when it traces, such as nodes and key-value heads, for one size. A batch
     needs a second graph once many of its pools are idle; both are compiled at its first pass.
 
     Args:
-        run: the compiled model.
+        run: the compiled run.
     """
 
-    NODES, EXTENT, STRIDE = 13, 192, 448
-    POOLS, ATTENDED, MOST, KEPT = 7, 3, 5, 11
+    SIZES = PassSizes(nodes=13, extent=192, attended=None, pools=7, most=5, kept=11)
+    ATTENDED, STRIDE = 3, 448
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Callable[[Any, SlotCache], tuple[Tensor, Tensor]]) -> None:
         self._run = run
         self._warmed_up: set[bool] = set()
 
-    def __call__(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
+    def __call__(self, inputs: Inputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         several = cache.pools > 1
         if several not in self._warmed_up:
             self._warmed_up.add(several)
-            blank = cache.resized(self.POOLS if several else 1, self.STRIDE - 1)
+            blank = cache.resized(self.SIZES.pools if several else 1, self.STRIDE - 1)
             for attended in (None, self.ATTENDED) if several else (None,):
-                self._run(self._inputs(inputs, attended), blank)
+                self._run(inputs.zeros(replace(self.SIZES, attended=attended)), blank)
         return self._run(inputs, cache)
-
-    def _inputs(self, like: PassInputs, attended: int | None) -> PassInputs:
-        def mask(one: Tensor) -> Tensor:
-            return one.new_zeros(1, 1, self.NODES, self.EXTENT)
-
-        nodes = like.slots.new_zeros(self.NODES)
-        return PassInputs(
-            nodes[None],
-            nodes[None],
-            mask(like.masks) if isinstance(like.masks, Tensor) else {k: mask(one) for k, one in like.masks.items()},
-            nodes,
-            None if like.pool_nodes is None else nodes.new_zeros(attended or self.POOLS, self.MOST),
-            None if like.node_places is None else nodes.clone(),
-            None if attended is None else nodes.new_zeros(attended),
-            None if like.kept is None else nodes.new_zeros(self.KEPT),
-        )

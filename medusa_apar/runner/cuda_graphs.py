@@ -12,7 +12,8 @@ from torch import Tensor
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 
-from .forward_pass import ForwardPass, PassInputs, Run
+from .forward_pass import ForwardPass, Run
+from .pass_inputs import PassInputs
 
 NODE_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Numbers of nodes that graphs are captured for; larger steps are multiples of the last one."""

@@ -1,9 +1,9 @@
-"""A forward pass as tensors on the device, and the ways to run it: as it is, compiled, or from CUDA graphs."""
+"""The ways to run a forward pass: as it is, compiled, or from CUDA graphs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,53 +11,7 @@ from torch import Tensor
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_cache import SlotCache
 
-
-@dataclass(frozen=True, slots=True)
-class PassInputs:
-    """What a forward pass reads, on the device.
-
-    Attributes:
-        input_ids, position_ids: `[1, nodes]` int64.
-        masks: additive, `[1, 1, nodes, extent]`; a mask per layer type where layers have different windows.
-        slots: `[nodes]` int64, where keys and values go, counted through all pools.
-        pool_nodes, node_places, attended_pools: as `slot_attention` takes them.
-        kept: `[kept]` int64, the nodes whose logits are wanted; None: all.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    masks: Tensor | dict[str, Tensor]
-    slots: Tensor
-    pool_nodes: Tensor | None = None
-    node_places: Tensor | None = None
-    attended_pools: Tensor | None = None
-    kept: Tensor | None = None
-
-    @property
-    def extent(self) -> int:
-        """Slots of each pool that attention runs over."""
-        mask = self.masks if isinstance(self.masks, Tensor) else next(iter(self.masks.values()))
-        return mask.shape[-1]
-
-    def tensors(self) -> list[Tensor]:
-        """All of them, in one order."""
-        masks = [self.masks] if isinstance(self.masks, Tensor) else list(self.masks.values())
-        optional = (self.pool_nodes, self.node_places, self.attended_pools, self.kept)
-        return [self.input_ids, self.position_ids, *masks, self.slots, *(part for part in optional if part is not None)]
-
-    def clone(self) -> PassInputs:
-        """Copies of them."""
-        return PassInputs(
-            self.input_ids.clone(),
-            self.position_ids.clone(),
-            self.masks.clone() if isinstance(self.masks, Tensor) else {k: m.clone() for k, m in self.masks.items()},
-            self.slots.clone(),
-            None if self.pool_nodes is None else self.pool_nodes.clone(),
-            None if self.node_places is None else self.node_places.clone(),
-            None if self.attended_pools is None else self.attended_pools.clone(),
-            None if self.kept is None else self.kept.clone(),
-        )
-
+from .pass_inputs import PassInputs
 
 Run = Callable[[PassInputs, SlotCache], tuple[Tensor, Tensor]]
 """Runs the model: logits `[kept, vocabulary]` and head inputs `[kept, hidden_size]`."""

@@ -21,8 +21,9 @@ from medusa_apar.linears.prepare import prepare_linears
 
 from .attention import attend_reproducibly, attend_to_slots
 from .compilation import Compiler
-from .forward_pass import ForwardPass, PassInputs
+from .forward_pass import ForwardPass
 from .masks import attention_masks
+from .pass_inputs import PassInputs, PoolInputs
 from .supported import check_supported
 from .transfer import to_device
 from .twin import twin
@@ -131,14 +132,13 @@ class ModelRunner:
     def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
         device = execution_device(self.model)
         padding = len(placement) - len(token_ids)
-        groups = placement.groups() if placement.cache.pools > 1 else (None, None)
-        by_pool = (*groups, placement.attended, kept)
         return PassInputs(
             to_device(np.pad(token_ids, (0, padding)) if padding else token_ids, device)[None],
             to_device(placement.positions, device)[None],
             attention_masks(self.model.config, placement, self.kv_dtype or self.model.dtype, device),
             to_device(placement.flat_slots, device),
-            *(None if each is None else to_device(each, device) for each in by_pool),
+            PoolInputs.of(placement, device),
+            None if kept is None else to_device(kept, device),
         )
 
     def _blank_cache(self) -> SlotCache:
@@ -153,11 +153,6 @@ class ModelRunner:
     def run(self, inputs: PassInputs, cache: SlotCache) -> tuple[Tensor, Tensor]:
         """Call the model: logits `[kept, vocabulary]` and features."""
         cache.aim(inputs.slots, inputs.extent)
-        by_pool = {
-            name: tensor
-            for name in ("pool_nodes", "node_places", "attended_pools")
-            if (tensor := getattr(inputs, name)) is not None
-        }
         output = self._twin(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
@@ -165,7 +160,7 @@ class ModelRunner:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=0 if inputs.kept is None else inputs.kept,
-            **by_pool,
+            **inputs.pools.given(),
         )
         return output.logits[0], self._features.last()[0]
 

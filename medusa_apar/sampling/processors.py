@@ -7,6 +7,7 @@ a context of its own: the row's padding and prompt, the thread's tokens, and the
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -187,6 +188,21 @@ def split_warpers(processors: LogitsProcessorList) -> tuple[LogitsProcessorList,
     """The processors up to the user's own, and the warpers after them; control-token rules come between."""
     first = next((at for at, item in enumerate(processors) if isinstance(item, WARPERS)), len(processors))
     return LogitsProcessorList(processors[:first]), LogitsProcessorList(processors[first:])
+
+
+def split_at_top_k(warpers: LogitsProcessorList) -> tuple[LogitsProcessorList, LogitsProcessorList, int | None]:
+    """The warpers before top-k, those from it on, and its k; all, none and None where those after it need more.
+
+    What top-k removes has no part in what comes after it, so that these may be given the likeliest tokens alone.
+    """
+    for at, warper in enumerate(warpers):
+        if isinstance(warper, TopKLogitsWarper):
+            behind = warpers[at:]
+            context_free = all(type(each) in WARPERS and type(each) in CONTEXT_FREE for each in behind)
+            if context_free and warper.filter_value == -math.inf:
+                return LogitsProcessorList(warpers[:at]), LogitsProcessorList(behind), warper.top_k
+            break
+    return warpers, LogitsProcessorList(), None
 
 
 def is_context_free(processors: LogitsProcessorList) -> bool:

@@ -15,7 +15,10 @@ from transformers import LogitsProcessorList
 from medusa_apar.runner.transfer import to_device
 from medusa_apar.tree.control_tokens import ControlTokenRules, ControlTokens
 
-from .processors import check_supported, is_context_free, of_row, on_device, process, split_warpers
+from .processors import check_supported, is_context_free, of_row, on_device, process, split_at_top_k, split_warpers
+
+_CANDIDATES = 4
+"""Times top-k: tokens among which warpers choose. Tokens that tie with the last of top-k are kept, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,11 @@ class Sampler:
         self._control = control
         self._context_free = is_context_free(processors)
         before, warpers = split_warpers(processors)
+        ranked, self._top_k = LogitsProcessorList(), None
+        if sample:
+            warpers, ranked, self._top_k = split_at_top_k(warpers)
         self._before, self._warpers = on_device(before, device), on_device(warpers, device)
+        self._ranked = on_device(ranked, device)
 
     @staticmethod
     def of_batch(
@@ -98,11 +105,28 @@ class Sampler:
 
         return [of(0)] * rows if is_context_free(processors) else [of(row) for row in range(rows)]
 
-    def scores(self, logits: Tensor, inputs: SamplingInputs) -> Tensor:
-        """Processed scores `[nodes, vocabulary]`, from raw `logits` of that shape.
+    def __call__(self, logits: Tensor, inputs: SamplingInputs) -> tuple[Tensor, Tensor]:
+        """Pick the token after each node.
 
-        They are float32, as transformers has them, but where the best of raw logits is the same token.
+        Args:
+            logits: `[nodes, vocabulary]`.
+            inputs: of the nodes.
+
+        Returns:
+            Tokens `[nodes]` int64, and processed scores `[nodes, vocabulary]`. Scores are float32, as transformers has
+            them, but where the best of raw logits is the same token.
         """
+        scores = self._scores(logits, inputs)
+        if not self._sample:
+            return scores.max(dim=-1).indices, scores  # argmax takes four times as long in bfloat16
+        uniforms = to_device(inputs.uniforms(), scores.device)
+        last: Any = inputs.token_ids[:, None]
+        if self._top_k is None:
+            return _drawn(scores, uniforms), scores
+        return self._draw_among_best(scores, last, uniforms, self._top_k)
+
+    def _scores(self, logits: Tensor, inputs: SamplingInputs) -> Tensor:
+        """Processed scores; when sampling, the warpers from top-k on are still to come."""
         if self._context_free and not (self._before or self._warpers or self._sample or logits.dtype == torch.float64):
             return self._ruled(logits, inputs)
         scores = logits.float()
@@ -115,12 +139,21 @@ class Sampler:
         scores = self._ruled(scores, inputs)
         return process(self._warpers, contexts, scores) if self._warpers else scores
 
-    def tokens(self, scores: Tensor, inputs: SamplingInputs) -> Tensor:
-        """The token after each node, `[nodes]` int64, from processed scores."""
-        if not self._sample:
-            return scores.max(dim=-1).indices  # those of argmax, which takes four times as long in bfloat16
-        uniforms = to_device(inputs.uniforms(), scores.device)
-        return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), uniforms)
+    def _draw_among_best(self, scores: Tensor, last: Any, uniforms: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+        """Tokens and scores after top-k and the warpers behind it, which see a few candidates, not the vocabulary.
+
+        A sort of the whole vocabulary, as top-p does it, takes longer than a layer of a small model.
+        """
+        best = scores.topk(min(_CANDIDATES * top_k, scores.shape[-1]))
+        candidates = best.indices.sort().values
+        chosen = self._ranked(last, scores.gather(1, candidates))
+        tokens = candidates.gather(1, _drawn(chosen, uniforms)[:, None])[:, 0]
+        warped = torch.full_like(scores, -torch.inf).scatter_(1, candidates, chosen)
+        tied = ~(best.values[:, -1] < best.values[:, min(top_k, scores.shape[-1]) - 1])  # or not numbers
+        if tied.any():  # with tokens that are no candidates: ask about the whole vocabulary
+            warped[tied] = self._ranked(last[tied], scores[tied])
+            tokens[tied] = _drawn(warped[tied], uniforms[tied])
+        return tokens, warped
 
     def _ruled(self, scores: Tensor, inputs: SamplingInputs) -> Tensor:
         if self._control is None:
@@ -145,17 +178,19 @@ def sample(
     """
     distinct = list(dict.fromkeys(samplers))
     if len(distinct) == 1:
-        scores = distinct[0].scores(logits, inputs)
-        return distinct[0].tokens(scores, inputs), scores
+        return distinct[0](logits, inputs)
     tokens = torch.empty(len(thread), dtype=torch.int64, device=logits.device)
     scores = torch.empty_like(logits, dtype=torch.promote_types(logits.dtype, torch.float32))
     for sampler in distinct:
         nodes = np.flatnonzero(np.array([each is sampler for each in samplers])[thread])
         at, own = to_device(nodes, logits.device), inputs.of(nodes)
-        processed = sampler.scores(logits[at], own)
+        tokens[at], processed = sampler(logits[at], own)
         scores[at] = processed.to(scores.dtype)
-        tokens[at] = sampler.tokens(processed, own)
     return tokens, scores
+
+
+def _drawn(scores: Tensor, uniforms: Tensor) -> Tensor:
+    return inverse_cdf(scores.softmax(dim=-1, dtype=torch.float64), uniforms)
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from ..conftest import (
     random_draft_vocabulary_heads,
     random_eagle3_heads,
     random_heads,
+    random_medusa_draft_vocabulary_heads,
     random_sequential_heads,
 )
 from ..oracle import Oracle
@@ -62,7 +63,14 @@ def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **op
 
 
 @pytest.mark.parametrize(
-    "make_heads", [random_heads, random_sequential_heads, random_draft_vocabulary_heads, random_eagle3_heads]
+    "make_heads",
+    [
+        random_heads,
+        random_medusa_draft_vocabulary_heads,
+        random_sequential_heads,
+        random_draft_vocabulary_heads,
+        random_eagle3_heads,
+    ],
 )
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
 def test_every_thread_is_the_backbones_own_continuation(

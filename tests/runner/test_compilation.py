@@ -13,8 +13,8 @@ from torch import Tensor
 from medusa_apar import MedusaAparModel
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.runner.cuda_graphs import NODE_BUCKETS, GraphedPass, extent_bucket, node_bucket
-from medusa_apar.runner.forward_pass import PassInputs
 from medusa_apar.runner.model_runner import ModelRunner
+from medusa_apar.runner.pass_inputs import PassInputs, PoolInputs
 
 from ..conftest import (
     CONFIGS,
@@ -72,7 +72,7 @@ def test_steps_of_all_sizes_share_a_graph(heads: str) -> None:
     assert backend.graphs == 7, "none for heads that draft less than they can: they were warmed up"
 
 
-def test_heads_that_attend_draft_the_same_beside_compiled_steps() -> None:
+def test_heads_that_attend_draft_the_same_when_they_are_compiled() -> None:
     compiled, backend = model(heads="eagle3"), CountingBackend()
     _, ids, mask = batch(2, lengths=(5, 9, 3))
     plain = decode(compiled, ids, mask, nodes_per_step=12)
@@ -82,7 +82,7 @@ def test_heads_that_attend_draft_the_same_beside_compiled_steps() -> None:
     assert again.stats is not None
     assert plain.stats is not None
     assert again.stats.accepted_draft_tokens == plain.stats.accepted_draft_tokens > 0
-    assert backend.graphs == 2
+    assert backend.graphs == 4, "two of the backbone and two of the heads: all pools, and some of them"
 
 
 def test_a_full_pool_is_no_case_of_its_own() -> None:
@@ -301,7 +301,7 @@ def test_padding_nodes_see_only_themselves_and_nobody_sees_them(name: str) -> No
 def test_inputs_are_copied_whole() -> None:
     masks = {"full_attention": torch.zeros(1, 1, 2, 64), "sliding_attention": torch.zeros(1, 1, 2, 64)}
     ids = torch.arange(2)
-    inputs = PassInputs(ids[None], ids[None], masks, ids, ids[None], ids)
+    inputs = PassInputs(ids[None], ids[None], masks, ids, PoolInputs(ids[None], ids))
     copies = inputs.clone().tensors()
     assert len(copies) == len(inputs.tensors()) == 7
     for copy, given in zip(copies, inputs.tensors(), strict=True):

@@ -14,7 +14,7 @@ from medusa_apar.linears.dtype import Weights
 from medusa_apar.runner import compiled_function
 from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.compiled_function import CompiledFunction, kind_of
-from medusa_apar.runner.forward_pass import PassInputs
+from medusa_apar.runner.pass_inputs import PassInputs, PoolInputs
 
 from ..conftest import forking_backbone
 
@@ -127,8 +127,8 @@ def test_a_folder_that_cannot_be_written_costs_the_file_alone(
 
 def test_kinds_tell_what_a_graph_takes_for_granted() -> None:
     ids = torch.arange(2)
-    one = PassInputs(ids[None], ids[None], torch.zeros(1, 1, 2, 64), ids)
-    more = PassInputs(ids[None], ids[None], {"full_attention": torch.zeros(1, 1, 2, 64)}, ids, kept=ids)
+    one = PassInputs(ids[None], ids[None], torch.zeros(1, 1, 2, 64), ids, PoolInputs())
+    more = PassInputs(ids[None], ids[None], {"full_attention": torch.zeros(1, 1, 2, 64)}, ids, PoolInputs(), ids)
     assert kind_of(one) == kind_of(one.clone())
     others = (one, more, ids, ids[None], ids.float(), None, 3, 4, (3, 4), nn.ReLU())
     assert len({kind_of(each) for each in others}) == len(others)

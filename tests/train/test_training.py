@@ -34,6 +34,8 @@ from medusa_apar.train.evaluation.places import head_inputs
 from medusa_apar.train.heads import joint
 from medusa_apar.train.heads import training as heads
 from medusa_apar.train.heads.hidden_states import HiddenStates
+from medusa_apar.train.rows.bad_rows import BadRows
+from medusa_apar.train.rows.responses import read_prompts
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.rows.tree_data import (
     IGNORE_INDEX,
@@ -533,18 +535,19 @@ class TestSequentialHeads:
         assert isinstance(loaded, SequentialHeads)
         assert len(loaded.config.accuracy) == len(loaded.config.calibration_temperature) == 2
 
+    @pytest.mark.parametrize(("kind", "draftable"), [("medusa", 8), ("sequential", 7)])
     def test_they_draft_among_the_commonest_tokens_where_asked_to(
-        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, kind: str, draftable: int
     ) -> None:
         for part in ("train", "eval"):
             shutil.copy(folder / f"_own-{part}.jsonl", tmp_path)
-        more = ["--kind", "sequential", "--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
+        more = ["--kind", kind, "--labels", "self", "--max_new_tokens", "40", "--num_heads", "2"]
         more += ["--draft_vocab_size", "8", "--eval_data", str(rows_file), "--muon", "--learning_rate", "1e-2"]
         heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, *more))
         values = losses(tmp_path)
         assert values[-1] < values[0]
         loaded = load_heads(tmp_path, AutoModelForCausalLM.from_pretrained(tiny_backbone_dir))
-        assert loaded.draftable == 7
+        assert loaded.draftable == draftable
         assert len(loaded.config.accuracy) == 2
 
     def test_the_answers_are_kept_and_used_again(
@@ -571,8 +574,26 @@ class TestSequentialHeads:
             rows: Any = given.all_rows(backbone, tiny_tokenizer, str(tmp_path))[0]
             tokens[labels] = sum(len(rows[at]) for at in range(len(rows)))
         assert tokens["both"] == tokens["data"] + tokens["self"]
-        with pytest.raises(InputError, match="--own_answers 0 is below 1"):
-            heads.HeadsDataArguments(model="m", data=["d"], own_answers=0)
+        for name in ("own_answers", "answer_batch_size"):
+            with pytest.raises(InputError, match=f"--{name} 0 is below 1"):
+                heads.HeadsDataArguments(model="m", data=["d"], **{name: 0})  # type: ignore[arg-type]
+
+    def test_own_answers_need_questions_alone(
+        self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tiny_tokenizer: PreTrainedTokenizerFast,
+        tmp_path: Path,
+    ) -> None:  # fmt: skip
+        shutil.copy(folder / "_own-train.jsonl", tmp_path)
+        questions = tmp_path / "questions.jsonl"
+        asked = [response.question for response in read_prompts(rows_file, BadRows())]
+        write_rows(questions, [{"prompt": each[-1]["content"]} for each in asked])
+        backbone = AutoModelForCausalLM.from_pretrained(tiny_backbone_dir)
+        read: list[Any] = [
+            heads.HeadsDataArguments(
+                model=str(tiny_backbone_dir), data=[str(file)], max_length=128, labels="self", max_new_tokens=40
+            ).all_rows(backbone, tiny_tokenizer, str(tmp_path))[0]
+            for file in (rows_file, questions)
+        ]
+        assert [read[0][at] for at in range(len(read[0]))] == [read[1][at] for at in range(len(read[1]))]
 
 
 def test_heads_draft_behind_the_tokens_that_come_and_learn_what_the_backbone_chooses(

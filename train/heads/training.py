@@ -29,7 +29,7 @@ from ..claims import claim
 from ..command_line import InputError, run
 from ..evaluation.places import Places, backbone_logits, label_sources, labels_of
 from ..rows.bad_rows import BadRowError, BadRows
-from ..rows.responses import read_responses
+from ..rows.responses import read_prompts
 from ..rows.tree_data import IGNORE_INDEX, PackedRows, TreeCollator, TreeRow, next_token_labels, pack, prompt_token_ids
 from ..trainer import HeadsEvaluation, TreeTrainingArguments, last_checkpoint
 from .hidden_states import HIDDEN_STATES, HiddenStates
@@ -62,11 +62,14 @@ class HeadsDataArguments(DataArguments):
     own_answers: int | None = field(
         default=None, metadata={"help": "prompts that the backbone answers itself, the first ones (default: all)"}
     )
+    answer_batch_size: int = field(default=32, metadata={"help": "prompts that the backbone answers together"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.own_answers is not None and self.own_answers < 1:
             raise InputError(f"--own_answers {self.own_answers} is below 1; give a positive number, or --labels data")
+        if self.answer_batch_size < 1:
+            raise InputError(f"--answer_batch_size {self.answer_batch_size} is below 1; give a positive number")
 
     def load(self, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The backbone, with weights of `dtype`, and its tokenizer, which has to have the control tokens."""
@@ -96,7 +99,7 @@ class HeadsDataArguments(DataArguments):
             return self.rows(files, tokenizer)
         bad_rows = BadRows()
         questions: dict[str, list[int]] = {}
-        for row in (row for file in files for row in read_responses(file, bad_rows)):
+        for row in (row for file in files for row in read_prompts(file, bad_rows)):
             try:
                 prompt = prompt_token_ids(tokenizer, row)
                 if len(prompt) >= self.max_length:
@@ -109,7 +112,9 @@ class HeadsDataArguments(DataArguments):
             raise InputError(f"--data {' '.join(files)}: no usable question (left out: {bad_rows})")
         bad_rows.warn()
         prompts = list(questions.values())[: self.own_answers]
-        answers = own_answers(backbone, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens)
+        answers = own_answers(
+            backbone, tokenizer, prompts, own, max_new_tokens=self.max_new_tokens, batch=self.answer_batch_size
+        )
         fitting = [row for row in answers if len(row) <= self.max_length]
         logger.info("%s: %d answers, %d too long", own, len(answers), len(answers) - len(fitting))
         if not fitting:
@@ -149,8 +154,8 @@ class HeadsArguments:
     draft_vocab_size: int | None = field(
         default=None,
         metadata={
-            "help": "sequential heads and eagle3 draft among the commonest tokens, so many; the last of those of "
-            "sequential heads stands for all others (default: among all)"
+            "help": "draft among the commonest tokens, so many; the last of those of sequential heads stands for all "
+            "others (default: among all)"
         },
     )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
@@ -164,7 +169,7 @@ class HeadsArguments:
                 raise InputError(f"--{name} {count} is not between 0 and {MOST}; give a number of that range")
         for name, least, kinds in (
             ("intermediate_size", 1, ("sequential", "eagle3")),
-            ("draft_vocab_size", 2, ("sequential", "eagle3")),
+            ("draft_vocab_size", 2, ("medusa", "sequential", "eagle3")),
             ("projection_rank", 1, ("medusa",)),
         ):
             given = getattr(self, name)
@@ -172,10 +177,11 @@ class HeadsArguments:
                 raise InputError(f"--{name} {given} is for --kind {' or '.join(kinds)}; leave it out")
             if given is not None and given < least:
                 raise InputError(f"--{name} {given} is too small; give a whole number from {least}")
+        size, drafted = self.draft_vocab_size, None
+        if size is not None:
+            drafted = commonest_tokens(rows, size - (self.kind == "sequential"))
         if self.kind != "medusa":
             kind = SequentialHeads if self.kind == "sequential" else Eagle3Heads
-            size = self.draft_vocab_size
-            drafted = None if size is None else commonest_tokens(rows, size - (kind is SequentialHeads))
             return kind.for_backbone(
                 backbone,
                 num_heads=self.num_heads,
@@ -192,12 +198,15 @@ class HeadsArguments:
             raise InputError(
                 f"--projection_rank {self.projection_rank} is of own projections; leave --shared_projection out"
             )
+        if self.shared_projection and size is not None:
+            raise InputError(f"--draft_vocab_size {size} is of own projections; leave --shared_projection out")
         return MedusaHeads.for_backbone(
             backbone,
             num_heads=self.num_heads,
             num_layers=self.num_layers,
             shared_projection=self.shared_projection,
             projection_rank=self.projection_rank,
+            draft_token_ids=drafted,
         )
 
 

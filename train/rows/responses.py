@@ -10,7 +10,7 @@ from .bad_rows import BadRowError, BadRows
 from .conversations import Message, Response, questions, responses
 from .files import read_rows
 
-__all__ = ["BadRows", "Response", "read_questions", "read_responses"]
+__all__ = ["BadRows", "Response", "read_prompts", "read_questions", "read_responses"]
 
 
 def read_responses(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
@@ -41,6 +41,30 @@ def read_questions(path: str | Path, bad_rows: BadRows) -> Iterator[tuple[list[M
         InputError: a packed file is cut off, or a file or folder cannot be read at all.
     """
     return _read(path, bad_rows, lambda row, place: [(messages, place) for messages in questions(row)])
+
+
+def read_prompts(path: str | Path, bad_rows: BadRows) -> Iterator[Response]:
+    """Yield what is to be answered: as `read_responses`, and questions without an answer with an empty one.
+
+    Args:
+        path: as for `read_responses`.
+        bad_rows: counts the rows that cannot be used, and a file without rows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: a packed file is cut off, or a file or folder cannot be read at all.
+    """
+
+    def prompts(row: Any, place: str) -> list[Response]:
+        try:
+            return responses(row, place)
+        except BadRowError:
+            return [
+                Response(prompt=messages[-1]["content"], response="", history=tuple(messages[:-1]), place=place)
+                for messages in questions(row)
+            ]
+
+    return _read(path, bad_rows, prompts)
 
 
 _T = TypeVar("_T")

@@ -36,7 +36,7 @@ class TuneArguments:
         metadata={"choices": ["medusa", "sequential", "eagle3"], "help": "kind of the draft heads"},
     )
     num_heads: int = field(default=4, metadata={"help": "tokens that are drafted ahead"})
-    draft_vocab_size: int = field(default=8192, metadata={"help": "tokens among which sequential heads choose"})
+    draft_vocab_size: int = field(default=8192, metadata={"help": "tokens among which the heads choose"})
     seed: int = field(default=0, metadata={"help": "of sampling and training"})
 
     def __post_init__(self) -> None:

@@ -233,13 +233,11 @@ class Tuning:
         self._announce(
             "heads", f"learn to draft in {training.steps} steps, on answers of the tuned model", training.seconds
         )
-        vocabulary = (
-            ["--draft_vocab_size", str(self.arguments.draft_vocab_size)] if self.arguments.kind != "medusa" else []
-        )
         backbone, heads = self.work / "backbone", self.work / "heads"
         self._call(
             "train", "heads", "--model", str(backbone), "--output_dir", str(heads), "--kind", self.arguments.kind,
-            "--num_heads", str(self.arguments.num_heads), *vocabulary, "--labels", "both",
+            "--num_heads", str(self.arguments.num_heads),
+            "--draft_vocab_size", str(self.arguments.draft_vocab_size), "--labels", "both",
             "--own_answers", str(self.progress.planned["own_answers"]),
             "--muon", "--learning_rate", str(_HEADS_LEARNING_RATE), "--keep_hidden_states", "True",
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
