@@ -23,6 +23,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from .backbone_weights import projection_weight
 from .config import AUXILIARY_LAYERS, Eagle3HeadsConfig
 from .draft_heads import DraftHeads, PathRows
+from .path_attention import NAME as PATHS
 
 LAYERS: dict[str, type[nn.Module]] = {"llama": LlamaDecoderLayer, "qwen3": Qwen3DecoderLayer}
 """Decoder layers by the model type of their config."""
@@ -40,6 +41,8 @@ class Eagle3Layer(nn.Module):
         super().__init__()
         layer: Any = LAYERS[config.model_type](config, 0)
         attention = layer.self_attn
+        attention.config = copy.copy(config)
+        attention.config._attn_implementation = PATHS
         for name in ("q_proj", "k_proj", "v_proj"):
             plain = getattr(attention, name)
             setattr(attention, name, nn.Linear(2 * plain.in_features, plain.out_features, plain.bias is not None))
@@ -201,7 +204,7 @@ class Eagle3Heads(DraftHeads):
             token_ids: `[rows]` int64.
             positions: `[rows]` int64, of the tokens before.
             embeddings: the backbone's input embeddings, where the heads have none of their own.
-            mask: additive, `[1, 1, rows, extent]`.
+            mask: additive, `[1, 1, rows, extent]`; rows see their own path behind it.
             cache: keys and values of the layer, to which those of the rows are added.
             **attention: further arguments of the attention function.
 
@@ -269,9 +272,7 @@ class Eagle3Heads(DraftHeads):
         )
         pending = rows.successors[at][rows.places[at]]
         states, mask, levels = states[pending], mask[pending], [logits[pending]]
-        own = torch.full((len(pending), len(pending)), hidden, dtype=mask.dtype, device=mask.device).fill_diagonal_(0)
         for level, draft in enumerate(path.unbind(dim=1)[1:]):
-            mask = torch.cat([mask, own], dim=1)
             states, logits = self.advance(
                 states, draft, positions[pending] + level, embeddings, mask[None, None], cache
             )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from medusa_apar.linears.dtype import cpu_has_bfloat16
+
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
@@ -96,10 +98,14 @@ class MuonAdamW(Optimizer):
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of `[rows, columns]` near 1 by Newton-Schulz iterations, in float32."""
+    """Bring the singular values of `[rows, columns]` near 1 by Newton-Schulz iterations.
+
+    They are computed in bfloat16, as Muon's authors do, on devices that multiply in it, and else in float32.
+    """
     a, b, c = _NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
-    wide: Tensor = matrix.float().T if tall else matrix.float()
+    computed = torch.bfloat16 if matrix.is_cuda or cpu_has_bfloat16() else torch.float32
+    wide = (matrix.T if tall else matrix).to(computed)
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(steps):
         gram = wide @ wide.T
