@@ -42,6 +42,8 @@ from transformers.generation.logits_process import SynthIDTextWatermarkLogitsPro
 
 from medusa_apar.tree.control_tokens import ControlTokens
 
+from .openai_processors import AnswerPenalty, TokenBias
+
 CONTEXT_FREE: tuple[type[LogitsProcessor], ...] = (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -53,12 +55,14 @@ CONTEXT_FREE: tuple[type[LogitsProcessor], ...] = (
     TopHLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TokenBias,
     TypicalLogitsWarper,
 )
 """Processors that look at the scores alone: all nodes of all rows may be given to them at once."""
 
+_NO_WARPERS = (InfNanRemoveLogitsProcessor, SuppressTokensLogitsProcessor, TokenBias)
 WARPERS: tuple[type[LogitsProcessor], ...] = (
-    *(kind for kind in CONTEXT_FREE if kind not in (InfNanRemoveLogitsProcessor, SuppressTokensLogitsProcessor)),
+    *(kind for kind in CONTEXT_FREE if kind not in _NO_WARPERS),
     WatermarkLogitsProcessor,
 )
 """What `generate` puts after the user's own processors."""
@@ -68,6 +72,15 @@ REFUSED: dict[type[LogitsProcessor], str] = {
     SynthIDTextWatermarkLogitsProcessor: "watermarking_config",
 }
 """Processors that carry state from call to call, and the arguments that ask for them."""
+
+
+_OF_WORDS = (
+    AnswerPenalty,
+    RepetitionPenaltyLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+)
+"""Processors that go by the words of a context."""
 
 
 class WithoutControlTokens(LogitsProcessor):
@@ -177,7 +190,7 @@ def _for_row(processor: LogitsProcessor, row: int, rows: int, control: ControlTo
         processor = PrefixConstrainedLogitsProcessor(lambda _, tokens: allowed(row, tokens), num_beams=1)
     if control is None:
         return processor
-    if kind in (RepetitionPenaltyLogitsProcessor, NoRepeatNGramLogitsProcessor, EncoderNoRepeatNGramLogitsProcessor):
+    if kind in _OF_WORDS:
         return WithoutControlTokens(processor, control)
     if kind in (MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor):
         return RootOnly(processor, control)

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from jinja2 import TemplateError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from .requests import AnswerRequest
 from .served_model import ServedModel
 
 DEFAULT_THREADS = 8
+MOST_CHOICES = 128
+"""Answers to one request, as OpenAI has it."""
+_SAMPLING = (
+    "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+)  # fmt: skip
+"""Fields of a body that are those of `Sampling`."""
 LEAST_TEMPERATURE = 0.01
 """Below it, but for 0, scores would overflow; vLLM draws the line there too."""
 
@@ -25,13 +32,36 @@ class RefusedRequestError(Exception):
         message: names the argument, the value and the remedy.
         param: the argument.
         status: of the HTTP response.
+        code: OpenAI's name of the error.
     """
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(
+        self, message: str, param: str | None = None, status: int = 400, code: str | None = "invalid_value"
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.status = status
+        self.code = code
+
+
+def _asks_for_nothing(*neutral: Any) -> Callable[[Any], None]:
+    def check(value: Any) -> None:
+        if value not in neutral:
+            raise ValueError("is not supported by this server; leave it out")
+
+    return check
+
+
+class NullsAreAbsent(BaseModel):
+    """A body in which a field that is null is one that was left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {name: value for name, value in given.items() if value is not None} if isinstance(given, dict) else given
 
 
 class StreamOptions(BaseModel):
@@ -40,10 +70,11 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Body(BaseModel):
-    """What chats and completions have in common. Our own arguments are those of `generate`."""
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
-    model_config = ConfigDict(extra="forbid")
+
+class _Body(NullsAreAbsent):
+    """What chats and completions have in common. Our own arguments are those of `generate`."""
 
     model: str | None = None
     stream: bool = False
@@ -54,11 +85,15 @@ class _Body(BaseModel):
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: int | None = None
     stop: str | list[str] | None = None
-    n: Literal[1, None] = None
-    presence_penalty: float | None = Field(None, ge=0, le=0)
-    frequency_penalty: float | None = Field(None, ge=0, le=0)
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
+    n: int = Field(1, ge=1, le=MOST_CHOICES)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    logit_bias: dict[int, Bias] | None = None
     user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
     apar: bool = True
     max_depth: int | None = Field(None, ge=1)
     max_threads: int | None = Field(None, ge=1)
@@ -73,36 +108,48 @@ class _Body(BaseModel):
         """Tokens of the answer; None for as many as there is room for."""
         raise NotImplementedError
 
-    def prompt_token_ids(self, model: ServedModel) -> list[int]:
-        """The prompt's tokens."""
+    def prompts(self, model: ServedModel) -> list[list[int]]:
+        """The tokens of every prompt."""
         raise NotImplementedError
 
-    def answer_request(self, model: ServedModel, most_threads: int) -> AnswerRequest:
-        """What is to be written.
+    def answer_requests(self, model: ServedModel, most_threads: int) -> list[AnswerRequest]:
+        """What is to be written: `n` answers to each prompt.
 
         Raises:
-            RefusedRequestError: the model is another one, or the prompt is empty or too long.
+            RefusedRequestError: the model is another one, or a prompt is empty or too long.
         """
-        if self.model is not None and self.model != model.name:
+        check_model(self.model, model)
+        if self.stream_options is not None and not self.stream:
+            raise RefusedRequestError("stream_options is for streams; leave it out, or set stream.", "stream_options")
+        requests = [self._answer_request(model, most_threads, prompt) for prompt in self.prompts(model)]
+        if len(requests) * self.n > MOST_CHOICES:
             raise RefusedRequestError(
-                f"The model {self.model!r} does not exist; this server has {model.name!r}.", "model", status=404
+                f"{len(requests)} prompts with n={self.n} are more than {MOST_CHOICES} answers; send several requests.",
+                "n" if self.n > 1 else self._prompt_name,
             )
-        prompt = self.prompt_token_ids(model)
+        return [replace(request, copy=copy) for request in requests for copy in range(self.n)]
+
+    def _answer_request(self, model: ServedModel, most_threads: int, prompt: list[int]) -> AnswerRequest:
         room = model.context_length - len(prompt)
         if not prompt or room < 1:
             raise RefusedRequestError(
-                f"The prompt has {len(prompt)} tokens; give from 1 to {model.context_length - 1}.", self._prompt_name
+                f"The prompt has {len(prompt)} tokens; give from 1 to {model.context_length - 1}.",
+                self._prompt_name,
+                code="context_length_exceeded" if prompt else "invalid_value",
             )
         if not all(map(model.knows, prompt)):
             raise RefusedRequestError(
                 f"The prompt has token ids beyond 0 to {model.vocab_size - 1}.", self._prompt_name
             )
         depth = model.max_depth if self.max_depth is None else self.max_depth
-        given = {
-            name: value
-            for name in ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
-            if (value := getattr(self, name)) is not None
-        }
+        beyond = [token for token in self.logit_bias or () if not model.knows(token)]
+        if beyond:
+            raise RefusedRequestError(
+                f"logit_bias has the token id {beyond[0]}, beyond 0 to {model.vocab_size - 1}.", "logit_bias"
+            )
+        given = {name: value for name in _SAMPLING if (value := getattr(self, name)) is not None}
+        if self.logit_bias:
+            given["logit_bias"] = tuple(sorted(self.logit_bias.items()))
         if given.get("temperature"):
             given["temperature"] = max(given["temperature"], LEAST_TEMPERATURE)
         return AnswerRequest(
@@ -118,34 +165,61 @@ class _Body(BaseModel):
         return "prompt"
 
 
-class TextPart(BaseModel):
-    """A part of a message."""
+def _joined(content: Any) -> Any:
+    """The text of a message whose content is in parts.
 
-    type: Literal["text"]
-    text: str
+    Raises:
+        ValueError: a part is no text.
+    """
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in ("text", "refusal"):
+            raise ValueError(f"has a part of type {kind!r}, and the model reads text alone; send parts of type 'text'")
+        if not isinstance(part.get(kind), str):
+            raise ValueError(f"has a part of type {kind!r} without a string {kind!r}")
+        texts.append(part[kind])
+    return "".join(texts)
 
 
-class Message(BaseModel):
+class Message(NullsAreAbsent):
     """One message of a chat."""
 
     model_config = ConfigDict(extra="allow")
 
-    role: str
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, BeforeValidator(_joined)]
+    tool_calls: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
+    function_call: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
 
-    @property
-    def text(self) -> str:
-        """What it says."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+    def as_template_takes_it(self) -> dict[str, str]:
+        """Role and text; chat templates know no `developer`, which is OpenAI's later name of `system`."""
+        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
 class ChatBody(_Body):
     """The body of `POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
-    logprobs: Literal[False, None] = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
+    top_logprobs: Annotated[Any, AfterValidator(_asks_for_nothing(0))] = None
+    tools: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
+    tool_choice: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
+    function_call: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
+    response_format: Annotated[Any, AfterValidator(_asks_for_nothing({"type": "text"}))] = None
+    modalities: Annotated[Any, AfterValidator(_asks_for_nothing(["text"]))] = None
+    audio: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
+    prediction: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
+    reasoning_effort: Annotated[Any, AfterValidator(_asks_for_nothing("none"))] = None
+    verbosity: Annotated[Any, AfterValidator(_asks_for_nothing("medium"))] = None
+    web_search_options: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
+    store: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
 
     @property
     def limit(self) -> int | None:
@@ -155,40 +229,92 @@ class ChatBody(_Body):
     def _prompt_name(self) -> str:
         return "messages"
 
-    def prompt_token_ids(self, model: ServedModel) -> list[int]:
-        chat = [{"role": message.role, "content": message.text} for message in self.messages]
-        try:
-            chosen: Any = model.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
-        except (TemplateError, ValueError) as error:
-            raise RefusedRequestError(f"The chat template refuses these messages: {error}", "messages") from error
-        token_ids: list[int] = chosen["input_ids"]
-        return token_ids
+    def prompts(self, model: ServedModel) -> list[list[int]]:
+        return [chat_token_ids(self.messages, model)]
 
 
 class CompletionBody(_Body):
     """The body of `POST /v1/completions`."""
 
-    prompt: str | list[int] | list[str]
+    prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int | None = Field(16, ge=1)
-    echo: Literal[False, None] = None
-    best_of: Literal[1, None] = None
-    suffix: None = None
-    logprobs: None = None
+    echo: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
+    best_of: Annotated[Any, AfterValidator(_asks_for_nothing(1))] = None
+    suffix: Annotated[Any, AfterValidator(_asks_for_nothing(""))] = None
+    logprobs: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
 
     @property
     def limit(self) -> int | None:
         return self.max_tokens
 
-    def prompt_token_ids(self, model: ServedModel) -> list[int]:
-        prompt = self.prompt
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], str):
-            if len(prompt) > 1:
-                raise RefusedRequestError(f"There are {len(prompt)} prompts; send one request for each.", "prompt")
-            prompt = prompt[0]
-        if isinstance(prompt, str):
-            token_ids: list[int] = model.tokenizer(prompt)["input_ids"]
-            return token_ids
-        return [token for token in prompt if isinstance(token, int)]
+    def prompts(self, model: ServedModel) -> list[list[int]]:
+        several: Any = self.prompt
+        if isinstance(several, str) or not several or isinstance(several[0], int):
+            several = [several]
+        return [model.tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt for prompt in several]
+
+
+class TokenizeBody(NullsAreAbsent):
+    """The body of `POST /tokenize`, as vLLM has it: a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[Message] | None = Field(None, min_length=1)
+    add_special_tokens: bool = True
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+    def tokens(self, model: ServedModel) -> dict[str, Any]:
+        """The tokens, and how many there are."""
+        check_model(self.model, model)
+        if (self.prompt is None) == (self.messages is None):
+            raise RefusedRequestError("Give either prompt or messages.", "prompt")
+        if self.messages is not None:
+            token_ids = chat_token_ids(self.messages, model, add_generation_prompt=self.add_generation_prompt)
+        else:
+            token_ids = model.tokenizer(self.prompt, add_special_tokens=self.add_special_tokens)["input_ids"]
+        names = model.tokenizer.convert_ids_to_tokens(token_ids) if self.return_token_strs else None
+        shape = {"count": len(token_ids), "max_model_len": model.context_length}
+        return {**shape, "tokens": token_ids, "token_strs": names}
+
+
+class DetokenizeBody(NullsAreAbsent):
+    """The body of `POST /detokenize`, as vLLM has it."""
+
+    model: str | None = None
+    tokens: list[int]
+
+    def text(self, model: ServedModel) -> dict[str, str]:
+        """What the tokens say, special tokens included."""
+        check_model(self.model, model)
+        if not all(map(model.knows, self.tokens)):
+            raise RefusedRequestError(f"tokens has ids beyond 0 to {model.vocab_size - 1}.", "tokens")
+        return {"prompt": str(model.tokenizer.decode(self.tokens, clean_up_tokenization_spaces=False))}
+
+
+def check_model(asked: str | None, model: ServedModel) -> None:
+    """Raise a RefusedRequestError where another model is asked for."""
+    if asked is not None and asked != model.name:
+        raise RefusedRequestError(
+            f"The model {asked!r} does not exist; this server has {model.name!r}.", "model", 404, "model_not_found"
+        )
+
+
+def chat_token_ids(messages: Sequence[Message], model: ServedModel, *, add_generation_prompt: bool = True) -> list[int]:
+    """The tokens of a chat.
+
+    Raises:
+        RefusedRequestError: the chat template refuses it.
+    """
+    chat = [message.as_template_takes_it() for message in messages]
+    try:
+        chosen: Any = model.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=add_generation_prompt, return_dict=True
+        )
+    except (TemplateError, ValueError) as error:
+        raise RefusedRequestError(f"The chat template refuses these messages: {error}", "messages") from error
+    token_ids: list[int] = chosen["input_ids"]
+    return token_ids
 
 
 class OpenAiResponse:
@@ -197,7 +323,7 @@ class OpenAiResponse:
     Args:
         body: the request.
         model: what answers it.
-        prompt_tokens: in its prompt.
+        prompt_tokens: in its prompts.
     """
 
     def __init__(self, body: _Body, model: ServedModel, prompt_tokens: int) -> None:
@@ -209,25 +335,35 @@ class OpenAiResponse:
             "model": model.name,
         }
 
-    def whole(self, text: str, finish_reason: str, tokens: int) -> dict[str, Any]:
-        """A complete answer."""
-        shape = {"message": {"role": "assistant", "content": text}} if self._chat else {"text": text}
-        return self._response("chat.completion", shape, finish_reason) | {"usage": self._usage(tokens)}
+    def whole(self, texts: Sequence[tuple[str, str]], tokens: int) -> dict[str, Any]:
+        """Complete answers, each with its finish reason, of so many tokens together."""
+        choices = [
+            self._choice(
+                index,
+                {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text},
+                finish_reason,
+            )
+            for index, (text, finish_reason) in enumerate(texts)
+        ]
+        return self._response("chat.completion", choices) | {"usage": self._usage(tokens)}
 
-    def chunk(self, text: str, finish_reason: str | None = None, *, first: bool = False) -> dict[str, Any]:
-        """A part of a streamed answer."""
+    def chunk(
+        self, text: str, finish_reason: str | None = None, *, index: int = 0, first: bool = False
+    ) -> dict[str, Any]:
+        """A part of one of the streamed answers."""
         delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
-        return self._response(
-            "chat.completion.chunk", {"delta": delta} if self._chat else {"text": text}, finish_reason
-        )
+        choice = self._choice(index, {"delta": delta} if self._chat else {"text": text}, finish_reason)
+        return self._response("chat.completion.chunk", [choice])
 
     def usage_chunk(self, tokens: int) -> dict[str, Any]:
-        """The last chunk of a streamed answer whose client wants to know what it used."""
-        return self.chunk("") | {"choices": [], "usage": self._usage(tokens)}
+        """The last chunk of a stream whose client wants to know what it used."""
+        return self._response("chat.completion.chunk", []) | {"usage": self._usage(tokens)}
 
-    def _response(self, chat_object: str, shape: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        choice = {"index": 0, **shape, "logprobs": None, "finish_reason": finish_reason}
-        return self._common | {"object": chat_object if self._chat else "text_completion", "choices": [choice]}
+    def _choice(self, index: int, shape: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+        return {"index": index, **shape, "logprobs": None, "finish_reason": finish_reason}
+
+    def _response(self, chat_object: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self._common | {"object": chat_object if self._chat else "text_completion", "choices": choices}
 
     def _usage(self, tokens: int) -> dict[str, int]:
         return {

@@ -82,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000)
     parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
+    parser.add_argument(
+        "--cors-origins", nargs="+", default=[], metavar="ORIGIN", help="pages in browsers that may ask; * for all"
+    )
     parser.add_argument("--max-running", type=positive, default=_LIMITS.running, help="answers at a time")
     parser.add_argument(
         "--max-waiting", type=not_negative, default=_LIMITS.waiting, help="requests that wait; to others status 429"
@@ -158,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ServedModel.from_pretrained(arguments.model, name, arguments.max_model_len)
     limits = ServerLimits(arguments.max_running, arguments.max_waiting, arguments.max_threads, arguments.max_body_bytes)
     api_key = arguments.api_key or os.environ.get(API_KEY) or None
-    app = create_app(answerer_of(arguments, model), model, limits, api_key)
+    app = create_app(answerer_of(arguments, model), model, limits, api_key, arguments.cors_origins)
     uvicorn.run(
         app,
         host=arguments.host,

@@ -13,6 +13,9 @@ class Sampling:
         temperature: 0 decodes greedily.
         top_p, top_k: of nucleus and top-k sampling; 1.0 and 0 leave all tokens.
         repetition_penalty: 1.0 is none.
+        presence_penalty: is taken from the score of each token that the answer has; OpenAI's.
+        frequency_penalty: likewise, as often as it has it.
+        logit_bias: token ids, rising, and what is added to their scores.
         seed: None draws one.
     """
 
@@ -20,6 +23,9 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
 
 
@@ -33,6 +39,7 @@ class AnswerRequest:
         max_depth: threads of this depth do not fork; 1 decodes without threads.
         max_threads: threads that write at the same time; the others wait.
         sampling: how tokens are drawn.
+        copy: number of the answer among those to the same request.
     """
 
     prompt_token_ids: list[int]
@@ -40,3 +47,4 @@ class AnswerRequest:
     max_depth: int
     max_threads: int = 8
     sampling: Sampling = Sampling()
+    copy: int = 0

@@ -7,7 +7,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,21 +17,37 @@ from fastapi import Body, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from .admission import Admission, QueueFullError
-from .api import ChatBody, CompletionBody, OpenAiResponse, RefusedRequestError, error_body
+from .api import (
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    OpenAiResponse,
+    RefusedRequestError,
+    TokenizeBody,
+    check_model,
+    error_body,
+)
 from .body_limit import BodyLimit
 from .detokenizer import IncrementalDetokenizer
 from .engines.text_engine import EngineError
 from .prometheus import Metrics
+from .request_id import HEADER as REQUEST_ID
+from .request_id import RequestId
 from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Answerer, Snapshot
+from .together import together
 
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 T = TypeVar("T")
+_READ = ["GET", "HEAD"]
+_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+"""OpenAI's names of what is wrong with a field."""
 UNEXPECTED = "The server failed unexpectedly; its log says how."
 
 
@@ -53,7 +69,11 @@ class ServerLimits:
 
 
 def create_app(
-    answerer: Answerer, model: ServedModel, limits: ServerLimits = ServerLimits(), api_key: str | None = None
+    answerer: Answerer,
+    model: ServedModel,
+    limits: ServerLimits = ServerLimits(),
+    api_key: str | None = None,
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application.
 
@@ -62,6 +82,7 @@ def create_app(
         model: what it serves.
         limits: what it lets in.
         api_key: that clients have to send as a bearer token; None lets everybody in.
+        cors_origins: of pages in browsers that may ask; `*` lets all of them.
     """
 
     @asynccontextmanager
@@ -69,7 +90,14 @@ def create_app(
         yield
         await answerer.close()
 
-    app = FastAPI(title="medusa-apar", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="medusa-apar",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        strict_content_type=False,
+    )
     admission = Admission(limits.running, limits.waiting)
     serving = _Serving(answerer, model, limits, admission, Metrics(admission))
     app.state.metrics = serving.metrics
@@ -77,14 +105,25 @@ def create_app(
     def check_key(request: Request) -> None:
         if api_key is None:
             return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not secrets.compare_digest(given.encode(), api_key.encode()):
-            raise RefusedRequestError("The API key is missing or wrong; send it as a bearer token.", status=401)
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), api_key.encode()):
+            raise RefusedRequestError(
+                "The API key is missing or wrong; send it as a bearer token.", status=401, code="invalid_api_key"
+            )
 
     secured = [Depends(check_key)]
     _handle_errors(app, serving.metrics)
 
     app.add_middleware(BodyLimit, most=limits.body_bytes)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "HEAD", "POST", "OPTIONS"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID],
+        )
+    app.add_middleware(RequestId)
 
     @app.post("/v1/chat/completions", dependencies=secured)
     async def chat(body: Annotated[ChatBody, Body()], request: Request) -> Response:
@@ -98,21 +137,41 @@ def create_app(
     async def threads(body: Annotated[ChatBody, Body()], request: Request) -> Response:
         return await serving.respond_with_threads(body, request)
 
-    @app.get("/v1/models", dependencies=secured)
-    async def models() -> dict[str, Any]:
-        served = {"id": model.name, "object": "model", "created": 0, "owned_by": "medusa-apar"}
-        return {"object": "list", "data": [served | {"max_model_len": model.context_length}]}
+    @app.post("/tokenize", dependencies=secured)
+    async def tokenize(body: Annotated[TokenizeBody, Body()]) -> dict[str, Any]:
+        return body.tokens(model)
 
-    @app.get("/health")
+    @app.post("/detokenize", dependencies=secured)
+    async def detokenize(body: Annotated[DetokenizeBody, Body()]) -> dict[str, str]:
+        return body.text(model)
+
+    served = {
+        "id": model.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "medusa-apar",
+        "max_model_len": model.context_length,
+    }
+
+    @app.api_route("/v1/models", methods=_READ, dependencies=secured)
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [served]}
+
+    @app.api_route("/v1/models/{name:path}", methods=_READ, dependencies=secured)
+    async def retrieve(name: str) -> dict[str, Any]:
+        check_model(name, model)
+        return served
+
+    @app.api_route("/health", methods=_READ)
     async def health() -> Response:
         await answerer.check()
         return Response(status_code=200)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=_READ)
     async def metrics() -> Response:
         return Response(serving.metrics.exposition(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/")
+    @app.api_route("/", methods=_READ)
     async def page() -> HTMLResponse:
         return HTMLResponse(files(__package__).joinpath("page.html").read_text(encoding="utf-8"))
 
@@ -124,7 +183,8 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
     async def refused(_: Request, error: RefusedRequestError) -> JSONResponse:
         metrics.requests.labels("refused").inc()
         kind = "authentication_error" if error.status == 401 else "invalid_request_error"
-        return JSONResponse(error_body(error.message, kind, error.param), error.status)
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+        return JSONResponse(error_body(error.message, kind, error.param, error.code), error.status, headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -136,9 +196,9 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
             )
         param = ".".join(str(part) for part in first["loc"] if part != "body")
         shown = "" if first["type"] == "missing" else f" (is {str(first.get('input'))[:80]!r})"
-        return JSONResponse(
-            error_body(f"{param or 'The body'}: {first['msg']}{shown}.", "invalid_request_error", param or None), 400
-        )
+        message = f"{param or 'The body'}: {first['msg'].removeprefix('Value error, ')}{shown}."
+        code = _CODES.get(first["type"], "invalid_value")
+        return JSONResponse(error_body(message, "invalid_request_error", param or None, code), 400)
 
     @app.exception_handler(QueueFullError)
     async def full(_: Request, error: QueueFullError) -> JSONResponse:
@@ -147,7 +207,10 @@ def _handle_errors(app: FastAPI, metrics: Metrics) -> None:
         return JSONResponse(body, 429, headers={"Retry-After": "1"})
 
     @app.exception_handler(HTTPException)
-    async def not_served(_: Request, error: HTTPException) -> JSONResponse:
+    async def not_served(request: Request, error: HTTPException) -> Response:
+        allowed = (error.headers or {}).get("Allow", "")
+        if request.method == "OPTIONS" and allowed:
+            return Response(status_code=204, headers={"Allow": f"{allowed}, OPTIONS"})
         metrics.requests.labels("refused").inc()
         return JSONResponse(error_body(f"{error.detail}.", "invalid_request_error"), error.status_code, error.headers)
 
@@ -176,9 +239,10 @@ class _Serving:
 
     async def respond(self, body: ChatBody | CompletionBody, request: Request) -> Response:
         """Answer as OpenAI's server does."""
-        asked = body.answer_request(self.model, self.limits.threads)
-        reply = OpenAiResponse(body, self.model, len(asked.prompt_token_ids))
-        texts = self._texts(asked, body.stop_strings)
+        asked = body.answer_requests(self.model, self.limits.threads)
+        prompt_tokens = sum(len(each.prompt_token_ids) for each in asked if each.copy == 0)
+        reply = OpenAiResponse(body, self.model, prompt_tokens)
+        texts = together([self._texts(each, body.stop_strings) for each in asked])
         if not body.stream:
             return await self._whole(texts, reply, request)
         # The first text is waited for, so that a full queue and a dead engine have a status of their own.
@@ -193,7 +257,9 @@ class _Serving:
         """Stream the answer's pieces with their threads, all of them each time."""
         if body.stop_strings:
             raise RefusedRequestError(f"stop={body.stop!r} is not known here; leave it out.", "stop")
-        asked = body.answer_request(self.model, self.limits.threads)
+        asked, *others = body.answer_requests(self.model, self.limits.threads)
+        if others:
+            raise RefusedRequestError(f"n={body.n} is for /v1; leave it out here.", "n")
         snapshots = self._snapshots(asked)
         first = await _unless_gone(request, anext(snapshots))
         if first is None:
@@ -233,35 +299,41 @@ class _Serving:
             logger.exception("an answer failed in its stream")
         return error_body(str(error) if isinstance(error, EngineError) else UNEXPECTED, "server_error")
 
-    async def _whole(self, texts: AsyncGenerator[_Text], reply: OpenAiResponse, request: Request) -> Response:
-        async def read() -> _Text:
+    async def _whole(self, texts: _Texts, reply: OpenAiResponse, request: Request) -> Response:
+        async def read() -> dict[int, _Text]:
             async with aclosing(texts):
-                async for text in texts:
-                    last = text
-            return last
+                return {number: text async for number, text in texts}
 
         last = await _unless_gone(request, read())
         if last is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        assert last.finish_reason is not None
-        return JSONResponse(reply.whole(last.whole, last.finish_reason, last.tokens))
+        whole = [(text.whole, str(text.finish_reason)) for _, text in sorted(last.items())]
+        return JSONResponse(reply.whole(whole, sum(text.tokens for text in last.values())))
 
     async def _chunks(
-        self, first: _Text, texts: AsyncGenerator[_Text], reply: OpenAiResponse, *, usage: bool
+        self, first: tuple[int, _Text], texts: _Texts, reply: OpenAiResponse, *, usage: bool
     ) -> AsyncGenerator[dict[str, Any]]:
+        tokens: dict[int, int] = {}
+
+        def chunks(number: int, text: _Text) -> Iterator[dict[str, Any]]:
+            if text.new or number not in tokens:
+                yield reply.chunk(text.new, index=number, first=number not in tokens)
+            tokens[number] = text.tokens
+            if text.finish_reason is not None:
+                yield reply.chunk("", text.finish_reason, index=number)
+
         async with aclosing(texts):
-            last = first
-            yield reply.chunk(first.new, first=True)
             try:
-                async for last in texts:
-                    if last.new:
-                        yield reply.chunk(last.new)
+                for chunk in chunks(*first):
+                    yield chunk
+                async for number, text in texts:
+                    for chunk in chunks(number, text):
+                        yield chunk
             except Exception as error:  # the status has been sent; the stream has to say it
                 yield self._failed(error)
                 return
-            yield reply.chunk("", last.finish_reason)
             if usage:
-                yield reply.usage_chunk(last.tokens)
+                yield reply.usage_chunk(sum(tokens.values()))
 
     async def _texts(self, asked: AnswerRequest, stop: list[str]) -> AsyncGenerator[_Text]:
         """The answer's text in reading order, as it becomes certain; the last one has a finish reason."""
@@ -317,6 +389,10 @@ class _Text:
     whole: str
     tokens: int
     finish_reason: str | None
+
+
+_Texts = AsyncGenerator[tuple[int, _Text]]
+"""The texts of several answers, each with the answer's number."""
 
 
 async def _unless_gone(request: Request, work: Awaitable[T]) -> T | None:

@@ -28,9 +28,7 @@ def test_orthogonalize_brings_singular_values_near_one(shape: tuple[int, int], s
 
 
 @pytest.mark.parametrize(("bfloat16", "most"), [(False, 1e-3), (True, 0.05)])
-def test_orthogonalize_keeps_the_singular_vectors(
-    monkeypatch: pytest.MonkeyPatch, bfloat16: bool, most: float
-) -> None:
+def test_orthogonalize_keeps_the_singular_vectors(monkeypatch: pytest.MonkeyPatch, bfloat16: bool, most: float) -> None:
     monkeypatch.setattr(optimizer, "cpu_has_bfloat16", lambda: bfloat16)
     matrix = torch.randn(32, 64, dtype=torch.float64)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)

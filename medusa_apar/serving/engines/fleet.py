@@ -145,6 +145,9 @@ class Fleet:
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
                 seed=sampling.seed,
+                presence_penalty=sampling.presence_penalty,
+                frequency_penalty=sampling.frequency_penalty,
+                logit_bias={str(token): bias for token, bias in sampling.logit_bias},
                 stream=True,
                 extra_body={
                     "top_k": sampling.top_k,

@@ -29,6 +29,7 @@ from medusa_apar.engine.pools import PoolPlan
 from medusa_apar.engine.state import Request
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.model_runner import ModelRunner
+from medusa_apar.sampling.openai_processors import AnswerPenalty, TokenBias
 from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
 from medusa_apar.tree.paragraph_tree import ParagraphTree
@@ -88,7 +89,7 @@ class NativeAnswerer:
         self._closed = False
         self._max_batch = max_batch
         self._slots = self._slots_for_an_answer()
-        self._samplers: dict[Sampling, Sampler] = {}
+        self._samplers: dict[tuple[Sampling, int], Sampler] = {}
         self._running: dict[Request, _Job] = {}
         self._thread = Thread(target=self._work, name="medusa-apar-decoder", daemon=True)
         self._thread.start()
@@ -220,27 +221,28 @@ class NativeAnswerer:
             tree=ParagraphTree.of_prompt(prompt, self._served.control, asked.max_depth),
             context=prompt,
             limit=asked.max_new_tokens,
-            key=root_key(seed, prompt, copy=0),
-            sampler=self._sampler(replace(sampling, seed=None)),
+            key=root_key(seed, prompt, asked.copy),
+            sampler=self._sampler(replace(sampling, seed=None), len(prompt)),
             eos_token_ids=frozenset(self._served.eos_token_ids),
             max_depth=1 if self._served.control is None else asked.max_depth,
             max_threads=asked.max_threads,
             ngrams=NgramDrafter(),
         )
 
-    def _sampler(self, sampling: Sampling) -> Sampler:
+    def _sampler(self, sampling: Sampling, prompt_length: int) -> Sampler:
         """The same one for requests that sample alike, which are then sampled together."""
-        if sampling not in self._samplers:
+        asked = sampling, prompt_length if sampling.presence_penalty or sampling.frequency_penalty else 0
+        if asked not in self._samplers:
             if len(self._samplers) >= _MOST_SAMPLERS:
                 self._samplers.clear()
-            (self._samplers[sampling],) = Sampler.of_batch(
-                _processors(sampling),
+            (self._samplers[asked],) = Sampler.of_batch(
+                _processors(*asked),
                 1,
                 self._served.control,
                 sample=sampling.temperature > 0,
                 device=self._model.device,
             )
-        return self._samplers[sampling]
+        return self._samplers[asked]
 
     @property
     def _longest(self) -> int:
@@ -260,9 +262,13 @@ class NativeAnswerer:
         return slots
 
 
-def _processors(sampling: Sampling) -> LogitsProcessorList:
-    """What transformers makes of such a generation config, in its order."""
+def _processors(sampling: Sampling, prompt_length: int) -> LogitsProcessorList:
+    """What transformers makes of such a generation config, in its order, after what OpenAI's clients ask for."""
     processors = LogitsProcessorList()
+    if sampling.logit_bias:
+        processors.append(TokenBias(sampling.logit_bias))
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        processors.append(AnswerPenalty(sampling.presence_penalty, sampling.frequency_penalty, prompt_length))
     if sampling.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
     if sampling.temperature > 0:

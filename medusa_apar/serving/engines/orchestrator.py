@@ -88,7 +88,7 @@ class _Writing:
         self._grown = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         sampling = request.sampling
-        self._keys = [] if sampling.seed is None else [root_key(sampling.seed, request.prompt_token_ids, copy=0)]
+        self._keys = [] if sampling.seed is None else [root_key(sampling.seed, request.prompt_token_ids, request.copy)]
         control = model.control
         prompt = list(request.prompt_token_ids)
         self._tree = ParagraphTree(
