@@ -11,6 +11,8 @@ from uuid import uuid4
 from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from medusa_apar.sampling.grammar import json_grammar
+
 from .requests import AnswerRequest
 from .served_model import ServedModel
 
@@ -70,6 +72,39 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
+class JsonSchema(NullsAreAbsent):
+    """What JSON is to look like."""
+
+    name: str
+    description: str | None = None
+    schema_: dict[str, Any] = Field({}, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(NullsAreAbsent):
+    """Text, or JSON."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    def grammar(self) -> str:
+        """That the answer is to follow; empty for text.
+
+        Raises:
+            RefusedRequestError: there is no schema, or none that a grammar can express.
+        """
+        if self.type == "text":
+            return ""
+        if self.type == "json_schema" and self.json_schema is None:
+            raise RefusedRequestError("response_format: json_schema is missing.", "response_format.json_schema")
+        try:
+            return json_grammar(None if self.json_schema is None else self.json_schema.schema_)
+        except ValueError as error:
+            raise RefusedRequestError(
+                f"response_format: this schema cannot be followed: {error}.", "response_format.json_schema.schema"
+            ) from error
+
+
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -89,6 +124,7 @@ class _Body(NullsAreAbsent):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[int, Bias] | None = None
+    response_format: ResponseFormat | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
@@ -152,10 +188,13 @@ class _Body(NullsAreAbsent):
             given["logit_bias"] = tuple(sorted(self.logit_bias.items()))
         if given.get("temperature"):
             given["temperature"] = max(given["temperature"], LEAST_TEMPERATURE)
+        if self.response_format is not None:
+            given["grammar"] = self.response_format.grammar()
+        threads = self.apar and model.control is not None and not given.get("grammar")
         return AnswerRequest(
             prompt_token_ids=prompt,
             max_new_tokens=room if self.limit is None else self.limit,
-            max_depth=depth if self.apar and model.control is not None else 1,
+            max_depth=depth if threads else 1,
             max_threads=min(self.max_threads or DEFAULT_THREADS, most_threads),
             sampling=replace(model.sampling, **given),
         )
@@ -212,7 +251,6 @@ class ChatBody(_Body):
     parallel_tool_calls: bool | None = None
     functions: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
     function_call: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
-    response_format: Annotated[Any, AfterValidator(_asks_for_nothing({"type": "text"}))] = None
     modalities: Annotated[Any, AfterValidator(_asks_for_nothing(["text"]))] = None
     audio: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
     prediction: Annotated[Any, AfterValidator(_asks_for_nothing())] = None

@@ -16,6 +16,7 @@ class Sampling:
         presence_penalty: is taken from the score of each token that the answer has; OpenAI's.
         frequency_penalty: likewise, as often as it has it.
         logit_bias: token ids, rising, and what is added to their scores.
+        grammar: that the answer follows, as `json_grammar` makes it; empty: none.
         seed: None draws one.
     """
 
@@ -26,6 +27,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    grammar: str = ""
     seed: int | None = None
 
 

@@ -30,12 +30,10 @@ from .api import (
     check_model,
     error_body,
 )
-from .body_limit import BodyLimit
 from .detokenizer import IncrementalDetokenizer
 from .engines.text_engine import EngineError
+from .middleware import REQUEST_ID, BodyLimit, RequestId
 from .prometheus import Metrics
-from .request_id import HEADER as REQUEST_ID
-from .request_id import RequestId
 from .requests import AnswerRequest
 from .served_model import ServedModel
 from .snapshots import Answerer, Snapshot
@@ -240,6 +238,10 @@ class _Serving:
     async def respond(self, body: ChatBody | CompletionBody, request: Request) -> Response:
         """Answer as OpenAI's server does."""
         asked = body.answer_requests(self.model, self.limits.threads)
+        if any(each.sampling.grammar for each in asked) and not self.answerer.follows_grammars:
+            raise RefusedRequestError(
+                "response_format: --engine native alone writes JSON; leave it out.", "response_format"
+            )
         prompt_tokens = sum(len(each.prompt_token_ids) for each in asked if each.copy == 0)
         reply = OpenAiResponse(body, self.model, prompt_tokens)
         texts = together([self._texts(each, body.stop_strings) for each in asked])

@@ -78,7 +78,13 @@ class Snapshot:
 
 
 class Answerer(Protocol):
-    """Writes answers; several at a time."""
+    """Writes answers; several at a time.
+
+    Attributes:
+        follows_grammars: whether it takes requests with a grammar.
+    """
+
+    follows_grammars: bool
 
     def answer(self, request: AnswerRequest) -> AsyncGenerator[Snapshot]:
         """Write an answer, and yield it from time to time while it grows; the last snapshot has a finish reason.

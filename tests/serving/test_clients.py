@@ -72,7 +72,7 @@ def test_a_null_is_a_field_that_was_left_out(served: ServedModel, name: str) -> 
 
 ASKED: dict[str, Any] = {
     "logprobs": True, "top_logprobs": 3, "tools": [{"type": "function"}], "tool_choice": "required",
-    "functions": [{"name": "f"}], "response_format": {"type": "json_object"}, "modalities": ["audio"],
+    "functions": [{"name": "f"}], "modalities": ["audio"],
     "audio": {"voice": "alloy"}, "prediction": {"type": "content"}, "reasoning_effort": "high", "store": True,
     "web_search_options": {},
 }  # fmt: skip
@@ -95,6 +95,27 @@ def test_what_is_not_supported_is_named(address: str, name: str) -> None:
         ({"messages": CHAT, "temperature": 3}, "temperature", "invalid_value", "temperature: Input should be less"),
         ({"messages": CHAT, "logit_bias": {"999": 1}}, "logit_bias", "invalid_value", "the token id 999, beyond 0 to"),
         ({"messages": CHAT, "logit_bias": {"5": 101}}, "logit_bias.5", "invalid_value", "less than or equal to 100"),
+        (
+            {"messages": CHAT, "response_format": {"type": "json_schema"}},
+            "response_format.json_schema",
+            "invalid_value",
+            "json_schema is missing",
+        ),
+        (
+            {
+                "messages": CHAT,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "x"}}},
+            },
+            "response_format.json_schema.schema",
+            "invalid_value",
+            "this schema cannot be followed: ",
+        ),
+        (
+            {"messages": CHAT, "response_format": {"type": "xml"}},
+            "response_format.type",
+            "invalid_value",
+            "'json_object'",
+        ),
         ({"messages": CHAT, "stream_options": {}}, "stream_options", "invalid_value", "is for streams"),
         ({"messages": [{"role": "user", "content": "w4 " * 300}]}, "messages", "context_length_exceeded", "301 tokens"),
         ([], None, "invalid_value", "The body: Input should be a valid dictionary"),
@@ -302,6 +323,13 @@ def test_several_answers_of_threads_on_an_engine(backbone: PreTrainedModel, serv
     with running(create_app(Orchestrator(OracleEngine(backbone), served), served)) as address:
         answer = client_of(address).chat.completions.create(model="tiny", messages=CHAT, n=3, max_tokens=20)
     assert len({choice.message.content for choice in answer.choices}) == 1, "greedy answers are the same"
+
+
+def test_engines_that_know_no_grammar_refuse_json(backbone: PreTrainedModel, served: ServedModel) -> None:
+    with running(create_app(Orchestrator(OracleEngine(backbone), served), served)) as address:
+        refused = post(address, {"messages": CHAT, "response_format": {"type": "json_object"}})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "response_format"
 
 
 def test_one_stream_that_fails_closes_the_others() -> None:

@@ -29,6 +29,7 @@ from medusa_apar.engine.pools import PoolPlan
 from medusa_apar.engine.state import Request
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.model_runner import ModelRunner
+from medusa_apar.sampling.grammar import GrammarProcessor
 from medusa_apar.sampling.openai_processors import AnswerPenalty, TokenBias
 from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
@@ -76,6 +77,8 @@ class NativeAnswerer:
     Raises:
         ValueError: the device has no room for the longest answer.
     """
+
+    follows_grammars = True
 
     def __init__(
         self, model: MedusaAparModel, served: ServedModel, max_batch: int = MAX_BATCH, timeout: float = TIMEOUT
@@ -231,18 +234,44 @@ class NativeAnswerer:
 
     def _sampler(self, sampling: Sampling, prompt_length: int) -> Sampler:
         """The same one for requests that sample alike, which are then sampled together."""
-        asked = sampling, prompt_length if sampling.presence_penalty or sampling.frequency_penalty else 0
+        by_answer = sampling.presence_penalty or sampling.frequency_penalty or sampling.grammar
+        asked = sampling, prompt_length if by_answer else 0
         if asked not in self._samplers:
             if len(self._samplers) >= _MOST_SAMPLERS:
                 self._samplers.clear()
             (self._samplers[asked],) = Sampler.of_batch(
-                _processors(*asked),
+                self._processors(*asked),
                 1,
                 self._served.control,
                 sample=sampling.temperature > 0,
                 device=self._model.device,
             )
         return self._samplers[asked]
+
+    def _processors(self, sampling: Sampling, prompt_length: int) -> LogitsProcessorList:
+        """What transformers makes of such a generation config, in its order, after what OpenAI's clients ask for."""
+        processors = LogitsProcessorList()
+        if sampling.logit_bias:
+            processors.append(TokenBias(sampling.logit_bias))
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            processors.append(AnswerPenalty(sampling.presence_penalty, sampling.frequency_penalty, prompt_length))
+        if sampling.grammar:
+            model = self._served
+            processors.append(
+                GrammarProcessor(
+                    sampling.grammar, model.tokenizer, model.vocab_size, model.eos_token_ids, prompt_length
+                )
+            )
+        if sampling.repetition_penalty != 1.0:
+            processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+        if sampling.temperature > 0:
+            if sampling.temperature != 1.0:
+                processors.append(TemperatureLogitsWarper(sampling.temperature))
+            if sampling.top_k:
+                processors.append(TopKLogitsWarper(sampling.top_k))
+            if sampling.top_p < 1.0:
+                processors.append(TopPLogitsWarper(sampling.top_p))
+        return processors
 
     @property
     def _longest(self) -> int:
@@ -260,22 +289,3 @@ class NativeAnswerer:
                 "free some, or serve a model with a shorter context"
             )
         return slots
-
-
-def _processors(sampling: Sampling, prompt_length: int) -> LogitsProcessorList:
-    """What transformers makes of such a generation config, in its order, after what OpenAI's clients ask for."""
-    processors = LogitsProcessorList()
-    if sampling.logit_bias:
-        processors.append(TokenBias(sampling.logit_bias))
-    if sampling.presence_penalty or sampling.frequency_penalty:
-        processors.append(AnswerPenalty(sampling.presence_penalty, sampling.frequency_penalty, prompt_length))
-    if sampling.repetition_penalty != 1.0:
-        processors.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
-    if sampling.temperature > 0:
-        if sampling.temperature != 1.0:
-            processors.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k:
-            processors.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            processors.append(TopPLogitsWarper(sampling.top_p))
-    return processors

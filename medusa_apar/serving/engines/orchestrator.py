@@ -36,6 +36,8 @@ class Orchestrator:
         timeout: seconds in which the engine writes no token of any answer after which it has stalled.
     """
 
+    follows_grammars = False
+
     def __init__(self, engine: Engine, model: ServedModel, timeout: float = TIMEOUT) -> None:
         self.engine = engine
         self.model = model
