@@ -16,7 +16,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= How can I sleep better? Give me a list.
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
+.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser test-fuzz report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,7 +68,7 @@ test-slow: $(INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao
-	$(OLDEST)/bin/pytest -m "not slow and not integration and not deepspeed and not vllm and not speculators and not browser"
+	$(OLDEST)/bin/pytest -m "not slow and not integration and not deepspeed and not vllm and not speculators and not browser and not fuzz"
 
 test-serving: $(VLLM_VENV)/.installed ## threads, and exported heads, on vLLM's CPU build, in an environment of its own
 	$(VLLM_VENV)/bin/pytest -m vllm tests/heads/test_vllm_itself.py tests/serving/test_vllm_itself.py
@@ -83,6 +83,9 @@ test-deepspeed: $(INSTALLED) ## train with DeepSpeed's ZeRO-3 in two processes o
 test-browser: $(INSTALLED) ## look at the report in Chromium, which has to be there (Debian: apt-get install chromium)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[browser]"
 	$(BIN)/pytest -m browser
+
+test-fuzz: $(INSTALLED) ## send the server random bodies: FUZZ_EXAMPLES, by default 10000
+	$(BIN)/pytest -m fuzz
 
 report: $(INSTALLED) $(BASE) ## a short evaluation of the default model, as a page: report/index.html
 	$(BIN)/medusa-apar eval speed --questions lists --limit 3 --max-new-tokens 256 --baselines --output_dir runs/report/speed

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from .backbone_weights import projection_weight
+from .backbone_weights import execution_device, projection_weight
 from .config import AUXILIARY_LAYERS, Eagle3HeadsConfig
 from .draft_heads import DraftHeads, PathRows
 from .path_attention import NAME as PATHS
@@ -130,6 +130,9 @@ class Eagle3Heads(DraftHeads):
     ) -> Eagle3Heads:
         """Untrained heads for a backbone, whose decoder layer has the shape of the backbone's.
 
+        They draft what the backbone's output projection reads out of the last auxiliary layer: the decoder layer adds
+        nothing at first.
+
         Args:
             backbone: the model.
             num_heads: tokens that are drafted ahead.
@@ -160,8 +163,16 @@ class Eagle3Heads(DraftHeads):
         rows = projection_weight(backbone)
         if draft_token_ids is not None:
             rows, heads.draft_token_ids = rows[draft_token_ids], draft_token_ids.clone()
+        norm: Any = backbone.get_decoder().norm
+        last: Any = heads.layer
         with torch.no_grad():
             heads.lm_head.weight.copy_(rows)
+            heads.fc.weight.zero_()
+            heads.fc.weight[:, -sizes.hidden_size :].fill_diagonal_(1)
+            last.self_attn.o_proj.weight.zero_()
+            last.mlp.down_proj.weight.zero_()
+            ones = torch.ones(1, sizes.hidden_size, dtype=backbone.dtype, device=execution_device(norm))
+            heads.norm.weight.copy_(norm(ones)[0])  # whatever kind of norm it is
         return heads.beside(backbone)
 
     @property

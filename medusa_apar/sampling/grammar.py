@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 _STATES = 512
 """Places in answers whose state is kept; further ones are read from the nearest that is."""
 _WHITESPACE = r" ?|\n {0,16}"
-"""Between the parts of JSON: none, a space, or a new line with its indentation. Without a limit small models never end."""
+"""Between the parts of JSON: none, a space, or a new line and its indentation. Small models would write it for ever."""
 
 
 def json_grammar(schema: dict[str, Any] | None = None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -12,11 +13,14 @@ from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from medusa_apar.sampling.grammar import json_grammar
+from medusa_apar.sampling.logprobs import TokenLogprobs
 
 from .requests import AnswerRequest
 from .served_model import ServedModel
 
 DEFAULT_THREADS = 8
+MOST_LOGPROBS = 20
+"""Likeliest tokens beside each token, as OpenAI has it."""
 MOST_CHOICES = 128
 """Answers to one request, as OpenAI has it."""
 _SAMPLING = (
@@ -144,6 +148,11 @@ class _Body(NullsAreAbsent):
         """Tokens of the answer; None for as many as there is room for."""
         raise NotImplementedError
 
+    @property
+    def wanted_logprobs(self) -> int | None:
+        """How many of the likeliest tokens are wanted beside each token's log-probability; None: neither."""
+        raise NotImplementedError
+
     def prompts(self, model: ServedModel) -> list[list[int]]:
         """The tokens of every prompt."""
         raise NotImplementedError
@@ -197,6 +206,7 @@ class _Body(NullsAreAbsent):
             max_depth=depth if threads else 1,
             max_threads=min(self.max_threads or DEFAULT_THREADS, most_threads),
             sampling=replace(model.sampling, **given),
+            logprobs=self.wanted_logprobs,
         )
 
     @property
@@ -244,8 +254,8 @@ class ChatBody(_Body):
     messages: list[Message] = Field(min_length=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    logprobs: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
-    top_logprobs: Annotated[Any, AfterValidator(_asks_for_nothing(0))] = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
     tools: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
     tool_choice: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
     parallel_tool_calls: bool | None = None
@@ -264,6 +274,16 @@ class ChatBody(_Body):
         return self.max_completion_tokens or self.max_tokens
 
     @property
+    def wanted_logprobs(self) -> int | None:
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            raise RefusedRequestError(
+                f"top_logprobs={self.top_logprobs} needs logprobs; set that, or leave it out.", "top_logprobs"
+            )
+        return None
+
+    @property
     def _prompt_name(self) -> str:
         return "messages"
 
@@ -279,11 +299,15 @@ class CompletionBody(_Body):
     echo: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
     best_of: Annotated[Any, AfterValidator(_asks_for_nothing(1))] = None
     suffix: Annotated[Any, AfterValidator(_asks_for_nothing(""))] = None
-    logprobs: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
+    logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
     @property
     def limit(self) -> int | None:
         return self.max_tokens
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        return self.logprobs
 
     def prompts(self, model: ServedModel) -> list[list[int]]:
         several: Any = self.prompt
@@ -366,6 +390,8 @@ class OpenAiResponse:
 
     def __init__(self, body: _Body, model: ServedModel, prompt_tokens: int) -> None:
         self._chat = isinstance(body, ChatBody)
+        self._model = model
+        self._top_logprobs = body.wanted_logprobs
         self._prompt_tokens = prompt_tokens
         self._common = {
             "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid4().hex}",
@@ -373,32 +399,67 @@ class OpenAiResponse:
             "model": model.name,
         }
 
-    def whole(self, texts: Sequence[tuple[str, str]], tokens: int) -> dict[str, Any]:
-        """Complete answers, each with its finish reason, of so many tokens together."""
+    def whole(self, texts: Sequence[tuple[str, str, Sequence[TokenLogprobs]]], tokens: int) -> dict[str, Any]:
+        """Complete answers, each with its finish reason and log-probabilities, of so many tokens together."""
         choices = [
             self._choice(
                 index,
                 {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text},
                 finish_reason,
+                self._logprobs(logprobs),
             )
-            for index, (text, finish_reason) in enumerate(texts)
+            for index, (text, finish_reason, logprobs) in enumerate(texts)
         ]
         return self._response("chat.completion", choices) | {"usage": self._usage(tokens)}
 
     def chunk(
-        self, text: str, finish_reason: str | None = None, *, index: int = 0, first: bool = False
+        self,
+        text: str,
+        finish_reason: str | None = None,
+        *,
+        index: int = 0,
+        first: bool = False,
+        logprobs: tuple[Sequence[TokenLogprobs], int] | None = None,
     ) -> dict[str, Any]:
-        """A part of one of the streamed answers."""
+        """A part of one of the streamed answers, with the log-probabilities from a number on of all of them so far."""
         delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
-        choice = self._choice(index, {"delta": delta} if self._chat else {"text": text}, finish_reason)
+        shape = {"delta": delta} if self._chat else {"text": text}
+        choice = self._choice(index, shape, finish_reason, None if logprobs is None else self._logprobs(*logprobs))
         return self._response("chat.completion.chunk", [choice])
 
     def usage_chunk(self, tokens: int) -> dict[str, Any]:
         """The last chunk of a stream whose client wants to know what it used."""
         return self._response("chat.completion.chunk", []) | {"usage": self._usage(tokens)}
 
-    def _choice(self, index: int, shape: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
-        return {"index": index, **shape, "logprobs": None, "finish_reason": finish_reason}
+    def _choice(
+        self, index: int, shape: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        return {"index": index, **shape, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    def _logprobs(self, every: Sequence[TokenLogprobs], start: int = 0) -> dict[str, Any] | None:
+        """Those from a number on, in OpenAI's format; None where they are not wanted."""
+        if self._top_logprobs is None:
+            return None
+        texts = [self._token_text(each.token_id) for each in every]
+        if self._chat:
+            return {"content": [self._token(each) for each in every[start:]], "refusal": None}
+        ends = list(accumulate(map(len, texts), initial=0))
+        return {
+            "tokens": texts[start:],
+            "token_logprobs": [each.logprob for each in every[start:]],
+            "top_logprobs": [{self._token_text(token): value for token, value in each.top} for each in every[start:]],
+            "text_offset": ends[start:-1],
+        }
+
+    def _token(self, found: TokenLogprobs) -> dict[str, Any]:
+        def entry(token: int, logprob: float) -> dict[str, Any]:
+            text = self._token_text(token)
+            return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+        return entry(found.token_id, found.logprob) | {"top_logprobs": [entry(*each) for each in found.top]}
+
+    def _token_text(self, token: int) -> str:
+        return str(self._model.tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
     def _response(self, chat_object: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._common | {"object": chat_object if self._chat else "text_completion", "choices": choices}

@@ -42,6 +42,7 @@ class AnswerRequest:
         max_threads: threads that write at the same time; the others wait.
         sampling: how tokens are drawn.
         copy: number of the answer among those to the same request.
+        logprobs: how many of the likeliest tokens are wanted beside each token's log-probability; None: neither.
     """
 
     prompt_token_ids: list[int]
@@ -50,3 +51,4 @@ class AnswerRequest:
     max_threads: int = 8
     sampling: Sampling = Sampling()
     copy: int = 0
+    logprobs: int | None = None

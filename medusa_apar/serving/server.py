@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+
+from medusa_apar.sampling.logprobs import TokenLogprobs
 
 from .admission import Admission, QueueFullError
 from .api import (
@@ -238,10 +241,12 @@ class _Serving:
     async def respond(self, body: ChatBody | CompletionBody, request: Request) -> Response:
         """Answer as OpenAI's server does."""
         asked = body.answer_requests(self.model, self.limits.threads)
-        if any(each.sampling.grammar for each in asked) and not self.answerer.follows_grammars:
-            raise RefusedRequestError(
-                "response_format: --engine native alone writes JSON; leave it out.", "response_format"
-            )
+        for name, wanted in (
+            ("response_format", asked[0].sampling.grammar),
+            ("logprobs", asked[0].logprobs is not None),
+        ):
+            if wanted and not self.answerer.sees_scores:
+                raise RefusedRequestError(f"{name}: --engine native alone has it; leave it out.", name)
         prompt_tokens = sum(len(each.prompt_token_ids) for each in asked if each.copy == 0)
         reply = OpenAiResponse(body, self.model, prompt_tokens)
         texts = together([self._texts(each, body.stop_strings) for each in asked])
@@ -309,19 +314,24 @@ class _Serving:
         last = await _unless_gone(request, read())
         if last is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        whole = [(text.whole, str(text.finish_reason)) for _, text in sorted(last.items())]
-        return JSONResponse(reply.whole(whole, sum(text.tokens for text in last.values())))
+        ends = [text for _, text in sorted(last.items())]
+        whole = [(text.whole, str(text.finish_reason), text.logprobs) for text in ends]
+        return JSONResponse(reply.whole(whole, sum(text.tokens for text in ends)))
 
     async def _chunks(
         self, first: tuple[int, _Text], texts: _Texts, reply: OpenAiResponse, *, usage: bool
     ) -> AsyncGenerator[dict[str, Any]]:
         tokens: dict[int, int] = {}
+        sent: Counter[int] = Counter()  # log-probabilities
 
         def chunks(number: int, text: _Text) -> Iterator[dict[str, Any]]:
-            if text.new or number not in tokens:
-                yield reply.chunk(text.new, index=number, first=number not in tokens)
+            first, ends = number not in tokens, text.finish_reason is not None
             tokens[number] = text.tokens
-            if text.finish_reason is not None:
+            if text.new or first or (ends and len(text.logprobs) > sent[number]):
+                logprobs = text.logprobs, sent[number]
+                yield reply.chunk(text.new, index=number, first=first, logprobs=logprobs)
+                sent[number] = len(text.logprobs)
+            if ends:
                 yield reply.chunk("", text.finish_reason, index=number)
 
         async with aclosing(texts):
@@ -345,9 +355,14 @@ class _Serving:
                 readable = snapshot.readable
                 new = reading.update(readable, final=snapshot.finish_reason is not None)
                 reason = "stop" if reading.stopped else snapshot.finish_reason
-                yield _Text(new, reading.text, reading.tokens, reason)
+                logprobs = snapshot.readable_logprobs[: reading.tokens]
+                yield _Text(new, reading.text, reading.tokens, reason, self._of_text(logprobs))
                 if reason is not None:
                     return
+
+    def _of_text(self, logprobs: Sequence[TokenLogprobs | None]) -> list[TokenLogprobs]:
+        """Those of tokens that are text."""
+        return [each for each in logprobs if each is not None and each.token_id not in self.model.eos_token_ids]
 
     async def _snapshots(
         self, asked: AnswerRequest, stopped: Callable[[], bool] = lambda: False
@@ -385,12 +400,13 @@ class _Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """An answer's text at one moment: what is new of it, all of it, and its tokens."""
+    """An answer's text at one moment: what is new of it, all of it, its tokens, and their log-probabilities."""
 
     new: str
     whole: str
     tokens: int
     finish_reason: str | None
+    logprobs: list[TokenLogprobs]
 
 
 _Texts = AsyncGenerator[tuple[int, _Text]]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from medusa_apar.sampling.logprobs import LogprobsRecorder, TokenLogprobs
 from medusa_apar.tree.paragraph_tree import ParagraphTree
 
 from .requests import AnswerRequest
@@ -19,11 +20,13 @@ class Piece:
         thread: index of the thread; 0 is the root thread.
         token_ids: what is written of it.
         running: whether the thread writes on right after it.
+        logprobs: of the tokens, where they are wanted.
     """
 
     thread: int
     token_ids: list[int]
     running: bool
+    logprobs: Sequence[TokenLogprobs | None] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ class Snapshot:
     finish_reason: Literal["stop", "length"] | None
 
     @staticmethod
-    def of(tree: ParagraphTree, limit: int) -> Snapshot:
+    def of(tree: ParagraphTree, limit: int, logprobs: LogprobsRecorder | None = None) -> Snapshot:
         """The answer that a tree of threads holds, cut after so many visible tokens."""
         finished = tree.complete
         if finished:
@@ -50,7 +53,10 @@ class Snapshot:
         for segment in tree.segments():
             thread = tree.threads[segment.thread]
             token_ids = thread.token_ids[segment.start : segment.end][:room]
-            pieces.append(Piece(segment.thread, token_ids, segment.tail and thread.finish_reason is None))
+            running = segment.tail and thread.finish_reason is None
+            end = segment.start + len(token_ids)
+            known = () if logprobs is None else logprobs.of_span(thread, segment.start, end)
+            pieces.append(Piece(segment.thread, token_ids, running, known))
             room -= len(token_ids)
         reasons = {thread.finish_reason for thread in tree.threads}
         reason: Literal["stop", "length"] = "length" if reasons & {"length", "context"} else "stop"
@@ -59,12 +65,18 @@ class Snapshot:
     @property
     def readable(self) -> list[int]:
         """The answer's tokens up to the first piece, in reading order, that still grows."""
-        token_ids: list[int] = []
+        return [token for piece in self._readable_pieces() for token in piece.token_ids]
+
+    @property
+    def readable_logprobs(self) -> list[TokenLogprobs | None]:
+        """Those of the readable tokens, where they are wanted."""
+        return [each for piece in self._readable_pieces() for each in piece.logprobs]
+
+    def _readable_pieces(self) -> Iterator[Piece]:
         for piece in self.pieces:
-            token_ids += piece.token_ids
+            yield piece
             if piece.running:
-                break
-        return token_ids
+                return
 
     @property
     def running(self) -> int:
@@ -81,10 +93,10 @@ class Answerer(Protocol):
     """Writes answers; several at a time.
 
     Attributes:
-        follows_grammars: whether it takes requests with a grammar.
+        sees_scores: whether it takes requests for grammars and log-probabilities.
     """
 
-    follows_grammars: bool
+    sees_scores: bool
 
     def answer(self, request: AnswerRequest) -> AsyncGenerator[Snapshot]:
         """Write an answer, and yield it from time to time while it grows; the last snapshot has a finish reason.

@@ -57,6 +57,18 @@ def eagle3_heads(*, width: int = HIDDEN, kind: type = LlamaConfig, full: bool = 
     return heads.eval()
 
 
+def test_new_heads_draft_what_is_read_out_of_the_last_auxiliary_layer(backbone: LlamaForCausalLM) -> None:
+    auxiliary, tokens = torch.randn(5, 3 * HIDDEN), torch.arange(5)
+    with torch.no_grad():
+        backbone.model.norm.weight.uniform_(0.5, 2)
+        heads = Eagle3Heads.for_backbone(backbone, num_heads=1)
+        _, logits = heads.advance(
+            heads.fused(auxiliary), tokens, tokens, backbone.model.embed_tokens, torch.zeros(1, 1, 5, 5), DynamicCache()
+        )
+        expected = backbone.lm_head(backbone.model.norm(auxiliary[:, -HIDDEN:]))
+    torch.testing.assert_close(logits, expected)
+
+
 @torch.inference_mode()
 def logits_of(heads: Eagle3Heads, backbone: LlamaForCausalLM) -> Tensor:
     """Along one path of six tokens, of which the backbone has states of the first four."""

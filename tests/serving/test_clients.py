@@ -22,6 +22,7 @@ from medusa_apar.sampling.openai_processors import AnswerPenalty, TokenBias
 from medusa_apar.serving.api import ChatBody
 from medusa_apar.serving.engines.native import NativeAnswerer
 from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.server import create_app
 from medusa_apar.serving.together import together
@@ -71,7 +72,7 @@ def test_a_null_is_a_field_that_was_left_out(served: ServedModel, name: str) -> 
 
 
 ASKED: dict[str, Any] = {
-    "logprobs": True, "top_logprobs": 3, "tools": [{"type": "function"}], "tool_choice": "required",
+    "tools": [{"type": "function"}], "tool_choice": "required",
     "functions": [{"name": "f"}], "modalities": ["audio"],
     "audio": {"voice": "alloy"}, "prediction": {"type": "content"}, "reasoning_effort": "high", "store": True,
     "web_search_options": {},
@@ -325,11 +326,92 @@ def test_several_answers_of_threads_on_an_engine(backbone: PreTrainedModel, serv
     assert len({choice.message.content for choice in answer.choices}) == 1, "greedy answers are the same"
 
 
-def test_engines_that_know_no_grammar_refuse_json(backbone: PreTrainedModel, served: ServedModel) -> None:
+@pytest.mark.parametrize(("name", "value"), [("response_format", {"type": "json_object"}), ("logprobs", True)])
+def test_engines_that_see_no_scores_refuse_what_needs_them(
+    backbone: PreTrainedModel, served: ServedModel, name: str, value: Any
+) -> None:
     with running(create_app(Orchestrator(OracleEngine(backbone), served), served)) as address:
-        refused = post(address, {"messages": CHAT, "response_format": {"type": "json_object"}})
+        refused = post(address, {"messages": CHAT, name: value})
     assert refused.status_code == 400
-    assert refused.json()["error"]["param"] == "response_format"
+    assert refused.json()["error"]["param"] == name
+
+
+def logprobs_along(model: MedusaAparModel, prompt: Any, answer: list[int]) -> torch.Tensor:
+    """The backbone's own, `[answer, vocabulary]`, read in one pass."""
+    ids = torch.cat([prompt, torch.tensor([answer])], dim=1)
+    with torch.no_grad():
+        logits = model.backbone(ids).logits[0, prompt.shape[1] - 1 : -1]
+    return logits.float().log_softmax(dim=-1)
+
+
+def test_logprobs_are_the_backbones(client: OpenAI, model: MedusaAparModel, served: ServedModel) -> None:
+    prompt: Any = torch.tensor([ChatBody.model_validate({"messages": CHAT}).prompts(served)[0]])
+    answer = client.chat.completions.create(
+        model="tiny", messages=CHAT, max_tokens=20, temperature=1.2, seed=5, frequency_penalty=1, logprobs=True,
+        top_logprobs=3, extra_body={"apar": False},
+    )  # fmt: skip
+    found = answer.choices[0].logprobs
+    assert found is not None
+    assert found.content is not None
+    tokens = [served.tokenizer.convert_tokens_to_ids(each.token.strip()) for each in found.content]
+    expected = logprobs_along(model, prompt, tokens)
+    assert served.text(tokens) == answer.choices[0].message.content
+    for row, token, each in zip(expected, tokens, found.content, strict=True):
+        assert each.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        best = row.topk(3)
+        assert [top.logprob for top in each.top_logprobs] == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert bytes(each.bytes or []).decode() == each.token
+
+
+def test_logprobs_of_threads_are_along_their_paths(model: MedusaAparModel, served: ServedModel) -> None:
+    prompt = ChatBody.model_validate({"messages": CHAT}).prompts(served)[0]
+    output: Any = model.generate(torch.tensor([prompt]), max_depth=3, max_new_tokens=60, return_dict_in_generate=True)
+    (tree,) = output.trees
+    assert len(tree.threads) > 2
+    expected = []
+    for number, start, end in tree.nodes:
+        ids = tree.threads[number].token_ids
+        rows = logprobs_along(model, torch.tensor([ids[:1]]), ids[1:])
+        expected += [float(rows[at - 1, ids[at]]) for at in range(start, end)]
+
+    async def last() -> Any:
+        answerer = NativeAnswerer(model, served)
+        asked = AnswerRequest(prompt, 60, max_depth=3, logprobs=1)
+        snapshots = [snapshot async for snapshot in answerer.answer(asked)]
+        await answerer.close()
+        return snapshots[-1]
+
+    snapshot = asyncio.run(last())
+    tokens = len(snapshot.readable)
+    found = [each.logprob for each in snapshot.readable_logprobs]
+    assert found == pytest.approx(expected[:tokens], abs=1e-4)
+
+
+def test_streamed_logprobs_join_to_those_of_the_whole(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "messages": CHAT, "max_tokens": 30, "logprobs": True, "top_logprobs": 1}
+    whole = client.chat.completions.create(**asked).choices[0].logprobs
+    assert whole is not None
+    joined = []
+    for chunk in client.chat.completions.create(stream=True, **asked):
+        if chunk.choices[0].logprobs is not None:
+            joined += chunk.choices[0].logprobs.content or []
+    assert joined == whole.content
+
+
+def test_completions_have_logprobs_of_their_own_kind(client: OpenAI) -> None:
+    answer = client.completions.create(model="tiny", prompt=prompts(1)[0], max_tokens=9, logprobs=2).choices[0]
+    found = answer.logprobs
+    assert found is not None
+    assert "".join(found.tokens or []).strip() == answer.text.strip()
+    assert found.text_offset is not None
+    assert found.text_offset[0] == 0
+    assert len(found.tokens or []) == len(found.token_logprobs or []) == len(found.top_logprobs or [])
+
+
+def test_top_logprobs_need_logprobs(address: str) -> None:
+    refused = post(address, {"messages": CHAT, "top_logprobs": 2})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "top_logprobs"
 
 
 def test_one_stream_that_fails_closes_the_others() -> None:

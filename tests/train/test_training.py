@@ -578,6 +578,21 @@ class TestSequentialHeads:
             with pytest.raises(InputError, match=f"--{name} 0 is below 1"):
                 heads.HeadsDataArguments(model="m", data=["d"], **{name: 0})  # type: ignore[arg-type]
 
+    def test_heads_are_trained_on(self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path) -> None:
+        heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--heads", str(folder)))
+        before, after = (load_heads(each) for each in (folder, tmp_path))
+        assert isinstance(after, SequentialHeads), "kind and shape stay"
+        assert after.config.shape == before.config.shape
+        assert losses(tmp_path)[0] < losses(folder)[0]
+        assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))
+
+    def test_heads_that_are_not_there_are_named(
+        self, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            heads.main(arguments(tiny_backbone_dir, rows_file, tmp_path, "--heads", str(tmp_path / "nowhere")))
+        assert f"--heads {tmp_path / 'nowhere'}: " in capsys.readouterr().err
+
     def test_own_answers_need_questions_alone(
         self, folder: Path, tiny_backbone_dir: Path, rows_file: Path, tiny_tokenizer: PreTrainedTokenizerFast,
         tmp_path: Path,
@@ -846,7 +861,11 @@ def test_heads_with_low_rank_projections_train(tiny_backbone_dir: Path, rows_fil
         (["--projection_rank", "4", "--shared_projection", "True"], "--projection_rank 4 is of own projections"),
         (["--projection_rank", "0"], "--projection_rank 0 is too small; give a whole number from 1"),
         (["--projection_rank", "32"], "--projection_rank 32 saves nothing beside a hidden size of 32"),
-        (["--draft_vocab_size", "8"], "--draft_vocab_size 8 is for --kind sequential or eagle3; leave it out"),
+        (
+            ["--draft_vocab_size", "8", "--shared_projection", "True"],
+            "--draft_vocab_size 8 is of own projections; leave",
+        ),
+        (["--intermediate_size", "8"], "--intermediate_size 8 is for --kind sequential or eagle3; leave it out"),
         (["--num_heads", "0"], "--num_heads 0 drafts nothing; give a whole number from 1"),
     ],
 )

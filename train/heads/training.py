@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from medusa_apar.heads import DraftHeads, Eagle3Heads, MedusaHeads, SequentialHeads
+from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from ..backbone.training import DataArguments, load_backbone
@@ -125,8 +126,12 @@ class HeadsDataArguments(DataArguments):
 
 @dataclass
 class HeadsArguments:
-    """Kind and shape of the heads."""
+    """Kind and shape of the heads, or heads that are trained on."""
 
+    heads: str | None = field(
+        default=None,
+        metadata={"help": "folder or hub id of heads to train on, whose kind and shape stay; new ones by default"},
+    )
     kind: str = field(
         default="medusa",
         metadata={
@@ -160,7 +165,16 @@ class HeadsArguments:
     )
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
 
-    def untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
+    def before_training(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
+        """The heads to train on, or new ones for a backbone and what is to be drafted."""
+        if self.heads is None:
+            return self._untrained(backbone, rows)
+        try:
+            return load_heads(self.heads, backbone)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--heads {self.heads}: {error}") from error
+
+    def _untrained(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
         """Heads of this kind and shape for a backbone and what is to be drafted."""
         if self.num_heads < 1:
             raise InputError(f"--num_heads {self.num_heads} drafts nothing; give a whole number from 1")
@@ -329,7 +343,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
     with args.main_process_first(local=args.save_on_each_node):
         rows, held_out = data.all_rows(backbone, tokenizer, args.output_dir)
     kept = Path(args.output_dir) / HIDDEN_STATES
-    heads = shape.untrained(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
+    heads = shape.before_training(backbone, (rows[at] for at in range(len(rows))))  # type: ignore[arg-type]
     trainer = HeadsTrainer(
         backbone,
         heads.float(),  # type: ignore[no-untyped-call]
@@ -337,7 +351,7 @@ def train_heads(data: HeadsDataArguments, shape: HeadsArguments, args: HeadsTrai
         hidden_states=HiddenStates(backbone, kept if args.keep_hidden_states else None, heads.auxiliary_layers),
         decay=shape.decay,
         distil=data.labels != "data",
-        data_collator=TreeCollator.of(tokenizer, label_heads=shape.num_heads),
+        data_collator=TreeCollator.of(tokenizer, label_heads=heads.config.num_heads),
         train_dataset=rows,
         eval_dataset=held_out,
     )

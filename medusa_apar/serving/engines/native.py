@@ -30,6 +30,7 @@ from medusa_apar.engine.state import Request
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.sampling.grammar import GrammarProcessor
+from medusa_apar.sampling.logprobs import LogprobsRecorder
 from medusa_apar.sampling.openai_processors import AnswerPenalty, TokenBias
 from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
@@ -55,6 +56,7 @@ class _Job:
     asked: AnswerRequest
     loop: asyncio.AbstractEventLoop
     mailbox: asyncio.Queue[Snapshot | EngineError] = field(default_factory=asyncio.Queue)
+    logprobs: LogprobsRecorder | None = None
     wanted: bool = True
     cancelled: bool = False
 
@@ -78,7 +80,7 @@ class NativeAnswerer:
         ValueError: the device has no room for the longest answer.
     """
 
-    follows_grammars = True
+    sees_scores = True
 
     def __init__(
         self, model: MedusaAparModel, served: ServedModel, max_batch: int = MAX_BATCH, timeout: float = TIMEOUT
@@ -177,7 +179,7 @@ class NativeAnswerer:
             while self._waiting and len(self._running) < self._max_batch:
                 job = self._waiting[0]  # it stays there if it makes no request
                 if not job.cancelled:
-                    request = self._request(job.asked)
+                    request = self._request(job)
                     self._running[request] = job
                     engine.add(request)
                 self._waiting.popleft()
@@ -192,10 +194,12 @@ class NativeAnswerer:
     def _deliver(self, request: Request) -> None:
         """Hand out what was written."""
         job = self._running[request]
+        if job.logprobs is not None:
+            job.logprobs.update(request.tree)
         if not request.live:
             del self._running[request]
         if job.wanted or not request.live:
-            job.deliver(Snapshot.of(request.tree, request.limit))
+            job.deliver(Snapshot.of(request.tree, request.limit, job.logprobs))
 
     def _fail(self, error: EngineError) -> None:
         """End all answers that run, or the first that waits where none does."""
@@ -216,37 +220,42 @@ class NativeAnswerer:
             context_length=self._served.context_length,
         )
 
-    def _request(self, asked: AnswerRequest) -> Request:
+    def _request(self, job: _Job) -> Request:
         """A request as the engine takes it."""
+        asked = job.asked
         prompt, sampling = list(asked.prompt_token_ids), asked.sampling
+        if asked.logprobs is not None:
+            job.logprobs = LogprobsRecorder(asked.logprobs, len(prompt))
         seed = int(torch.randint(2**62, (1,))) if sampling.seed is None else sampling.seed
         return Request(
             tree=ParagraphTree.of_prompt(prompt, self._served.control, asked.max_depth),
             context=prompt,
             limit=asked.max_new_tokens,
             key=root_key(seed, prompt, asked.copy),
-            sampler=self._sampler(replace(sampling, seed=None), len(prompt)),
+            sampler=self._sampler(replace(sampling, seed=None), len(prompt), job.logprobs),
             eos_token_ids=frozenset(self._served.eos_token_ids),
             max_depth=1 if self._served.control is None else asked.max_depth,
             max_threads=asked.max_threads,
             ngrams=NgramDrafter(),
         )
 
-    def _sampler(self, sampling: Sampling, prompt_length: int) -> Sampler:
+    def _sampler(self, sampling: Sampling, prompt_length: int, logprobs: LogprobsRecorder | None) -> Sampler:
         """The same one for requests that sample alike, which are then sampled together."""
+        if logprobs is not None:
+            recorded = LogitsProcessorList([logprobs, *self._processors(sampling, prompt_length)])
+            return self._new_sampler(sampling, recorded)
         by_answer = sampling.presence_penalty or sampling.frequency_penalty or sampling.grammar
         asked = sampling, prompt_length if by_answer else 0
         if asked not in self._samplers:
             if len(self._samplers) >= _MOST_SAMPLERS:
                 self._samplers.clear()
-            (self._samplers[asked],) = Sampler.of_batch(
-                self._processors(*asked),
-                1,
-                self._served.control,
-                sample=sampling.temperature > 0,
-                device=self._model.device,
-            )
+            self._samplers[asked] = self._new_sampler(sampling, self._processors(*asked))
         return self._samplers[asked]
+
+    def _new_sampler(self, sampling: Sampling, processors: LogitsProcessorList) -> Sampler:
+        control, draws = self._served.control, sampling.temperature > 0
+        (sampler,) = Sampler.of_batch(processors, 1, control, sample=draws, device=self._model.device)
+        return sampler
 
     def _processors(self, sampling: Sampling, prompt_length: int) -> LogitsProcessorList:
         """What transformers makes of such a generation config, in its order, after what OpenAI's clients ask for."""

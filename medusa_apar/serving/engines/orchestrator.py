@@ -36,7 +36,7 @@ class Orchestrator:
         timeout: seconds in which the engine writes no token of any answer after which it has stalled.
     """
 
-    follows_grammars = False
+    sees_scores = False
 
     def __init__(self, engine: Engine, model: ServedModel, timeout: float = TIMEOUT) -> None:
         self.engine = engine
