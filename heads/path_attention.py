@@ -44,14 +44,15 @@ def path_attention(
     shared = heads // kv_heads
     rows = query.view(kv_heads, shared, places, head_dim)
     row_key, row_value = key[0, :, :length], value[0, :, :length]
-    own_key, own_value = (each[0, :, length:].unflatten(1, (-1, places)) for each in (key, value))
+    own_shape = kv_heads, -1, places, head_dim  # [kv_heads, levels, places, head_dim]
+    own_key, own_value = (each[0, :, length:].reshape(own_shape) for each in (key, value))
 
-    scores = (rows.flatten(1, 2) @ row_key.transpose(1, 2)).unflatten(1, (shared, places))
+    scores = (rows.flatten(1, 2) @ row_key.transpose(1, 2)).view(kv_heads, shared, places, length)
     scores = scores * scaling + attention_mask[0]
     own_scores = (rows[:, :, None] * own_key[:, None]).sum(dim=-1) * scaling  # [kv_heads, shared, levels, places]
     weights = torch.cat([scores, own_scores.transpose(2, 3)], dim=-1).softmax(dim=-1, dtype=torch.float32)
     weights = weights.to(value.dtype)
-    output = (weights[..., :length].flatten(1, 2) @ row_value).unflatten(1, (shared, places))
+    output = (weights[..., :length].flatten(1, 2) @ row_value).view(rows.shape)
     own_weights = weights[..., length:].transpose(2, 3)[..., None]
     output = output + (own_weights * own_value[:, None]).sum(dim=2)
     return output.flatten(0, 1).transpose(0, 1)[None].contiguous(), None

@@ -105,7 +105,7 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     a, b, c = _NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     computed = torch.bfloat16 if matrix.is_cuda or cpu_has_bfloat16() else torch.float32
-    wide = (matrix.T if tall else matrix).to(computed)
+    wide: Tensor = (matrix.T if tall else matrix).to(computed)
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(steps):
         gram = wide @ wide.T

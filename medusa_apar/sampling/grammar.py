@@ -92,7 +92,7 @@ class GrammarProcessor(LogitsProcessor):
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(tokenizer: PreTrainedTokenizerBase, vocab_size: int, eos_token_ids: tuple[int, ...]) -> Any:
+def _tokenizer(tokenizer: Any, vocab_size: int, eos_token_ids: tuple[int, ...]) -> Any:
     from llguidance.hf import from_tokenizer
 
     return from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(eos_token_ids))
