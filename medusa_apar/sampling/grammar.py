@@ -15,7 +15,10 @@ from transformers import LogitsProcessor, PreTrainedTokenizerBase
 _STATES = 512
 """Places in answers whose state is kept; further ones are read from the nearest that is."""
 _WHITESPACE = r" ?|\n {0,16}"
-"""Between the parts of JSON: none, a space, or a new line and its indentation. Small models would write it for ever."""
+"""Between the parts of JSON: none, a space, or a new line and its indentation. Small models would write it for ever.
+
+llguidance 1.7, which vLLM 0.32 asks for, lets it repeat.
+"""
 
 
 def json_grammar(schema: dict[str, Any] | None = None) -> str:
