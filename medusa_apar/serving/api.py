@@ -51,7 +51,7 @@ class RefusedRequestError(Exception):
         self.code = code
 
 
-def _asks_for_nothing(*neutral: Any) -> Callable[[Any], None]:
+def _only_neutral(*neutral: Any) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if value not in neutral:
             raise ValueError("is not supported by this server; leave it out")
@@ -240,8 +240,8 @@ class Message(NullsAreAbsent):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, BeforeValidator(_joined)]
-    tool_calls: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
-    function_call: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
+    tool_calls: Annotated[Any, AfterValidator(_only_neutral([]))] = None
+    function_call: Annotated[Any, AfterValidator(_only_neutral())] = None
 
     def as_template_takes_it(self) -> dict[str, str]:
         """Role and text; chat templates know no `developer`, which is OpenAI's later name of `system`."""
@@ -256,18 +256,18 @@ class ChatBody(_Body):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
-    tools: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
-    tool_choice: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
+    tools: Annotated[Any, AfterValidator(_only_neutral([]))] = None
+    tool_choice: Annotated[Any, AfterValidator(_only_neutral("none", "auto"))] = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[Any, AfterValidator(_asks_for_nothing([]))] = None
-    function_call: Annotated[Any, AfterValidator(_asks_for_nothing("none", "auto"))] = None
-    modalities: Annotated[Any, AfterValidator(_asks_for_nothing(["text"]))] = None
-    audio: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
-    prediction: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
-    reasoning_effort: Annotated[Any, AfterValidator(_asks_for_nothing("none"))] = None
-    verbosity: Annotated[Any, AfterValidator(_asks_for_nothing("medium"))] = None
-    web_search_options: Annotated[Any, AfterValidator(_asks_for_nothing())] = None
-    store: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
+    functions: Annotated[Any, AfterValidator(_only_neutral([]))] = None
+    function_call: Annotated[Any, AfterValidator(_only_neutral("none", "auto"))] = None
+    modalities: Annotated[Any, AfterValidator(_only_neutral(["text"]))] = None
+    audio: Annotated[Any, AfterValidator(_only_neutral())] = None
+    prediction: Annotated[Any, AfterValidator(_only_neutral())] = None
+    reasoning_effort: Annotated[Any, AfterValidator(_only_neutral("none"))] = None
+    verbosity: Annotated[Any, AfterValidator(_only_neutral("medium"))] = None
+    web_search_options: Annotated[Any, AfterValidator(_only_neutral())] = None
+    store: Annotated[Any, AfterValidator(_only_neutral(False))] = None
 
     @property
     def limit(self) -> int | None:
@@ -296,9 +296,9 @@ class CompletionBody(_Body):
 
     prompt: str | list[int] | list[str] | list[list[int]]
     max_tokens: int | None = Field(16, ge=1)
-    echo: Annotated[Any, AfterValidator(_asks_for_nothing(False))] = None
-    best_of: Annotated[Any, AfterValidator(_asks_for_nothing(1))] = None
-    suffix: Annotated[Any, AfterValidator(_asks_for_nothing(""))] = None
+    echo: Annotated[Any, AfterValidator(_only_neutral(False))] = None
+    best_of: Annotated[Any, AfterValidator(_only_neutral(1))] = None
+    suffix: Annotated[Any, AfterValidator(_only_neutral(""))] = None
     logprobs: int | None = Field(None, ge=0, le=MOST_LOGPROBS)
 
     @property
@@ -440,9 +440,9 @@ class OpenAiResponse:
         """Those from a number on, in OpenAI's format; None where they are not wanted."""
         if self._top_logprobs is None:
             return None
-        texts = [self._token_text(each.token_id) for each in every]
         if self._chat:
             return {"content": [self._token(each) for each in every[start:]], "refusal": None}
+        texts = [self._token_text(each.token_id) for each in every]
         ends = list(accumulate(map(len, texts), initial=0))
         return {
             "tokens": texts[start:],

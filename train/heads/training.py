@@ -126,11 +126,13 @@ class HeadsDataArguments(DataArguments):
 
 @dataclass
 class HeadsArguments:
-    """Kind and shape of the heads, or heads that are trained on."""
+    """Kind and shape of the heads, or a checkpoint of heads to continue from."""
 
     heads: str | None = field(
         default=None,
-        metadata={"help": "folder or hub id of heads to train on, whose kind and shape stay; new ones by default"},
+        metadata={
+            "help": "folder or hub id of heads to continue from; their kind and shape are kept (default: new heads)"
+        },
     )
     kind: str = field(
         default="medusa",
@@ -166,7 +168,7 @@ class HeadsArguments:
     decay: float = field(default=0.8, metadata={"help": "head k's loss is weighted decay^k"})
 
     def before_training(self, backbone: PreTrainedModel, rows: Iterable[TreeRow]) -> DraftHeads:
-        """The heads to train on, or new ones for a backbone and what is to be drafted."""
+        """Heads loaded from `heads`, or new ones for a backbone and the rows that it is trained on."""
         if self.heads is None:
             return self._untrained(backbone, rows)
         try:
