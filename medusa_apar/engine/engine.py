@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-import numpy as np
-
 from medusa_apar.drafters.drafter import Drafter
 from medusa_apar.drafters.pending_tokens import reading
 from medusa_apar.drafting.budget import NodeBudget
 from medusa_apar.drafting.draft_tree import choose_nodes
-from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.tree.control_tokens import ControlTokens
 
 from .commit import Commit
 from .metrics import Metrics
+from .pools import place
 from .prefill import Prefill
 from .proposals import draft_of
 from .scheduler import Scheduler
@@ -109,13 +107,7 @@ class Engine:
         host_seconds = self.metrics.host_timer()
         nodes = self._choose([draft_of(thread) for thread in threads], room=self._scheduler.room(threads))
         ancestors = nodes.ancestors()
-        placement = Placement.acquire(
-            self.pools,
-            np.array([thread.pool.index for thread in threads])[nodes.thread],
-            rows=np.array([thread.row for thread in threads])[nodes.thread],
-            positions=nodes.position,
-            ancestors=ancestors,
-        )
+        placement = place(self.pools, threads, nodes.thread, nodes.position, ancestors)
         self.metrics.count_step(nodes, self.pools)
         logits, features = self._forward(placement, nodes.token_ids)
         output = self._verify(threads, nodes, ancestors, logits, features)

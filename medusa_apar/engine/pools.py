@@ -1,13 +1,18 @@
-"""How many KV pools an engine has, and how large they are."""
+"""How many KV pools an engine has, how large they are, and what lies in which."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from medusa_apar.kv_cache.capacity import slots_that_fit
+from medusa_apar.kv_cache.placement import Flags, Ints, Placement
 from medusa_apar.kv_cache.slot_pool import EXTENT_BUCKET, SlotPool
 from medusa_apar.runner.model_runner import ModelRunner
+
+from .state import LiveThread, Request
 
 _COMMON_ANSWER = 512
 """Tokens for which a pool has room from the beginning; it grows where an answer is longer."""
@@ -20,10 +25,12 @@ class PoolPlan:
     Attributes:
         runner: of the model whose keys and values are kept.
         slots: of all pools together.
+        kind: of pool.
     """
 
     runner: ModelRunner
     slots: int
+    kind: type[SlotPool] = SlotPool
 
     @staticmethod
     def of(runner: ModelRunner, max_slots: int | None = None) -> PoolPlan:
@@ -41,10 +48,36 @@ class PoolPlan:
         separate = self.runner.separates_pools and self.slots >= longest * requests
         count = requests if separate else 1
         capacity = max(_first_capacity(lengths[first::count]) for first in range(count))
-        return self.runner.new_pools(count, capacity, self.slots // count)
+        return self.runner.new_pools(count, capacity, self.slots // count, self.kind)
 
 
 def _first_capacity(lengths: Sequence[tuple[int, int]]) -> int:
     """Slots for prompts and for answers of a common length."""
     wanted = sum(prompt + min(limit, _COMMON_ANSWER) for prompt, limit in lengths) + EXTENT_BUCKET
     return -(-wanted // EXTENT_BUCKET) * EXTENT_BUCKET - 1  # with slot 0, whole buckets
+
+
+def place(
+    pools: Sequence[SlotPool], threads: Sequence[LiveThread], owner: Ints, positions: Ints, ancestors: Flags
+) -> Placement:
+    """Slots for nodes, each in the pool of its thread.
+
+    Args:
+        pools: all of them.
+        threads: that have nodes.
+        owner: `[nodes]`, the number of each node's thread.
+        positions: `[nodes]` path depths.
+        ancestors: `[nodes, nodes]`; (i, j) is true where node j is i or above i.
+    """
+    pool_of = np.array([thread.pool.index for thread in threads])
+    rows = np.array([thread.row for thread in threads])
+    return Placement.acquire(pools, pool_of[owner], rows=rows[owner], positions=positions, ancestors=ancestors)
+
+
+def burden(pool: SlotPool, requests: Sequence[Request], prompt: Sequence[int]) -> tuple[int, int, int]:
+    """What orders pools for a prompt: the requests that share one, tokens that it has not computed, slots held.
+
+    Less than `EXTENT_BUCKET` computed tokens do not count: the others cost about a step.
+    """
+    shared = pool.shared_prefix(prompt)
+    return len(requests), -shared if shared >= EXTENT_BUCKET else 0, pool.held

@@ -9,10 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from medusa_apar.drafters.pending_tokens import Run
-from medusa_apar.kv_cache.placement import Ints, Placement
+from medusa_apar.kv_cache.placement import Ints
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
 from .outputs import PrefillOutput
+from .pools import place
 from .state import LiveThread
 
 CHUNK = 512
@@ -47,17 +48,13 @@ class Prefill:
         spans = [range(thread.computed, thread.computed + count) for thread, count in zip(threads, counts, strict=True)]
         positions = np.array([*chain(*spans)], dtype=np.int64)
         owner = np.repeat(np.arange(len(counts)), counts)
-        placement = Placement.acquire(
-            self._pools,
-            np.array([thread.pool.index for thread in threads])[owner],
-            rows=np.array([thread.row for thread in threads])[owner],
-            positions=positions,
-            ancestors=(owner[:, None] == owner) & (positions[:, None] >= positions),
-        )
+        ancestors = (owner[:, None] == owner) & (positions[:, None] >= positions)
+        placement = place(self._pools, threads, owner, positions, ancestors)
         tokens = [thread.thread.token_ids[span.start : span.stop] for thread, span in zip(threads, spans, strict=True)]
         token_ids = np.array([*chain(*tokens)], dtype=np.int64)
         computed = self._run(placement, token_ids, last)
         for thread, slots in zip(threads, np.split(placement.slots, last[:-1] + 1), strict=True):
             thread.pool.show(thread.row, slots)
             thread.computed += len(slots)
+            thread.pool.keep_path(thread.row, thread.prefix)
         return computed

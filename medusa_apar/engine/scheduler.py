@@ -10,6 +10,7 @@ import numpy as np
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
 from .metrics import Metrics
+from .pools import burden
 from .preemption import preempt
 from .state import LiveThread, Request
 
@@ -33,11 +34,14 @@ class Scheduler:
         return chain(*self._requests)
 
     def add(self, request: Request) -> None:
-        """Give a request the pool that the fewest others share."""
-        pool, sharing = min(zip(self._pools, self._requests, strict=True), key=lambda pair: len(pair[1]))
+        """Give a request the pool that it burdens least."""
+        prompt = request.tree.threads[0].token_ids
+        pairs = zip(self._pools, self._requests, strict=True)
+        pool, sharing = min(pairs, key=lambda pair: burden(pair[0], pair[1], prompt))
         sharing.append(request)
         request.pool = pool
-        request.live = [LiveThread(request, index=0, path=(), row=pool.open_row(), key=request.key)]
+        row, request.cached_tokens = pool.begin_path(prompt)
+        request.live = [LiveThread(request, 0, path=(), row=row, key=request.key, computed=request.cached_tokens)]
 
     def remove(self, request: Request) -> None:
         """Free all slots of a request."""

@@ -34,6 +34,7 @@ class Request:
         stream: where readable text goes, if anywhere.
         ngrams: proposes draft tokens from what the request has read and written; None does not.
         cut_reason: why the answer ends at the limit.
+        cached_tokens: leading tokens of the prompt whose keys and values were there when it was added.
         pool: the KV pool of its threads, while it is decoded.
         live: its live threads in schedule order; none once it has ended.
         running_acceptance: how likely its draft tokens are accepted.
@@ -52,6 +53,7 @@ class Request:
     stream: ReadingOrderStream | None = None
     ngrams: NgramDrafter | None = None
     cut_reason: FinishReason = "length"
+    cached_tokens: int = 0
     pool: SlotPool = field(init=False)
     live: list[LiveThread] = field(default_factory=list)
     running_acceptance: RunningAcceptance = field(default_factory=RunningAcceptance)
@@ -59,6 +61,7 @@ class Request:
     def release(self, threads: Sequence[LiveThread]) -> None:
         """Let go of threads that have ended, and free what no other sees."""
         for live in threads:
+            self.pool.keep_path(live.row, live.prefix)
             self.pool.close_row(live.row)
             self.live.remove(live)
 
@@ -111,6 +114,11 @@ class LiveThread:
     def awaits_first_token(self) -> bool:
         """Whether its prompt is computed and nothing is sampled after it."""
         return not self.uncomputed and len(self.thread.token_ids) == self.thread.prompt_length
+
+    @property
+    def prefix(self) -> list[int]:
+        """Its computed tokens that a prompt may begin with: none of a child's."""
+        return [] if self.path else self.request.tree.unforked_token_ids[: self.computed]
 
     @property
     def uncomputed(self) -> int:

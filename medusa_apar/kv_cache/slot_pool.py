@@ -57,6 +57,11 @@ class SlotPool:
         return int(np.count_nonzero(self._held)) - 1
 
     @property
+    def kept(self) -> int:
+        """Slots in use for later prompts alone."""
+        return 0
+
+    @property
     def free(self) -> int:
         """Slots to be had without growing."""
         return self.capacity - self.held
@@ -68,9 +73,14 @@ class SlotPool:
 
     @property
     def extent(self) -> int:
-        """Length of the prefix of the pool that holds every held slot, rounded up to a bucket."""
-        high_water = len(self._held) - int(self._held[::-1].argmax())
+        """Length of the prefix of the pool that holds all slots of threads, rounded up to a bucket."""
+        high_water = len(self._held) - int(self._attended[::-1].argmax())
         return min(len(self._held), -(-high_water // EXTENT_BUCKET) * EXTENT_BUCKET)
+
+    @property
+    def _attended(self) -> NDArray[np.bool_]:
+        """`[1 + capacity]`; slots that a thread sees or that belong to a step, and slot 0."""
+        return self._held
 
     def acquire(self, slots: int) -> NDArray[np.int64]:
         """Hold the lowest free slots, not more than there is `room` for; no row sees them yet."""
@@ -93,12 +103,24 @@ class SlotPool:
             self._free_rows = list(range(rows, 2 * rows))[::-1]
         return self._free_rows.pop()
 
-    def fork_row(self, parent: int) -> int:
-        """A row that sees what `parent` sees now."""
+    def fork_row(self, parent: int, length: int | None = None) -> int:
+        """A row that sees what `parent` sees now, or so many tokens from the beginning of its path."""
         child = self.open_row()
-        self.visible[child] = self.visible[parent]
-        self._watchers += self.visible[parent]
+        seen = self.visible[parent]
+        self.visible[child] = seen if length is None else seen & (self.positions < length)
+        self._watchers += self.visible[child]
         return child
+
+    def shared_prefix(self, token_ids: Sequence[int]) -> int:
+        """How many leading tokens of a prompt are computed already."""
+        return 0
+
+    def begin_path(self, token_ids: Sequence[int]) -> tuple[int, int]:
+        """A row for a prompt, and how many of its leading tokens it sees already."""
+        return self.open_row(), 0
+
+    def keep_path(self, row: int, token_ids: Sequence[int]) -> None:
+        """Keep leading tokens of a row for prompts that begin like them, where the pool does that."""
 
     def show(self, row: int, slots: Sequence[int] | NDArray[np.int64]) -> None:
         """Let a row see acquired slots that it did not see before."""

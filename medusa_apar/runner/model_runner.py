@@ -87,13 +87,15 @@ class ModelRunner:
         """Positions on which one thread's logits do not depend on another's."""
         return context_length(self.model.config)
 
-    def new_pools(self, pools: int, capacity: int, max_slots: int | None = None) -> list[SlotPool]:
+    def new_pools(
+        self, pools: int, capacity: int, max_slots: int | None = None, kind: type[SlotPool] = SlotPool
+    ) -> list[SlotPool]:
         """Empty KV pools for this model, of so many slots each; `max_slots` holds for each."""
         capacity = capacity if max_slots is None else min(capacity, max_slots)
         most = maxsize if max_slots is None else max_slots
         cache = self.forward_pass.new_cache(self.kv_layers, pools, capacity, most)
         cache.dtype = self.kv_dtype
-        return [SlotPool(cache, index, max_slots) for index in range(pools)]
+        return [kind(cache, index, max_slots) for index in range(pools)]
 
     @property
     def separates_pools(self) -> bool:

@@ -22,9 +22,9 @@ from .engines.fleet import Fleet
 from .engines.native import MAX_BATCH, NativeAnswerer
 from .engines.orchestrator import Orchestrator
 from .engines.text_engine import TIMEOUT
+from .http.server import ServerLimits, create_app
 from .requests import AnswerRequest
 from .served_model import ServedModel
-from .server import ServerLimits, create_app
 from .snapshots import Answerer
 
 API_KEY = "MEDUSA_APAR_API_KEY"
@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--speculative-heads", help="folder of heads in vLLM's layout, for --engine vllm")
     parser.add_argument("--speculative-tokens", type=positive, default=4, help="draft tokens of these heads in a step")
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
+    parser.add_argument(
+        "--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True,
+        help="keep keys and values for prompts that begin like earlier ones; with --engine native and vllm",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000)
     parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
@@ -88,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-running", type=positive, default=_LIMITS.running, help="answers at a time")
     parser.add_argument(
         "--max-waiting", type=not_negative, default=_LIMITS.waiting, help="requests that wait; to others status 429"
+    )
+    parser.add_argument(
+        "--max-per-client", type=positive, help="requests of one address at a time; to others status 429"
     )
     parser.add_argument("--max-threads", type=positive, default=_LIMITS.threads, help="threads of an answer at a time")
     parser.add_argument("--max-body-bytes", type=positive, default=_LIMITS.body_bytes, help="of a request")
@@ -127,6 +134,7 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
             "dtype": dtype_named(arguments.dtype),
             "max_model_len": arguments.max_model_len,
             "block_size": arguments.block_size,
+            "enable_prefix_caching": arguments.enable_prefix_caching,
             "tensor_parallel_size": arguments.tensor_parallel_size,
             "distributed_executor_backend": arguments.distributed_executor_backend,
         }
@@ -142,7 +150,9 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
     if arguments.compile:
         loaded.compile()
         asyncio.run(_warm_up(NativeAnswerer(loaded, model, arguments.max_batch, timeout=inf)))
-    return NativeAnswerer(loaded, model, arguments.max_batch, arguments.engine_timeout)
+    return NativeAnswerer(
+        loaded, model, arguments.max_batch, arguments.engine_timeout, prefix_caching=arguments.enable_prefix_caching
+    )
 
 
 async def _warm_up(answerer: NativeAnswerer) -> None:
@@ -159,7 +169,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         DEFAULT_MODEL.name if arguments.model == str(DEFAULT_MODEL) else arguments.model
     )
     model = ServedModel.from_pretrained(arguments.model, name, arguments.max_model_len)
-    limits = ServerLimits(arguments.max_running, arguments.max_waiting, arguments.max_threads, arguments.max_body_bytes)
+    limits = ServerLimits(
+        running=arguments.max_running,
+        waiting=arguments.max_waiting,
+        threads=arguments.max_threads,
+        body_bytes=arguments.max_body_bytes,
+        per_client=arguments.max_per_client,
+    )
     api_key = arguments.api_key or os.environ.get(API_KEY) or None
     app = create_app(answerer_of(arguments, model), model, limits, api_key, arguments.cors_origins)
     uvicorn.run(

@@ -37,11 +37,13 @@ class Snapshot:
         pieces: in reading order.
         threads: opened so far, the root thread among them.
         finish_reason: `stop` or `length`; None while a thread runs.
+        cached_tokens: of the prompt, which were computed for earlier requests.
     """
 
     pieces: list[Piece]
     threads: int
     finish_reason: Literal["stop", "length"] | None
+    cached_tokens: int = 0
 
     @staticmethod
     def of(tree: ParagraphTree, limit: int, logprobs: LogprobsRecorder | None = None) -> Snapshot:
@@ -106,6 +108,9 @@ class Answerer(Protocol):
         Raises:
             EngineError: what decodes has failed, and the answer cannot be finished.
         """
+
+    def kv_slots(self) -> dict[str, int]:
+        """KV slots by state: `running` requests see them, `kept` ones are there for later prompts; `{}`: not known."""
 
     async def check(self) -> None:
         """Raise an `EngineError` if no answer could be written now."""

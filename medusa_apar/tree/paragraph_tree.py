@@ -116,6 +116,12 @@ class ParagraphTree:
         return [(s.thread, s.start, s.end) for s in self.segments() if s.end > s.start]
 
     @property
+    def unforked_token_ids(self) -> list[int]:
+        """The prompt and the answer's text up to the first fork."""
+        end = self.threads[1].own_start - 1 if len(self.threads) > 1 else None
+        return self.threads[0].token_ids[:end]
+
+    @property
     def complete(self) -> bool:
         """Whether every thread has ended."""
         return all(thread.finish_reason is not None for thread in self.threads)

@@ -21,6 +21,7 @@ from medusa_apar.drafting.budget import FixedBudget
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.pools import PoolPlan
 from medusa_apar.engine.state import Request
+from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.sampling.randomness import root_key
 from medusa_apar.sampling.sampler import Sampler
 from medusa_apar.sampling.verification import Acceptance, TypicalAcceptance, accept_exactly
@@ -43,22 +44,26 @@ def model() -> MedusaAparModel:
 
 
 @contextmanager
-def engine_of(model: MedusaAparModel, max_slots: int = 4096, requests: int = 1) -> Iterator[Engine]:
+def engine_of(
+    model: MedusaAparModel, max_slots: int = 4096, requests: int = 1, kind: type[SlotPool] = SlotPool
+) -> Iterator[Engine]:
     with torch.inference_mode(), model.decoding() as (backbone, drafter):
         engine = Engine(
             backbone, drafter, CONTROL,
             budget=FixedBudget(24, drafter.beams[0] if drafter else None),
-            pools=PoolPlan.of(backbone, max_slots).pools(requests, longest=200),
+            pools=PoolPlan(backbone, max_slots, kind).pools(requests, longest=200),
             context_length=backbone.context_length,
         )  # fmt: skip
         yield engine
         engine.close()
 
 
-def request(number: int, limit: int = LIMIT, acceptance: Acceptance = accept_exactly) -> Request:
+def request(
+    number: int, limit: int = LIMIT, acceptance: Acceptance = accept_exactly, prompt: list[int] | None = None
+) -> Request:
     """One of many, with other processors, depth and thread limit than the next."""
     random = Random(number)
-    prompt = [random.randrange(5, 60) for _ in range(random.randint(2, 9))]
+    prompt = prompt or [random.randrange(5, 60) for _ in range(random.randint(2, 9))]
     processors, sample = PROCESSORS[number % len(PROCESSORS)]
     return Request(
         tree=ParagraphTree.of_prompt(prompt, CONTROL, 3),

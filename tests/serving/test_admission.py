@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from medusa_apar.serving.admission import Admission, QueueFullError
+from medusa_apar.serving.http.admission import Admission, QueueFullError
 
 
 def test_so_many_run_so_many_wait_and_the_next_is_refused() -> None:

@@ -19,13 +19,13 @@ from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
 from medusa_apar.sampling.openai_processors import AnswerPenalty, TokenBias
-from medusa_apar.serving.api import ChatBody
 from medusa_apar.serving.engines.native import NativeAnswerer
 from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.http.bodies import ChatBody
+from medusa_apar.serving.http.server import create_app
+from medusa_apar.serving.http.together import together
 from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.serving.server import create_app
-from medusa_apar.serving.together import together
 
 from .http_server import running
 from .oracle_engine import OracleEngine
@@ -205,6 +205,17 @@ def test_n_answers_are_drawn_apart_and_each_again_with_its_seed(client: OpenAI) 
         ends += [choice.index] if choice.finish_reason else []
     assert list(streamed.values()) == texts
     assert sorted(ends) == [0, 1, 2, 3]
+
+
+def test_usage_tells_what_of_a_prompt_was_computed_before(client: OpenAI) -> None:
+    prompt = [token for each in prompts(40)[20:] for token in each]
+    cached = []
+    for _ in range(2):
+        usage = client.completions.create(model="tiny", prompt=prompt, max_tokens=4).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        cached.append(usage.prompt_tokens_details.cached_tokens)
+    assert cached == [0, len(prompt) - 1]
 
 
 def test_several_prompts_are_answered_in_their_order(client: OpenAI) -> None:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.serving.api import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from medusa_apar.serving.engines.native import NativeAnswerer
+from medusa_apar.serving.http.bodies import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from medusa_apar.serving.http.server import create_app
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.serving.server import create_app
 
 from .http_server import running
 

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, LogitsProcessorList
 from medusa_apar import MedusaAparModel
 from medusa_apar.sampling.grammar import GrammarProcessor, json_grammar
 from medusa_apar.serving.engines.native import NativeAnswerer
+from medusa_apar.serving.http.server import create_app
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.serving.server import create_app
 
 from ..fixtures import TINY
 from .http_server import running

@@ -219,3 +219,30 @@ def test_decoding_that_stalls_ends_answers_with_an_error(
             answers(native, requests()[0])
         held.set()
         asyncio.run(native.close())
+
+
+def test_a_second_turn_finds_the_first_one_computed(model: MedusaAparModel, served: ServedModel) -> None:
+    first = AnswerRequest(prompts(1)[0] * 18, 30, max_depth=1)
+    for caching in (True, False):
+        native = NativeAnswerer(model, served, max_batch=2, prefix_caching=caching)
+        turn = answers(native, first)[0]
+        second = AnswerRequest([*first.prompt_token_ids, *turn.readable, 7, 8], 30, max_depth=1)
+        again = answers(native, second)[0]
+        asyncio.run(native.close())
+        assert turn.cached_tokens == 0
+        assert again.cached_tokens >= caching * (len(second.prompt_token_ids) - 3)
+        assert caching or again.cached_tokens == 0
+        assert again.readable == generated(model, second)
+
+
+def test_nothing_is_kept_of_a_batch_that_failed(
+    native: NativeAnswerer, model: MedusaAparModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = AnswerRequest(prompts(1)[0] * 18, 30, max_depth=1)
+    assert answers(native, asked, asked)[0].readable == generated(model, asked)
+    with monkeypatch.context() as broken:
+        broken.setattr(ModelRunner, "forward", lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="decoding failed with ZeroDivisionError"):
+            answers(native, asked)
+    again = answers(native, asked)[0]
+    assert (again.cached_tokens, again.readable) == (0, generated(model, asked))

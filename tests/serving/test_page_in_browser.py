@@ -9,8 +9,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.http.server import create_app
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.serving.server import create_app
 
 from .http_server import running
 from .oracle_engine import OracleEngine

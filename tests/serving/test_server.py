@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -19,11 +20,11 @@ from openai import OpenAI
 from transformers import PreTrainedModel
 
 from medusa_apar import MedusaAparModel
-from medusa_apar.serving.api import LEAST_TEMPERATURE, ChatBody
 from medusa_apar.serving.engines.native import NativeAnswerer
 from medusa_apar.serving.engines.orchestrator import Orchestrator
+from medusa_apar.serving.http.bodies import LEAST_TEMPERATURE, ChatBody
+from medusa_apar.serving.http.server import ServerLimits, create_app
 from medusa_apar.serving.served_model import ServedModel
-from medusa_apar.serving.server import ServerLimits, create_app
 
 from .http_server import running
 from .oracle_engine import OracleEngine
@@ -127,6 +128,15 @@ def test_models_and_health_and_metrics(address: str) -> None:
     assert "medusa_apar_threads 0.0" in figures
     assert "medusa_apar_requests_waiting 0.0" in figures
     assert "process_resident_memory_bytes" in figures
+
+
+def test_metrics_tell_the_slots_of_the_native_engine(model: MedusaAparModel, served: ServedModel) -> None:
+    with running(create_app(NativeAnswerer(model, served), served)) as address:
+        client_of(address).chat.completions.create(model="tiny", messages=CHAT, max_tokens=30)
+        figures = httpx2.get(f"{address}/metrics").text
+    assert 'medusa_apar_kv_slots{state="running"} 0.0' in figures
+    kept = next(line for line in figures.splitlines() if line.startswith('medusa_apar_kv_slots{state="kept"}'))
+    assert float(kept.split()[1]) >= 6
 
 
 @pytest.mark.parametrize(
@@ -277,6 +287,30 @@ def test_an_engine_that_fails_is_a_503_or_an_error_in_the_stream(served: ServedM
         assert httpx2.get(f"{address}/health").status_code == 503
 
 
+@pytest.mark.parametrize("failure", [None, "fails", "breaks"])
+def test_logs_tell_neither_prompts_nor_keys(
+    served: ServedModel,
+    engine: OracleEngine,
+    failure: str | None,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", logger="medusa_apar")
+    if failure == "fails":
+        engine.fails_behind = 3
+    elif failure == "breaks":
+        engine.garbage = 10_000
+    body = {"messages": [{"role": "user", "content": "w61 w62"}], "max_tokens": 20}
+    with running(create_app(Orchestrator(engine, served), served, api_key="key-of-a-client"), "info") as address:
+        for key in ("key-of-a-client", "another-key"):
+            for sent in (body, {**body, "stream": True}, {**body, "tools": ["w61 w62"]}):
+                headers = {"Authorization": f"Bearer {key}"}
+                httpx2.post(f"{address}/v1/chat/completions", json=sent, headers=headers)
+    logged = "".join(capfd.readouterr()) + caplog.text
+    assert "POST /v1/chat/completions" in logged
+    assert not [secret for secret in ("w61", "-key", "key-of") if secret in logged]
+
+
 def test_the_page_gets_pieces_with_their_threads(address: str, model: MedusaAparModel, served: ServedModel) -> None:
     assert "<title>medusa-apar</title>" in httpx2.get(address).text
     response = httpx2.post(f"{address}/threads", json={"messages": CHAT, "max_tokens": 60})
@@ -357,3 +391,37 @@ def test_an_answer_has_no_more_threads_than_the_server_allows(served: ServedMode
     greedy = ChatBody.model_validate({"messages": CHAT, "max_threads": 12})
     assert greedy.answer_requests(served, most_threads=3)[0].max_threads == 3
     assert greedy.answer_requests(served, most_threads=16)[0].max_threads == 12
+
+
+def test_a_body_that_does_not_arrive_is_given_up(served: ServedModel, engine: OracleEngine) -> None:
+    app = create_app(Orchestrator(engine, served), served, ServerLimits(body_timeout=0.2))
+    with running(app) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b'Content-Length: 100\r\n\r\n{"prompt": '
+            )
+            answer = connection.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert httpx2.get(f"{address}/health").status_code == 200
+
+
+def test_a_client_beyond_its_requests_is_told_to_come_again(served: ServedModel, engine: OracleEngine) -> None:
+    engine.pause = 0.05
+    app = create_app(Orchestrator(engine, served), served, ServerLimits(per_client=1))
+    with running(app) as address:
+        client = client_of(address)
+        first = client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=60, stream=True)
+        next(iter(first))
+        with pytest.raises(openai.RateLimitError, match="1 requests running"):
+            client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1)
+        first.close()
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                assert client.chat.completions.create(model="tiny", messages=CHAT, max_tokens=1).choices
+                return
+            except openai.RateLimitError:
+                time.sleep(0.05)
+        raise AssertionError("the place was not given back")

@@ -27,6 +27,8 @@ from medusa_apar.drafting.step_cost import measured_budget
 from medusa_apar.engine.engine import Engine
 from medusa_apar.engine.pools import PoolPlan
 from medusa_apar.engine.state import Request
+from medusa_apar.kv_cache.prefix_cache import PrefixCachingPool
+from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.runner.model_runner import ModelRunner
 from medusa_apar.sampling.grammar import GrammarProcessor
@@ -75,6 +77,7 @@ class NativeAnswerer:
         served: what its clients know of it.
         max_batch: answers that are decoded together; the others wait.
         timeout: seconds without a step after which decoding has stalled.
+        prefix_caching: whether keys and values are kept for prompts that begin like earlier ones.
 
     Raises:
         ValueError: the device has no room for the longest answer.
@@ -83,7 +86,13 @@ class NativeAnswerer:
     sees_scores = True
 
     def __init__(
-        self, model: MedusaAparModel, served: ServedModel, max_batch: int = MAX_BATCH, timeout: float = TIMEOUT
+        self,
+        model: MedusaAparModel,
+        served: ServedModel,
+        max_batch: int = MAX_BATCH,
+        timeout: float = TIMEOUT,
+        *,
+        prefix_caching: bool = True,
     ) -> None:
         self._model = model
         self._timeout = timeout
@@ -93,7 +102,11 @@ class NativeAnswerer:
         self._changed = Condition()
         self._closed = False
         self._max_batch = max_batch
+        self._pool_kind = PrefixCachingPool if prefix_caching else SlotPool
         self._slots = self._slots_for_an_answer()
+        self._pools: list[SlotPool] = []
+        self._pools_of: ModelRunner | None = None
+        self._count_slots()
         self._samplers: dict[tuple[Sampling, int], Sampler] = {}
         self._running: dict[Request, _Job] = {}
         self._thread = Thread(target=self._work, name="medusa-apar-decoder", daemon=True)
@@ -127,6 +140,10 @@ class NativeAnswerer:
                 if time.monotonic() - self._last_step >= self._timeout:
                     raise EngineError(f"nothing was decoded for {self._timeout:g} s; restart the server") from None
 
+    def kv_slots(self) -> dict[str, int]:
+        """As `Answerer` says."""
+        return self._kv_slots
+
     async def check(self) -> None:
         """As `Answerer` says."""
         if not self._thread.is_alive():
@@ -150,7 +167,9 @@ class NativeAnswerer:
             try:
                 with torch.inference_mode(), self._model.decoding() as (runner, drafter):
                     self._decode(self._engine(runner, drafter))
-            except Exception as error:  # the engine is made anew for later answers
+            except Exception as error:  # engine and pools are made anew for later answers
+                self._pools, self._pools_of = [], None
+                self._count_slots()
                 self._fail(EngineError(f"decoding failed with {type(error).__name__}: {error}"))
         for job in self._waiting:
             job.deliver(EngineError(CLOSING))
@@ -166,12 +185,18 @@ class NativeAnswerer:
                 for request in engine.step():
                     self._deliver(request)
                 engine.metrics.stats.slots_by_step.clear()  # a server keeps no figures of single steps
+                self._count_slots()
                 self._last_step = time.monotonic()
             for job in self._running.values():
                 job.deliver(EngineError(CLOSING))
         finally:
             engine.close()
+            self._count_slots()
         self._running.clear()
+
+    def _count_slots(self) -> None:
+        kept = sum(pool.kept for pool in self._pools)
+        self._kv_slots = {"running": sum(pool.held for pool in self._pools) - kept, "kept": kept}
 
     def _admit(self, engine: Engine) -> None:
         """Let waiting requests join."""
@@ -199,7 +224,8 @@ class NativeAnswerer:
         if not request.live:
             del self._running[request]
         if job.wanted or not request.live:
-            job.deliver(Snapshot.of(request.tree, request.limit, job.logprobs))
+            snapshot = Snapshot.of(request.tree, request.limit, job.logprobs)
+            job.deliver(replace(snapshot, cached_tokens=request.cached_tokens))
 
     def _fail(self, error: EngineError) -> None:
         """End all answers that run, or the first that waits where none does."""
@@ -210,13 +236,16 @@ class NativeAnswerer:
             job.deliver(error)
 
     def _engine(self, runner: ModelRunner, drafter: Drafter | None) -> Engine:
-        """An engine for what is asked for now, and until nothing runs."""
+        """An engine for what is asked for now, and until nothing runs; the pools are those of the one before."""
+        if self._pools_of is not runner:
+            plan = PoolPlan(runner, self._slots, self._pool_kind)
+            self._pools, self._pools_of = plan.pools(self._max_batch, self._longest), runner
         return Engine(
             runner,
             drafter,
             self._served.control,
             budget=measured_budget(runner, drafter),
-            pools=PoolPlan(runner, self._slots).pools(self._max_batch, self._longest),
+            pools=self._pools,
             context_length=self._served.context_length,
         )
 

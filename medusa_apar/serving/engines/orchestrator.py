@@ -68,6 +68,10 @@ class Orchestrator:
             self._last_growth = time.monotonic()
             return snapshot
 
+    def kv_slots(self) -> dict[str, int]:
+        """As `Answerer` says; the engine keeps them."""
+        return {}
+
     async def check(self) -> None:
         """As `Answerer` says."""
         await self.engine.check()

@@ -40,6 +40,9 @@ class Waiting:
         finally:
             self.running -= 1
 
+    def kv_slots(self) -> dict[str, int]:
+        return {}
+
     async def check(self) -> None: ...
 
     async def close(self) -> None: ...

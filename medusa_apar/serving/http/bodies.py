@@ -1,22 +1,19 @@
-"""The OpenAI interface: what clients send, and what they get."""
+"""What OpenAI's clients send."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from typing import Annotated, Any, Literal
-from uuid import uuid4
 
 from jinja2 import TemplateError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from medusa_apar.sampling.grammar import json_grammar
-from medusa_apar.sampling.logprobs import TokenLogprobs
 
-from .requests import AnswerRequest
-from .served_model import ServedModel
+from ..requests import AnswerRequest
+from ..served_model import ServedModel
+from .errors import RefusedRequestError
 
 DEFAULT_THREADS = 8
 MOST_LOGPROBS = 20
@@ -29,26 +26,6 @@ _SAMPLING = (
 """Fields of a body that are those of `Sampling`."""
 LEAST_TEMPERATURE = 0.01
 """Below it, but for 0, scores would overflow; vLLM draws the line there too."""
-
-
-class RefusedRequestError(Exception):
-    """A request that cannot be served; says why.
-
-    Args:
-        message: names the argument, the value and the remedy.
-        param: the argument.
-        status: of the HTTP response.
-        code: OpenAI's name of the error.
-    """
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, code: str | None = "invalid_value"
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        self.status = status
-        self.code = code
 
 
 def _only_neutral(*neutral: Any) -> Callable[[Any], None]:
@@ -112,7 +89,7 @@ class ResponseFormat(NullsAreAbsent):
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class _Body(NullsAreAbsent):
+class Body(NullsAreAbsent):
     """What chats and completions have in common. Our own arguments are those of `generate`."""
 
     model: str | None = None
@@ -248,7 +225,7 @@ class Message(NullsAreAbsent):
         return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
-class ChatBody(_Body):
+class ChatBody(Body):
     """The body of `POST /v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
@@ -291,7 +268,7 @@ class ChatBody(_Body):
         return [chat_token_ids(self.messages, model)]
 
 
-class CompletionBody(_Body):
+class CompletionBody(Body):
     """The body of `POST /v1/completions`."""
 
     prompt: str | list[int] | list[str] | list[list[int]]
@@ -377,101 +354,3 @@ def chat_token_ids(messages: Sequence[Message], model: ServedModel, *, add_gener
         raise RefusedRequestError(f"The chat template refuses these messages: {error}", "messages") from error
     token_ids: list[int] = chosen["input_ids"]
     return token_ids
-
-
-class OpenAiResponse:
-    """Responses to one request, in OpenAI's format.
-
-    Args:
-        body: the request.
-        model: what answers it.
-        prompt_tokens: in its prompts.
-    """
-
-    def __init__(self, body: _Body, model: ServedModel, prompt_tokens: int) -> None:
-        self._chat = isinstance(body, ChatBody)
-        self._model = model
-        self._top_logprobs = body.wanted_logprobs
-        self._prompt_tokens = prompt_tokens
-        self._common = {
-            "id": f"{'chatcmpl' if self._chat else 'cmpl'}-{uuid4().hex}",
-            "created": int(time.time()),
-            "model": model.name,
-        }
-
-    def whole(self, texts: Sequence[tuple[str, str, Sequence[TokenLogprobs]]], tokens: int) -> dict[str, Any]:
-        """Complete answers, each with its finish reason and log-probabilities, of so many tokens together."""
-        choices = [
-            self._choice(
-                index,
-                {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text},
-                finish_reason,
-                self._logprobs(logprobs),
-            )
-            for index, (text, finish_reason, logprobs) in enumerate(texts)
-        ]
-        return self._response("chat.completion", choices) | {"usage": self._usage(tokens)}
-
-    def chunk(
-        self,
-        text: str,
-        finish_reason: str | None = None,
-        *,
-        index: int = 0,
-        first: bool = False,
-        logprobs: tuple[Sequence[TokenLogprobs], int] | None = None,
-    ) -> dict[str, Any]:
-        """A part of one of the streamed answers, with the log-probabilities from a number on of all of them so far."""
-        delta = ({"role": "assistant"} if first else {}) | ({"content": text} if text or first else {})
-        shape = {"delta": delta} if self._chat else {"text": text}
-        choice = self._choice(index, shape, finish_reason, None if logprobs is None else self._logprobs(*logprobs))
-        return self._response("chat.completion.chunk", [choice])
-
-    def usage_chunk(self, tokens: int) -> dict[str, Any]:
-        """The last chunk of a stream whose client wants to know what it used."""
-        return self._response("chat.completion.chunk", []) | {"usage": self._usage(tokens)}
-
-    def _choice(
-        self, index: int, shape: dict[str, Any], finish_reason: str | None, logprobs: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        return {"index": index, **shape, "logprobs": logprobs, "finish_reason": finish_reason}
-
-    def _logprobs(self, every: Sequence[TokenLogprobs], start: int = 0) -> dict[str, Any] | None:
-        """Those from a number on, in OpenAI's format; None where they are not wanted."""
-        if self._top_logprobs is None:
-            return None
-        if self._chat:
-            return {"content": [self._token(each) for each in every[start:]], "refusal": None}
-        texts = [self._token_text(each.token_id) for each in every]
-        ends = list(accumulate(map(len, texts), initial=0))
-        return {
-            "tokens": texts[start:],
-            "token_logprobs": [each.logprob for each in every[start:]],
-            "top_logprobs": [{self._token_text(token): value for token, value in each.top} for each in every[start:]],
-            "text_offset": ends[start:-1],
-        }
-
-    def _token(self, found: TokenLogprobs) -> dict[str, Any]:
-        def entry(token: int, logprob: float) -> dict[str, Any]:
-            text = self._token_text(token)
-            return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
-
-        return entry(found.token_id, found.logprob) | {"top_logprobs": [entry(*each) for each in found.top]}
-
-    def _token_text(self, token: int) -> str:
-        return str(self._model.tokenizer.decode([token], clean_up_tokenization_spaces=False))
-
-    def _response(self, chat_object: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        return self._common | {"object": chat_object if self._chat else "text_completion", "choices": choices}
-
-    def _usage(self, tokens: int) -> dict[str, int]:
-        return {
-            "prompt_tokens": self._prompt_tokens,
-            "completion_tokens": tokens,
-            "total_tokens": self._prompt_tokens + tokens,
-        }
-
-
-def error_body(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """An error in OpenAI's format."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

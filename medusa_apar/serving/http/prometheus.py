@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from ..snapshots import Snapshot
 from .admission import Admission
-from .snapshots import Snapshot
 
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
@@ -15,9 +18,10 @@ class Metrics:
 
     Args:
         admission: whose queue is shown.
+        kv_slots: KV slots by state.
     """
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, kv_slots: Callable[[], Mapping[str, int]]) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "medusa_apar_requests", "Requests by how they ended.", ["outcome"], registry=self.registry
@@ -36,11 +40,19 @@ class Metrics:
         running.set_function(lambda: admission.running)
         waiting = Gauge("medusa_apar_requests_waiting", "Requests in the queue.", registry=self.registry)
         waiting.set_function(lambda: admission.waiting)
+        slots = Gauge("medusa_apar_kv_slots", "KV slots by state.", ["state"], registry=self.registry)
+
+        def count(state: str) -> float:
+            return kv_slots()[state]
+
+        for state in kv_slots():
+            slots.labels(state).set_function(partial(count, state))
 
     def finished(self, prompt_tokens: int, snapshot: Snapshot, seconds: float) -> None:
         """Count a finished answer."""
         self.requests.labels("finished").inc()
         self.tokens.labels("prompt").inc(prompt_tokens)
+        self.tokens.labels("cached").inc(snapshot.cached_tokens)
         self.tokens.labels("answer").inc(snapshot.tokens)
         self.forks.inc(snapshot.threads - 1)
         self.latency.observe(seconds)
