@@ -112,7 +112,7 @@ class Soak:
         reader, writer = await asyncio.open_connection(*self.address, limit=64)
         body = json.dumps({**random.choice(self.requests), "stream": True}).encode()
         writer.write(self._head(len(body)) + body)
-        for _ in range(random.randint(1, 20)):
+        for _part in range(random.randint(1, 20)):
             if not await reader.read(random.randint(1, 200)):
                 break
             await asyncio.sleep(0.5)

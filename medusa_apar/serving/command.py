@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-batch", type=positive, default=MAX_BATCH, help="answers in a step of --engine native")
     parser.add_argument(
         "--enable-prefix-caching", action=argparse.BooleanOptionalAction, default=True,
-        help="keep keys and values for prompts that begin like earlier ones; with --engine native and vllm",
+        help="keep keys and values for prompts that begin like earlier ones; of --engine native, vllm always does",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000)
@@ -134,7 +134,6 @@ def answerer_of(arguments: argparse.Namespace, model: ServedModel) -> Answerer:
             "dtype": dtype_named(arguments.dtype),
             "max_model_len": arguments.max_model_len,
             "block_size": arguments.block_size,
-            "enable_prefix_caching": arguments.enable_prefix_caching,
             "tensor_parallel_size": arguments.tensor_parallel_size,
             "distributed_executor_backend": arguments.distributed_executor_backend,
         }

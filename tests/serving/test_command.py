@@ -145,11 +145,11 @@ def test_options_reach_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = command._parser().parse_args(
         ["--model", str(TINY), "--engine", "vllm", "--dtype", "float32", "--tensor-parallel-size", "16",
          "--block-size", "64", "--distributed-executor-backend", "ray",
-         "--no-enable-prefix-caching", "--speculative-heads", "heads", "--speculative-tokens", "3"]
+         "--speculative-heads", "heads", "--speculative-tokens", "3"]
     )  # fmt: skip
     command.answerer_of(arguments, ServedModel.from_pretrained(TINY))
     assert given == {
-        "dtype": torch.float32, "max_model_len": None, "block_size": 64, "tensor_parallel_size": 16, "enable_prefix_caching": False,
+        "dtype": torch.float32, "max_model_len": None, "block_size": 64, "tensor_parallel_size": 16,
         "distributed_executor_backend": "ray", "speculative_config": ("heads", 3),
     }  # fmt: skip
 

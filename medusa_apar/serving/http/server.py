@@ -79,7 +79,6 @@ def create_app(
     admission = Admission(limits.running, limits.waiting)
     metrics_of_server = Metrics(admission, answerer.kv_slots)
     answering = Answering(answerer, model, limits.threads, admission, metrics_of_server)
-    app.state.metrics = metrics_of_server
 
     def check_key(request: Request) -> None:
         if api_key is None:
