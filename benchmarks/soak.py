@@ -5,7 +5,8 @@
 
 First as many requests as `--burst` at once; then, for so many seconds, clients that ask with any sampling beside others
 that leave, read slowly, half-close their connection, do not end their request, or send noise. Every seeded request has
-to be answered alike whenever it is asked. At the end nothing may run, wait, or hold a KV slot.
+to be answered alike whenever it is asked, which bfloat16 cannot, and float32 not quite where a draw is within rounding.
+At the end nothing may run, wait, or hold a KV slot.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import conversations, soak
 from medusa_apar import MedusaAparModel
@@ -19,7 +20,7 @@ from ..serving.http_server import running
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    model = MedusaAparModel.from_pretrained(TINY)
+    model = MedusaAparModel.from_pretrained(TINY, dtype=torch.float64)  # answers are the same to the last token
     served = ServedModel.from_pretrained(str(TINY), "tiny")
     with running(create_app(NativeAnswerer(model, served), served)) as address:
         yield address
