@@ -33,13 +33,11 @@ class Answer:
     Attributes:
         turn: 1, 2, ... in its conversation.
         first: seconds to the first token.
-        seconds: to the last.
         prompt, cached, tokens: of the prompt, of it computed before, and of the answer.
     """
 
     turn: int
     first: float
-    seconds: float
     prompt: int
     cached: int
     tokens: int
@@ -64,25 +62,23 @@ async def converse(client: AsyncOpenAI, turns: Sequence[str], system: str, max_t
         assert usage is not None
         details = usage.prompt_tokens_details
         cached = 0 if details is None else details.cached_tokens or 0
-        end = time.perf_counter() - start
-        answers.append(Answer(turn, first or end, end, usage.prompt_tokens, cached, usage.completion_tokens))
+        first = first or time.perf_counter() - start
+        answers.append(Answer(turn, first, usage.prompt_tokens, cached, usage.completion_tokens))
         messages.append({"role": "assistant", "content": text})
     return answers
 
 
 async def measure(
-    clients: Sequence[AsyncOpenAI], questions: Sequence[Question], system: str, max_tokens: int, together: int
+    clients: Sequence[AsyncOpenAI], questions: Sequence[Question], system: str, max_tokens: int
 ) -> list[tuple[list[Answer], float]]:
-    """The answers of each server, and the seconds that it took for all; so many conversations at a time."""
+    """The answers of each server, and the seconds that it took for all."""
     found: list[list[Answer]] = [[] for _ in clients]
     seconds = [0.0] * len(clients)
-    for start in range(0, len(questions), together):
-        asked = questions[start : start + together]
+    for question in questions:
         for number, client in enumerate(clients):
-            began = time.perf_counter()
-            several = await asyncio.gather(*(converse(client, each.turns, system, max_tokens) for each in asked))
-            seconds[number] += time.perf_counter() - began
-            found[number] += [answer for answers in several for answer in answers]
+            start = time.perf_counter()
+            found[number] += await converse(client, question.turns, system, max_tokens)
+            seconds[number] += time.perf_counter() - start
     return [*zip(found, seconds, strict=True)]
 
 
@@ -112,15 +108,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=positive, help="questions; by default all")
     parser.add_argument("--system-tokens", type=not_negative, default=0, help="of a system prompt, roughly")
     parser.add_argument("--max-new-tokens", type=positive, default=128, help="of an answer")
-    parser.add_argument("--together", type=positive, default=1, help="conversations at a time")
-    parser.add_argument("--api-key", default="none")
     arguments = parser.parse_args(argv)
     questions = load_questions(arguments.questions)[: arguments.limit]
     system = "".join(SENTENCE.format(number) for number in range(arguments.system_tokens // SENTENCE_TOKENS))
 
     async def run() -> list[tuple[list[Answer], float]]:
-        clients = [AsyncOpenAI(base_url=url, api_key=arguments.api_key, timeout=600) for url in arguments.urls]
-        return await measure(clients, questions, system, arguments.max_new_tokens, arguments.together)
+        clients = [AsyncOpenAI(base_url=url, api_key="none", timeout=600) for url in arguments.urls]
+        return await measure(clients, questions, system, arguments.max_new_tokens)
 
     measured = asyncio.run(run())
     print("| | turn | requests | prompt tokens | prefilled | first token, ms (quartiles) | tokens/s, all turns |")

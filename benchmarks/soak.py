@@ -1,6 +1,6 @@
 """Load and faults on a running server: what it answers, what it refuses, and whether anything is lost.
 
-    medusa-apar serve --weights int8 --max-waiting 1000 &
+    medusa-apar serve --weights int8 --max-waiting 2000 &
     python -m benchmarks.soak http://127.0.0.1:8000 --burst 1000 --seconds 1800
 
 First as many requests as `--burst` at once; then, for so many seconds, clients that ask with any sampling beside others
@@ -63,6 +63,7 @@ class Soak:
         texts: what was answered first, by the number of the request.
         failures: what must not happen.
         seconds: of whole answers.
+        tokens: of whole answers together.
     """
 
     url: str
@@ -109,7 +110,7 @@ class Soak:
         self.outcomes[f"left a stream: {response.status_code}"] += 1
 
     async def read_slowly(self, _: httpx2.AsyncClient, random: Random) -> None:
-        """A stream of which some bytes are read each second."""
+        """A stream that is read a few bytes at a time, every half second."""
         reader, writer = await asyncio.open_connection(*self.address, limit=64)
         body = json.dumps({**random.choice(self.requests), "stream": True}).encode()
         writer.write(self._head(len(body)) + body)

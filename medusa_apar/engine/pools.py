@@ -74,10 +74,10 @@ def place(
     return Placement.acquire(pools, pool_of[owner], rows=rows[owner], positions=positions, ancestors=ancestors)
 
 
-def burden(pool: SlotPool, requests: Sequence[Request], prompt: Sequence[int]) -> tuple[int, int, int]:
-    """What orders pools for a prompt: the requests that share one, tokens that it has not computed, slots held.
+def pool_load(pool: SlotPool, requests: Sequence[Request], prompt: Sequence[int]) -> tuple[int, int, int]:
+    """Orders pools for a prompt: by running requests, then by cached tokens of the prompt, then by slots held.
 
-    Less than `EXTENT_BUCKET` computed tokens do not count: the others cost about a step.
+    Fewer than `EXTENT_BUCKET` cached tokens do not count: to compute them takes about as long as a step.
     """
     shared = pool.shared_prefix(prompt)
     return len(requests), -shared if shared >= EXTENT_BUCKET else 0, pool.held

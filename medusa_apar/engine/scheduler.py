@@ -10,7 +10,7 @@ import numpy as np
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
 from .metrics import Metrics
-from .pools import burden
+from .pools import pool_load
 from .preemption import preempt
 from .state import LiveThread, Request
 
@@ -34,10 +34,10 @@ class Scheduler:
         return chain(*self._requests)
 
     def add(self, request: Request) -> None:
-        """Give a request the pool that it burdens least."""
+        """Give a request the pool with the least load."""
         prompt = request.tree.threads[0].token_ids
         pairs = zip(self._pools, self._requests, strict=True)
-        pool, sharing = min(pairs, key=lambda pair: burden(pair[0], pair[1], prompt))
+        pool, sharing = min(pairs, key=lambda pair: pool_load(pair[0], pair[1], prompt))
         sharing.append(request)
         request.pool = pool
         row, request.cached_tokens = pool.begin_path(prompt)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .slot_pool import SlotPool
 
 SPARE = 256
-"""Slots that may be kept whatever the requests hold that run."""
+"""Slots that may always be kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,9 +34,9 @@ class KeptPath:
 class PrefixCachingPool(SlotPool):
     """Keeps a path visible to a row that no thread runs, until its slots are needed.
 
-    Slots that no thread's row sees count as `room`: the least recently used path goes when they are wanted. As
-    attention runs over kept slots too, no more of them are kept when a request begins than the requests then hold, or
-    `SPARE`.
+    Slots that no thread's row sees count as `room`: the least recently used path is evicted when they are needed.
+    Attention runs over kept slots too. So when a request begins, at most as many slots are kept as the running requests
+    hold, or `SPARE`.
 
     Args are those of `SlotPool`.
     """

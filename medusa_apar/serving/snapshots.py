@@ -37,7 +37,7 @@ class Snapshot:
         pieces: in reading order.
         threads: opened so far, the root thread among them.
         finish_reason: `stop` or `length`; None while a thread runs.
-        cached_tokens: of the prompt, which were computed for earlier requests.
+        cached_tokens: of the prompt; an earlier request had computed them.
     """
 
     pieces: list[Piece]
@@ -46,7 +46,9 @@ class Snapshot:
     cached_tokens: int = 0
 
     @staticmethod
-    def of(tree: ParagraphTree, limit: int, logprobs: LogprobsRecorder | None = None) -> Snapshot:
+    def of(
+        tree: ParagraphTree, limit: int, logprobs: LogprobsRecorder | None = None, cached_tokens: int = 0
+    ) -> Snapshot:
         """The answer that a tree of threads holds, cut after so many visible tokens."""
         finished = tree.complete
         if finished:
@@ -62,7 +64,7 @@ class Snapshot:
             room -= len(token_ids)
         reasons = {thread.finish_reason for thread in tree.threads}
         reason: Literal["stop", "length"] = "length" if reasons & {"length", "context"} else "stop"
-        return Snapshot(pieces, len(tree.threads), reason if finished else None)
+        return Snapshot(pieces, len(tree.threads), reason if finished else None, cached_tokens)
 
     @property
     def readable(self) -> list[int]:

@@ -224,8 +224,7 @@ class NativeAnswerer:
         if not request.live:
             del self._running[request]
         if job.wanted or not request.live:
-            snapshot = Snapshot.of(request.tree, request.limit, job.logprobs)
-            job.deliver(replace(snapshot, cached_tokens=request.cached_tokens))
+            job.deliver(Snapshot.of(request.tree, request.limit, job.logprobs, request.cached_tokens))
 
     def _fail(self, error: EngineError) -> None:
         """End all answers that run, or the first that waits where none does."""

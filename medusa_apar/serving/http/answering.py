@@ -1,4 +1,4 @@
-"""How requests are answered: admitted, counted, streamed, and let go of where their clients have gone."""
+"""Answers requests: admission, metrics, streams, and cancellation when a client disconnects."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _PLAIN = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class BodyLimit:
-    """Refuses bodies that are too long before they are read, and such as do not arrive.
+    """Refuses bodies that are too long before they are read, and bodies that do not arrive in time.
 
     It goes by the header Content-Length, and asks for it where it is missing.
 
