@@ -32,8 +32,8 @@ class Answer:
 
     Attributes:
         turn: 1, 2, ... in its conversation.
-        first: seconds to the first token.
-        prompt, cached, tokens: of the prompt, of it computed before, and of the answer.
+        first: seconds until every copy has its first token.
+        prompt, cached, tokens: of the prompt, of it computed before, and of all copies of the answer.
     """
 
     turn: int
@@ -43,33 +43,36 @@ class Answer:
     tokens: int
 
 
-async def converse(client: AsyncOpenAI, turns: Sequence[str], system: str, max_tokens: int) -> list[Answer]:
-    """Ask the turns of a conversation; greedy."""
+async def converse(
+    client: AsyncOpenAI, turns: Sequence[str], system: str, max_tokens: int, copies: int
+) -> list[Answer]:
+    """Ask the turns of a conversation for so many answers each, of which the first is taken; greedy."""
     model = (await client.models.list()).data[0].id
     messages: list[Any] = [{"role": "system", "content": system}] if system else []
     answers = []
     for turn, content in enumerate(turns, start=1):
         messages.append({"role": "user", "content": content})
-        start, first, text, usage = time.perf_counter(), 0.0, "", None
+        start, first, texts, usage = time.perf_counter(), 0.0, [""] * copies, None
         stream = await client.chat.completions.create(
-            model=model, messages=messages, max_tokens=max_tokens, temperature=0.0, stream=True,
+            model=model, messages=messages, max_tokens=max_tokens, temperature=0.0, n=copies, stream=True,
             stream_options={"include_usage": True},
         )  # fmt: skip
         async for chunk in stream:
-            piece = "".join(choice.delta.content or "" for choice in chunk.choices)
-            first = first or (time.perf_counter() - start if piece else 0.0)
-            text, usage = text + piece, chunk.usage or usage
+            for choice in chunk.choices:
+                texts[choice.index] += choice.delta.content or ""
+            first = first or (time.perf_counter() - start if all(texts) else 0.0)
+            usage = chunk.usage or usage
         assert usage is not None
         details = usage.prompt_tokens_details
         cached = 0 if details is None else details.cached_tokens or 0
         first = first or time.perf_counter() - start
         answers.append(Answer(turn, first, usage.prompt_tokens, cached, usage.completion_tokens))
-        messages.append({"role": "assistant", "content": text})
+        messages.append({"role": "assistant", "content": texts[0]})
     return answers
 
 
 async def measure(
-    clients: Sequence[AsyncOpenAI], questions: Sequence[Question], system: str, max_tokens: int
+    clients: Sequence[AsyncOpenAI], questions: Sequence[Question], system: str, max_tokens: int, copies: int
 ) -> list[tuple[list[Answer], float]]:
     """The answers of each server, and the seconds that it took for all."""
     found: list[list[Answer]] = [[] for _ in clients]
@@ -77,7 +80,7 @@ async def measure(
     for question in questions:
         for number, client in enumerate(clients):
             start = time.perf_counter()
-            found[number] += await converse(client, question.turns, system, max_tokens)
+            found[number] += await converse(client, question.turns, system, max_tokens, copies)
             seconds[number] += time.perf_counter() - start
     return [*zip(found, seconds, strict=True)]
 
@@ -107,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--questions", default="mt_bench", help="a set, or a file in FastChat's format")
     parser.add_argument("--limit", type=positive, help="questions; by default all")
     parser.add_argument("--system-tokens", type=not_negative, default=0, help="of a system prompt, roughly")
+    parser.add_argument("--copies", type=positive, default=1, help="answers to each prompt: `n` of the API")
     parser.add_argument("--max-new-tokens", type=positive, default=128, help="of an answer")
     arguments = parser.parse_args(argv)
     questions = load_questions(arguments.questions)[: arguments.limit]
@@ -114,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     async def run() -> list[tuple[list[Answer], float]]:
         clients = [AsyncOpenAI(base_url=url, api_key="none", timeout=600) for url in arguments.urls]
-        return await measure(clients, questions, system, arguments.max_new_tokens)
+        return await measure(clients, questions, system, arguments.max_new_tokens, arguments.copies)
 
     measured = asyncio.run(run())
     print("| | turn | requests | prompt tokens | prefilled | first token, ms (quartiles) | tokens/s, all turns |")

@@ -66,7 +66,7 @@ class Engine:
         return any(self._scheduler.requests)
 
     def add(self, request: Request) -> None:
-        """Add a request of any sampling, depth and limits; it joins at the next step."""
+        """Add a request of any sampling, depth and limits; it joins between two steps."""
         self._scheduler.add(request)
 
     def cancel(self, request: Request) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -74,7 +75,31 @@ def place(
     return Placement.acquire(pools, pool_of[owner], rows=rows[owner], positions=positions, ancestors=ancestors)
 
 
-def pool_load(pool: SlotPool, requests: Sequence[Request], prompt: Sequence[int]) -> tuple[int, int, int]:
+def begin(request: Request, pools: Sequence[SlotPool], running: Sequence[list[Request]]) -> bool:
+    """Let a request run in the pool with the least load, unless it waits for the beginning of its prompt.
+
+    Args:
+        request: that does not run yet.
+        pools: all of them.
+        running: the requests of each; the request joins those of its pool.
+
+    Returns:
+        False while the beginning is being computed for another request.
+    """
+    prompt = request.tree.threads[0].token_ids
+    roots = [other.live[0] for other in chain(*running) if not other.live[0].path]
+    computing = [root.thread.token_ids for root in roots if root.uncomputed]
+    if all(pool.awaits(prompt, computing) for pool in pools):
+        return False
+    pairs = zip(pools, running, strict=True)
+    request.pool, sharing = min(pairs, key=lambda pair: _load(pair[0], pair[1], prompt))
+    row, request.cached_tokens = request.pool.begin_path(prompt, pools)
+    request.live = [LiveThread(request, 0, path=(), row=row, key=request.key, computed=request.cached_tokens)]
+    sharing.append(request)
+    return True
+
+
+def _load(pool: SlotPool, requests: Sequence[Request], prompt: Sequence[int]) -> tuple[int, int, int]:
     """Orders pools for a prompt: by running requests, then by cached tokens of the prompt, then by slots held.
 
     Fewer than `EXTENT_BUCKET` cached tokens do not count: to compute them takes about as long as a step.

@@ -10,7 +10,7 @@ import numpy as np
 from medusa_apar.kv_cache.slot_pool import SlotPool
 
 from .metrics import Metrics
-from .pools import pool_load
+from .pools import begin
 from .preemption import preempt
 from .state import LiveThread, Request
 
@@ -26,25 +26,21 @@ class Scheduler:
     def __init__(self, pools: Sequence[SlotPool], metrics: Metrics) -> None:
         self._pools = pools
         self._metrics = metrics
+        self._waiting: list[Request] = []
         self._requests: list[list[Request]] = [[] for _ in pools]
 
     @property
     def requests(self) -> Iterator[Request]:
         """Those that have not ended."""
-        return chain(*self._requests)
+        return chain(*self._requests, self._waiting)
 
     def add(self, request: Request) -> None:
-        """Give a request the pool with the least load."""
-        prompt = request.tree.threads[0].token_ids
-        pairs = zip(self._pools, self._requests, strict=True)
-        pool, sharing = min(pairs, key=lambda pair: pool_load(pair[0], pair[1], prompt))
-        sharing.append(request)
-        request.pool = pool
-        row, request.cached_tokens = pool.begin_path(prompt)
-        request.live = [LiveThread(request, 0, path=(), row=row, key=request.key, computed=request.cached_tokens)]
+        """Let a request begin as soon as no prompt that its own begins like is being computed."""
+        self._waiting.append(request)
 
     def remove(self, request: Request) -> None:
         """Free all slots of a request."""
+        self._waiting = [waiting for waiting in self._waiting if waiting is not request]
         request.release(list(request.live))
         self.forget_ended()
 
@@ -55,6 +51,7 @@ class Scheduler:
 
     def schedule(self) -> list[LiveThread]:
         """The threads of the next step: parents before children, as many as there is room for."""
+        self._waiting = [request for request in self._waiting if not begin(request, self._pools, self._requests)]
         return [thread for sharing in self._requests for thread in self._fitting(sharing)]
 
     def room(self, threads: Sequence[LiveThread]) -> int:

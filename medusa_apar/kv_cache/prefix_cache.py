@@ -5,14 +5,14 @@ Source: vLLM's automatic prefix caching, by tokens and not by blocks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .slot_pool import SlotPool
+from .slot_pool import EXTENT_BUCKET, SlotPool
 
 SPARE = 256
 """Slots that may always be kept."""
@@ -36,7 +36,7 @@ class PrefixCachingPool(SlotPool):
 
     Slots that no thread's row sees count as `room`: the least recently used path is evicted when they are needed.
     Attention runs over kept slots too. So when a request begins, at most as many slots are kept as the running requests
-    hold, or `SPARE`.
+    hold, or `SPARE`. What another pool keeps is copied; fewer than `EXTENT_BUCKET` tokens are sooner computed.
 
     Args are those of `SlotPool`.
     """
@@ -62,7 +62,12 @@ class PrefixCachingPool(SlotPool):
     def shared_prefix(self, token_ids: Sequence[int]) -> int:
         return self._longest(token_ids)[1]
 
-    def begin_path(self, token_ids: Sequence[int]) -> tuple[int, int]:
+    def awaits(self, token_ids: Sequence[int], computing: Iterable[Sequence[int]]) -> bool:
+        prompt = np.array(token_ids[:-1], dtype=np.int64)
+        coming = max((_common(np.array(other, dtype=np.int64), prompt) for other in computing), default=0)
+        return coming - self.shared_prefix(token_ids) >= EXTENT_BUCKET
+
+    def begin_path(self, token_ids: Sequence[int], pools: Sequence[SlotPool] = ()) -> tuple[int, int]:
         path, shared = self._longest(token_ids)
         if path is None:
             row = self.open_row()
@@ -72,6 +77,13 @@ class PrefixCachingPool(SlotPool):
         running = int(np.count_nonzero(self._watchers > self._keepers)) + len(token_ids) - shared
         while self.kept > max(running, SPARE):
             self._forget(self._paths[0])
+        others = [pool for pool in pools if isinstance(pool, PrefixCachingPool)]
+        giver = max(others, key=lambda pool: pool.shared_prefix(token_ids), default=self)
+        path, longest = giver._longest(token_ids)
+        if path is not None and EXTENT_BUCKET <= longest - shared <= self.room:
+            giver._touch(path)
+            self._copy(row, giver, giver._slots_of(path)[shared:longest])
+            shared = longest
         return row, shared
 
     def keep_path(self, row: int, token_ids: Sequence[int]) -> None:
@@ -104,6 +116,19 @@ class PrefixCachingPool(SlotPool):
         lengths = [_common(path.token_ids, prompt) for path in self._paths]
         longest = max(lengths, default=0)
         return (self._paths[lengths.index(longest)], longest) if longest else (None, 0)
+
+    def _slots_of(self, path: KeptPath) -> NDArray[np.int64]:
+        """`[tokens]`, in the order of the path."""
+        slots = np.flatnonzero(self.visible[path.row])
+        return slots[np.argsort(self.positions[slots])]
+
+    def _copy(self, row: int, pool: SlotPool, slots: NDArray[np.int64]) -> None:
+        """Let a row see copies of another pool's slots."""
+        copies = self.acquire(len(slots))
+        self.positions[copies] = pool.positions[slots]
+        stride = self.cache.stride
+        self.cache.copy(slots + pool.index * stride, copies + self.index * stride)
+        self.show(row, copies)
 
     def _touch(self, path: KeptPath) -> None:
         self._paths.remove(path)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
@@ -73,6 +75,16 @@ class SlotCache(Cache):
         """What was kept last in some slots, `[nodes, size]`."""
         assert self._states is not None
         return self._states[slots]
+
+    def copy(self, sources: NDArray[np.int64], targets: NDArray[np.int64]) -> None:
+        """Copy what some slots `[tokens]` hold to others, both counted through all pools."""
+        tensors = [tensor for layer in self._slot_layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        for tensor in tensors:
+            device = tensor.device
+            tensor.index_copy_(1, torch.tensor(targets, device=device), tensor[:, torch.tensor(sources, device=device)])
+        if self._states is not None:
+            device = self._states.device
+            self.keep_states(torch.tensor(targets, device=device), self.states(torch.tensor(sources, device=device)))
 
     def grow(self, capacity: int) -> None:
         """Lengthen every pool to `capacity` slots."""

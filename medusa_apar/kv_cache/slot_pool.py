@@ -6,7 +6,7 @@ where a slot lies does not matter to a mask, so there is no fragmentation either
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from sys import maxsize
 
 import numpy as np
@@ -115,8 +115,12 @@ class SlotPool:
         """How many leading tokens of a prompt are computed already."""
         return 0
 
-    def begin_path(self, token_ids: Sequence[int]) -> tuple[int, int]:
-        """A row for a prompt, and how many of its leading tokens it sees already."""
+    def awaits(self, token_ids: Sequence[int], computing: Iterable[Sequence[int]]) -> bool:
+        """Whether a prompt had better wait for one of those that are being computed, to share its beginning."""
+        return False
+
+    def begin_path(self, token_ids: Sequence[int], pools: Sequence[SlotPool] = ()) -> tuple[int, int]:
+        """A row for a prompt, and how many of its leading tokens it sees already, from any of some pools."""
         return self.open_row(), 0
 
     def keep_path(self, row: int, token_ids: Sequence[int]) -> None:

@@ -85,7 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000)
-    parser.add_argument("--api-key", help=f"that clients send; by default what {API_KEY} holds, if anything")
+    parser.add_argument(
+        "--api-key", nargs="+", metavar="KEY",
+        help=f"clients send one of these; by default what {API_KEY} holds, separated by commas, if anything",
+    )  # fmt: skip
     parser.add_argument(
         "--cors-origins", nargs="+", default=[], metavar="ORIGIN", help="pages in browsers that may ask; * for all"
     )
@@ -175,8 +178,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         body_bytes=arguments.max_body_bytes,
         per_client=arguments.max_per_client,
     )
-    api_key = arguments.api_key or os.environ.get(API_KEY) or None
-    app = create_app(answerer_of(arguments, model), model, limits, api_key, arguments.cors_origins)
+    api_keys = [key for key in arguments.api_key or os.environ.get(API_KEY, "").split(",") if key]
+    app = create_app(answerer_of(arguments, model), model, limits, api_keys, arguments.cors_origins)
     uvicorn.run(
         app,
         host=arguments.host,

@@ -11,7 +11,7 @@ class Sampling:
 
     Attributes:
         temperature: 0 decodes greedily.
-        top_p, top_k: of nucleus and top-k sampling; 1.0 and 0 leave all tokens.
+        top_p, top_k, min_p: of nucleus, top-k and min-p sampling; 1.0, 0 and 0.0 leave all tokens.
         repetition_penalty: 1.0 is none.
         presence_penalty: is taken from the score of each token that the answer has; OpenAI's.
         frequency_penalty: likewise, as often as it has it.
@@ -23,6 +23,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

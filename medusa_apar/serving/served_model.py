@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 TOP_K = 50
 """Where a generation config samples and does not say, as in `generate`."""
 NOT_SERVED: dict[str, tuple[Any, ...]] = {
-    "min_p": (None, 0.0),
     "typical_p": (None, 1.0),
     "top_h": (None,),
     "epsilon_cutoff": (None, 0.0),
@@ -145,5 +144,6 @@ def _sampling(config: GenerationConfig) -> Sampling:
         temperature=1.0 if config.temperature is None else float(config.temperature),
         top_p=1.0 if config.top_p is None else float(config.top_p),
         top_k=TOP_K if config.top_k is None else config.top_k,
+        min_p=float(config.min_p or 0.0),
         repetition_penalty=penalty,
     )

@@ -49,6 +49,13 @@ def test_a_line_for_each_turn_of_each_server(address: str, asked: Path, capsys: 
     assert prefilled == 2 < prompt, "the last token of each prompt, for its logits"
 
 
+def test_copies_of_an_answer_are_asked_for_together(
+    address: str, asked: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conversations.main([f"{address}/v1", "--questions", str(asked), "--max-new-tokens", "8", "--copies", "3"])
+    assert [line.split(" | ")[1:3] for line in capsys.readouterr().out.splitlines()[2:]] == [["1", "2"], ["2", "2"]]
+
+
 def test_a_server_under_load_and_attack_loses_nothing(
     address: str, asked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,7 @@ def test_answers_are_those_that_requests_get_alone(
 ) -> None:
     backbone = forking_backbone(seed=3)
     model = MedusaAparModel(backbone, make_heads(backbone))
-    random, numbers, cached = Random(1), dict[Request, int](), 0
+    random, numbers = Random(1), dict[Request, int]()
     with engine_of(model, pools * max_slots, pools, PrefixCachingPool) as engine:
         assert len(engine.pools) == pools
         for number in range(16):
@@ -53,13 +53,12 @@ def test_answers_are_those_that_requests_get_alone(
             asked = request(number, limit=16, prompt=conversation(random, ended))
             numbers[asked] = number
             engine.add(asked)
-            cached += asked.cached_tokens
             for _ in range(random.randint(1, 12)):
                 engine.step()
                 check(engine, numbers)
         while engine.busy:
             engine.step()
-    assert cached > 300
+    assert sum(asked.cached_tokens for asked in numbers) > 300
     for asked, number in numbers.items():
         assert answer(asked) == alone(model, number, limit=16, prompt=asked.context)
 
@@ -129,3 +128,57 @@ def test_a_conversation_returns_to_its_pool(model: MedusaAparModel) -> None:
             again = request(0, prompt=[*prompt, 9])
             run(engine, again)
             assert (again.pool, again.cached_tokens) == (first.pool, len(prompt))
+
+
+@pytest.mark.parametrize("pools", [1, 4])
+@pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_eagle3_heads])
+def test_a_prompt_that_is_asked_several_times_at_once_is_computed_once(
+    make_heads: Callable[..., DraftHeads], pools: int
+) -> None:
+    backbone = forking_backbone(seed=3)
+    model = MedusaAparModel(backbone, make_heads(backbone))
+    copies = [request(number, limit=16, prompt=SYSTEM) for number in range(4)]
+    with engine_of(model, requests=pools, kind=PrefixCachingPool) as engine:
+        run(engine, *copies)
+        check(engine)
+    assert [copy.cached_tokens for copy in copies] == [0, 69, 69, 69]
+    assert len({copy.pool.index for copy in copies}) == pools
+    for number, copy in enumerate(copies):
+        assert answer(copy) == alone(model, number, limit=16, prompt=SYSTEM)
+
+
+def test_a_request_waits_only_for_tokens_that_are_worth_it(model: MedusaAparModel) -> None:
+    first, like_it, other = (request(0, prompt=prompt) for prompt in ([*SYSTEM, 9], [*SYSTEM, 10], [*SYSTEM[:40], 9]))
+    with engine_of(model, kind=PrefixCachingPool) as engine:
+        for each in (first, like_it, other):
+            engine.add(each)
+        assert engine.step() == [first, other]
+        assert engine.step() == [like_it]
+        assert like_it.cached_tokens == len(SYSTEM)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+def test_who_waits_for_a_cancelled_prompt_begins_and_who_is_cancelled_does_not(
+    model: MedusaAparModel, cancelled: int
+) -> None:
+    long = [Random(1).randrange(5, 60) for _ in range(150)]
+    with pytest.MonkeyPatch.context() as patch, engine_of(model, kind=PrefixCachingPool) as engine:
+        patch.setattr("medusa_apar.engine.prefill.CHUNK", 32)
+        requests = [request(number, limit=4, prompt=[*long, number]) for number in (5, 6)]
+        for each in requests:
+            engine.add(each)
+        engine.step()
+        assert requests[1].live == []
+        engine.cancel(requests.pop(cancelled))
+        (left,) = requests
+        run(engine)
+        check(engine)
+    assert answer(left) == alone(model, left.context[-1], limit=4, prompt=left.context)
+
+
+def test_pools_that_keep_nothing_let_nobody_wait(model: MedusaAparModel) -> None:
+    copies = [request(number, prompt=SYSTEM) for number in range(4)]
+    with engine_of(model) as engine:
+        for copy in copies:
+            engine.add(copy)
+        assert engine.step() == copies

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -148,3 +149,44 @@ def test_attention_does_not_run_over_kept_slots_above_the_running_ones() -> None
     compute(pool, first, 10, 0)
     answered(pool, [*range(1000, 1200)])
     assert pool.extent == 64
+
+
+def test_what_another_pool_keeps_is_copied_in_the_order_of_its_path() -> None:
+    cache = SlotCache(layers=2, pools=2, capacity=64)
+    first, second = PrefixCachingPool(cache, 0), PrefixCachingPool(cache, 1)
+    prompt = [*range(100, 200)]
+    other, _ = second.begin_path([1, 2, 3])
+    compute(second, other, 3, 0)
+    row, _ = first.begin_path(prompt)
+    slots = first.acquire(100)[::-1]
+    first.positions[slots] = range(100)
+    keys = torch.tensor(prompt, dtype=torch.float32)[None, None, :, None]
+    cache.aim(torch.tensor(slots.copy()), 128)
+    for layer in cache.layers:
+        layer.update(keys, -keys)
+    cache.keep_states(torch.tensor(slots.copy()), keys[0, 0])
+    first.show(row, slots)
+    first.keep_path(row, prompt)
+
+    copy, shared = second.begin_path([*prompt[:90], 7], [first, second])
+
+    assert shared == 90
+    seen = np.flatnonzero(second.visible[copy])
+    assert sorted(second.positions[seen].tolist()) == [*range(90)]
+    flat = torch.tensor(seen[np.argsort(second.positions[seen])] + cache.stride)
+    for layer in cache.layers:
+        assert layer.keys is not None
+        assert layer.values is not None
+        assert layer.keys[0, flat, 0].tolist() == prompt[:90]
+        assert (-layer.values[0, flat, 0]).tolist() == prompt[:90]
+    assert cache.states(flat)[:, 0].tolist() == prompt[:90]
+    assert second.held == 93
+    assert first.held == 100
+
+
+def test_too_little_to_copy_is_computed() -> None:
+    cache = SlotCache(layers=1, pools=2, capacity=64)
+    first, second = PrefixCachingPool(cache, 0), PrefixCachingPool(cache, 1, max_slots=80)
+    answered(first, range(100))
+    assert second.begin_path([*range(40), 7], [first, second])[1] == 0, "a step computes these"
+    assert second.begin_path([*range(100)], [first, second])[1] == 0, "there is no room for those"

@@ -37,7 +37,9 @@ ORIGIN = "https://chat.example"
 
 @pytest.fixture(scope="module")
 def address(model: MedusaAparModel, served: ServedModel) -> Iterator[str]:
-    with running(create_app(NativeAnswerer(model, served), served, api_key="secret", cors_origins=[ORIGIN])) as address:
+    with running(
+        create_app(NativeAnswerer(model, served), served, api_keys=["secret"], cors_origins=[ORIGIN])
+    ) as address:
         yield address
 
 
@@ -235,6 +237,13 @@ def test_a_bias_forbids_and_forces_tokens(client: OpenAI, served: ServedModel) -
     without = client.completions.create(logit_bias={str(token): -100}, **asked).choices[0].text.split()
     assert words[0] not in without != []
     assert client.completions.create(logit_bias={"30": 100}, **asked).choices[0].text.split() == ["w30"] * 20
+
+
+def test_min_p_leaves_the_tokens_that_are_likely_enough(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": prompts(1)[0], "max_tokens": 20, "seed": 1}
+    greedy = client.completions.create(temperature=0, **asked).choices[0].text
+    assert client.completions.create(temperature=1.5, **asked).choices[0].text != greedy
+    assert client.completions.create(temperature=1.5, extra_body={"min_p": 1.0}, **asked).choices[0].text == greedy
 
 
 def test_penalties_are_of_the_answers_own_tokens(client: OpenAI) -> None:

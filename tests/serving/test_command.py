@@ -35,7 +35,7 @@ from .test_orchestrator import answers
 def process() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """The server with the tiny model, and its address."""
     with serving(
-        "--model", str(TINY), "--served-model-name", "tiny", "--dtype", "float32", MEDUSA_APAR_API_KEY="secret"
+        "--model", str(TINY), "--served-model-name", "tiny", "--dtype", "float32", MEDUSA_APAR_API_KEY="another,secret"
     ) as started:
         yield started
 
@@ -91,9 +91,9 @@ def saved(folder: Path, generation: GenerationConfig, **config: object) -> Path:
 
 
 def test_a_model_samples_as_its_files_say(tmp_path: Path) -> None:
-    sampled = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=20, eos_token_id=[1, 2])
+    sampled = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.9, top_k=20, min_p=0.05, eos_token_id=[1, 2])
     model = ServedModel.from_pretrained(saved(tmp_path / "sampled", sampled), "model")
-    assert model.sampling == Sampling(0.6, 0.9, 20)
+    assert model.sampling == Sampling(0.6, 0.9, 20, 0.05)
     assert model.eos_token_ids == (1, 2)
     left_out = ServedModel.from_pretrained(
         saved(tmp_path / "left out", GenerationConfig(do_sample=True, eos_token_id=1))
@@ -116,9 +116,9 @@ def test_a_model_whose_control_tokens_are_none_of_its_own_is_refused(tmp_path: P
 
 
 def test_what_is_not_served_of_a_generation_config_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = GenerationConfig(do_sample=True, min_p=0.1, typical_p=1.0, min_new_tokens=5, eos_token_id=1)
+    config = GenerationConfig(do_sample=True, eta_cutoff=0.1, typical_p=1.0, min_new_tokens=5, eos_token_id=1)
     ServedModel.from_pretrained(saved(tmp_path, config))
-    assert "generation_config.json: min_p=0.1 is not served" in caplog.text
+    assert "generation_config.json: eta_cutoff=0.1 is not served" in caplog.text
     assert "min_new_tokens=5 is not served" in caplog.text
     assert len(caplog.records) == 2, "what asks for nothing is not worth a line"
 

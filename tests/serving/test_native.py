@@ -67,7 +67,7 @@ SAMPLINGS = (
     Sampling(repetition_penalty=1.5),
     Sampling(temperature=0.7, seed=1),
     Sampling(temperature=0.7, seed=2),
-    Sampling(temperature=1.3, top_k=5, seed=3),
+    Sampling(temperature=1.3, top_k=5, min_p=0.1, seed=3),
     Sampling(temperature=1.0, top_p=0.8, seed=4),
     Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.2, seed=5),
     Sampling(temperature=2.0, top_k=20, top_p=0.9, seed=6),

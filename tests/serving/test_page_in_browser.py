@@ -68,7 +68,7 @@ def test_nothing_comes_from_outside_and_nothing_fails(browser: Browser, address:
 def test_an_error_is_shown_and_a_key_is_asked_for(
     browser: Browser, backbone: PreTrainedModel, served: ServedModel
 ) -> None:
-    app = create_app(Orchestrator(OracleEngine(backbone), served), served, api_key="secret")
+    app = create_app(Orchestrator(OracleEngine(backbone), served), served, api_keys=["secret"])
     with running(app) as address:
         page = browser.new_page()
         asked(page, address)

@@ -192,11 +192,13 @@ def test_a_body_that_is_not_json_or_too_long(served: ServedModel, engine: Oracle
     assert unknown.status_code == 411
 
 
-def test_only_those_with_the_key_come_in(served: ServedModel, engine: OracleEngine) -> None:
-    with running(create_app(Orchestrator(engine, served), served, api_key="secret")) as address:
-        with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
-            client_of(address, "draft").models.list()
-        assert client_of(address, "secret").models.list().data[0].id == "tiny"
+def test_only_those_with_a_key_come_in(served: ServedModel, engine: OracleEngine) -> None:
+    with running(create_app(Orchestrator(engine, served), served, api_keys=["secret", "another"])) as address:
+        for wrong in ("draft", "secret,another"):
+            with pytest.raises(openai.AuthenticationError, match="API key is missing or wrong"):
+                client_of(address, wrong).models.list()
+        for key in ("secret", "another"):
+            assert client_of(address, key).models.list().data[0].id == "tiny"
         assert httpx2.get(f"{address}/health").status_code == 200, "for whoever watches over the server"
 
 
@@ -301,7 +303,7 @@ def test_logs_tell_neither_prompts_nor_keys(
     elif failure == "breaks":
         engine.garbage = 10_000
     body = {"messages": [{"role": "user", "content": "w61 w62"}], "max_tokens": 20}
-    with running(create_app(Orchestrator(engine, served), served, api_key="key-of-a-client"), "info") as address:
+    with running(create_app(Orchestrator(engine, served), served, api_keys=["key-of-a-client"]), "info") as address:
         for key in ("key-of-a-client", "another-key"):
             for sent in (body, {**body, "stream": True}, {**body, "tools": ["w61 w62"]}):
                 headers = {"Authorization": f"Bearer {key}"}

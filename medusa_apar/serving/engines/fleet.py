@@ -148,6 +148,7 @@ class Fleet:
                 stream=True,
                 extra_body={
                     "top_k": sampling.top_k,
+                    "min_p": sampling.min_p,
                     "repetition_penalty": sampling.repetition_penalty,
                     "presence_penalty": sampling.presence_penalty,
                     "frequency_penalty": sampling.frequency_penalty,

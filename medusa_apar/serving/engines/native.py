@@ -15,6 +15,7 @@ from threading import Condition, Thread
 import torch
 from transformers import (
     LogitsProcessorList,
+    MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -308,6 +309,8 @@ class NativeAnswerer:
                 processors.append(TopKLogitsWarper(sampling.top_k))
             if sampling.top_p < 1.0:
                 processors.append(TopPLogitsWarper(sampling.top_p))
+            if sampling.min_p:
+                processors.append(MinPLogitsWarper(sampling.min_p))
         return processors
 
     @property

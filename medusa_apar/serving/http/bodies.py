@@ -21,7 +21,7 @@ MOST_LOGPROBS = 20
 MOST_CHOICES = 128
 """Answers to one request, as OpenAI has it."""
 _SAMPLING = (
-    "temperature", "top_p", "top_k", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
 )  # fmt: skip
 """Fields of a body that are those of `Sampling`."""
 LEAST_TEMPERATURE = 0.01
@@ -98,6 +98,7 @@ class Body(NullsAreAbsent):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: int | None = None
     stop: str | list[str] | None = None

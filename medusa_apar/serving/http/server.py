@@ -50,7 +50,7 @@ def create_app(
     answerer: Answerer,
     model: ServedModel,
     limits: ServerLimits = ServerLimits(),
-    api_key: str | None = None,
+    api_keys: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application.
@@ -59,7 +59,7 @@ def create_app(
         answerer: writes answers; closed with the application.
         model: what it serves.
         limits: what it lets in.
-        api_key: that clients have to send as a bearer token; None lets everybody in.
+        api_keys: of which clients have to send one as a bearer token; none lets everybody in.
         cors_origins: of pages in browsers that may ask; `*` lets all of them.
     """
 
@@ -81,10 +81,11 @@ def create_app(
     answering = Answering(answerer, model, limits.threads, admission, metrics_of_server)
 
     def check_key(request: Request) -> None:
-        if api_key is None:
+        if not api_keys:
             return
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not secrets.compare_digest(given.strip().encode(), api_key.encode()):
+        equal = [secrets.compare_digest(given.strip().encode(), key.encode()) for key in api_keys]
+        if scheme.lower() != "bearer" or not any(equal):
             raise RefusedRequestError(
                 "The API key is missing or wrong; send it as a bearer token.", status=401, code="invalid_api_key"
             )
