@@ -57,6 +57,7 @@ NOTHING: dict[str, Any] = {
     "tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "functions": [], "function_call": "none",
     "response_format": {"type": "text"}, "modalities": ["text"], "reasoning_effort": "none", "store": False,
     "metadata": {"who": "me"}, "service_tier": "auto", "user": "someone", "stop": [], "verbosity": "medium",
+    "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h", "top_k": -1, "min_p": 0.0,
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ ASKED: dict[str, Any] = {
     "tools": [{"type": "function"}], "tool_choice": "required",
     "functions": [{"name": "f"}], "modalities": ["audio"],
     "audio": {"voice": "alloy"}, "prediction": {"type": "content"}, "reasoning_effort": "high", "store": True,
-    "web_search_options": {},
+    "web_search_options": {}, "moderation": {"model": "omni-moderation-latest"},
 }  # fmt: skip
 
 

@@ -36,6 +36,11 @@ def _only_neutral(*neutral: Any) -> Callable[[Any], None]:
     return check
 
 
+def _zero_for_all(top_k: Any) -> Any:
+    """Read vLLM's -1, which leaves all tokens, as 0."""
+    return 0 if top_k == -1 else top_k
+
+
 class NullsAreAbsent(BaseModel):
     """A body in which a field that is null is one that was left out."""
 
@@ -97,7 +102,7 @@ class Body(NullsAreAbsent):
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
+    top_k: Annotated[int | None, Field(ge=0), BeforeValidator(_zero_for_all)] = None
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     seed: int | None = None
@@ -111,6 +116,8 @@ class Body(NullsAreAbsent):
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
     service_tier: str | None = None
     apar: bool = True
     max_depth: int | None = Field(None, ge=1)
@@ -246,6 +253,7 @@ class ChatBody(Body):
     verbosity: Annotated[Any, AfterValidator(_only_neutral("medium"))] = None
     web_search_options: Annotated[Any, AfterValidator(_only_neutral())] = None
     store: Annotated[Any, AfterValidator(_only_neutral(False))] = None
+    moderation: Annotated[Any, AfterValidator(_only_neutral())] = None
 
     @property
     def limit(self) -> int | None:
