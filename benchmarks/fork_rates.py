@@ -1,9 +1,9 @@
 """How often a tuned model forks where the untuned model's own answer has a structure, and where it has none.
 
-    python -m benchmarks.fork_rates TUNED UNTUNED
+    python -m benchmarks.fork_rates TUNED UNTUNED [MODE]
 
-TUNED, UNTUNED: folders that `medusa-apar eval speed` wrote for the same questions, the first with mode `apar`, the
-second with mode `ar`.
+TUNED, UNTUNED: folders that `medusa-apar eval speed` wrote for the same questions, the first with mode `apar`. MODE:
+that of the untuned model's answers, by default `ar`. `llama.cpp` reads the default model untuned: one folder is enough.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medusa_apar.eval.measurement.tables import OVERALL
 from medusa_apar.train.structure import extract
 
 
-def turns(folder: str, mode: str) -> dict[tuple[Any, int], dict[str, Any]]:
+def turns(folder: str, mode: str = "ar") -> dict[tuple[Any, int], dict[str, Any]]:
     """Answered turns of a mode, by question and turn."""
     lines = (Path(folder) / "turns.jsonl").read_text(encoding="utf-8").splitlines()
     records = [record for line in lines if (record := json.loads(line))["mode"] == mode and not record["skipped"]]
@@ -28,7 +28,7 @@ def turns(folder: str, mode: str) -> dict[tuple[Any, int], dict[str, Any]]:
 
 def main(argv: Sequence[str]) -> None:
     """Print a markdown table."""
-    tuned, untuned = turns(argv[0], "apar"), turns(argv[1], "ar")
+    tuned, untuned = turns(argv[0], "apar"), turns(argv[1], *argv[2:])
     groups: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for key, record in tuned.items():
         if key in untuned:

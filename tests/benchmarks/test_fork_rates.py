@@ -23,15 +23,16 @@ def folder(path: Path, mode: str, answers: list[tuple[str, str, int]]) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("mode", ["ar", "llama.cpp"])
 def test_answers_are_told_apart_by_the_structure_of_the_untuned_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
     categories = ("writing", "writing", "math", "math")
     untuned = [
         (category, answer, 0) for category, answer in zip(categories, (LISTED, LISTED, "4", LISTED), strict=True)
     ]
     tuned = [(category, "", forks) for category, forks in zip(categories, (2, 0, 0, 1), strict=True)]
-    main([folder(tmp_path / "tuned", "apar", tuned), folder(tmp_path / "untuned", "ar", untuned)])
+    main([folder(tmp_path / "tuned", "apar", tuned), folder(tmp_path / "untuned", mode, untuned), mode])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| writing | 2 | 50% | 0 | - |",
         "| math | 1 | 100% | 1 | 0% |",
