@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
+from .visible_attention import attend_to_visible, is_available
+
 NAME = "medusa_apar"
-REPRODUCIBLE = "medusa_apar_float64"
+REPRODUCIBLE = "medusa_apar_reproducible"
 
 
 def slot_attention(
@@ -62,15 +64,35 @@ def slot_attention(
 
 
 def reproducible_slot_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    pool_nodes: Tensor | None = None,
+    node_places: Tensor | None = None,
+    attended_pools: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`slot_attention` over keys and values in float64, rounded to the dtype of the query.
+    """`slot_attention` summed in float64, rounded to the dtype of the query. Arguments are the same.
 
     The order of its sums depends on where slots lie and on the nodes beside a node. In float64 this is lost in the
     rounding; in float32 it would move a value to its neighbour, and quantisation would make that a step of 1 in 127.
+
+    Keys and values are in the dtype of `attend_reproducibly`.
     """
-    output, _ = slot_attention(module, query.to(key.dtype), key, value, attention_mask, **kwargs)
-    return output.to(query.dtype), None
+    wide = query.to(key.dtype)
+    if key.dtype == torch.float64:
+        output, _ = slot_attention(
+            module, wide, key, value, attention_mask, scaling, pool_nodes, node_places, attended_pools
+        )
+        return output.to(query.dtype), None
+    pools = None
+    if pool_nodes is not None and node_places is not None:
+        pools = node_places // pool_nodes.shape[1]
+        pools = pools if attended_pools is None else attended_pools[pools]
+    return attend_to_visible(wide, key, value, attention_mask[0, 0], pools, scaling).to(query.dtype), None
 
 
 AttentionInterface.register(NAME, slot_attention)
@@ -83,11 +105,16 @@ def attend_to_slots(config: PretrainedConfig) -> None:
         config._attn_implementation = NAME
 
 
-def attend_reproducibly(config: PretrainedConfig) -> torch.dtype:
+def attend_reproducibly(config: PretrainedConfig, dtype: torch.dtype) -> torch.dtype:
     """Let modules of this config, which was loaded with sdpa, use `reproducible_slot_attention`.
 
+    Args:
+        config: the model's.
+        dtype: of the model.
+
     Returns:
-        The dtype in which keys and values have to be kept.
+        The dtype in which keys and values have to be kept: float32 where it holds them and `visible_attention` can be
+        built, else float64.
     """
     config._attn_implementation = REPRODUCIBLE
-    return torch.float64
+    return torch.float32 if dtype != torch.float64 and is_available(config) else torch.float64

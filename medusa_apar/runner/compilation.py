@@ -21,6 +21,7 @@ from .compiled_function import CompiledFunction, own_code
 from .cuda_graphs import GraphedPass
 from .forward_pass import CompiledPass, ForwardPass, Run
 from .pass_inputs import PassSizes, PoolInputs
+from .visible_attention import is_available
 
 _ROOMS = Path(__file__).parents[1]
 TRACED = (*(_ROOMS / room for room in ("drafters", "kv_cache", "linears", "runner")), Path(heads.__file__).parent)
@@ -79,16 +80,18 @@ class Compiler:
 
     def _key(self) -> str | None:
         """Names all that a graph depends on beside what it is given; None where hooks are traced into it."""
+        config: Any = self._modules[0].config
         subject: list[object] = [
             self._weights,
             self._options,
             torch.get_num_threads(),
             torch.cpu.get_capabilities(),
+            self._weights is Weights.INT8 and is_available(config),
         ]
         subject += [version(name) for name in ("torch", "transformers")]
         subject += [fingerprint.of_files(folder, "*.py") for folder in TRACED]
         for root in self._modules:
-            config: Any = root.config
+            config = root.config
             subject += [config.to_dict(), getattr(config, "_attn_implementation", None)]
             for name, module in root.named_modules():
                 if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:

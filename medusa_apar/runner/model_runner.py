@@ -65,7 +65,7 @@ class ModelRunner:
         self.weights = weights
         self.kv_dtype: torch.dtype | None = None
         if weights is Weights.INT8:
-            self.kv_dtype = attend_reproducibly(self._twin.config)
+            self.kv_dtype = attend_reproducibly(self._twin.config, model.dtype)
         else:
             attend_to_slots(self._twin.config)
         prepare_linears(self._twin, weights)
