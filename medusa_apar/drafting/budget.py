@@ -107,13 +107,13 @@ class StepCost:
     Attributes:
         forward: the backbone's forward pass by its nodes.
         drafting: the heads by their rows, for each beam; the widest and deepest first. Empty without heads.
-        slots: that attention ran over when the forward pass was timed.
+        slots: for which attention computed scores, for each node, when the forward pass was timed.
         per_pair: seconds that each pair of a node and a further slot takes.
     """
 
     forward: CostCurve
     drafting: dict[Beam, CostCurve]
-    slots: int = 0
+    slots: float = 0.0
     per_pair: float = 0.0
 
 
@@ -147,7 +147,7 @@ class NodeBudget(ABC):
         """Take note of a step.
 
         Args:
-            slots: that attention ran over for each node, padding included.
+            slots: for which attention computed scores, for each node, padding included.
             host_seconds: outside the backbone and the heads.
         """
         return

@@ -50,7 +50,7 @@ def _read(path: Path) -> StepCost | None:
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         drafting = {Beam(int(each["levels"]), int(each["width"])): _curve(each["seconds"]) for each in kept["drafting"]}
-        cost = StepCost(_curve(kept["forward"]), drafting, int(kept["slots"]), float(kept["per_pair"]))
+        cost = StepCost(_curve(kept["forward"]), drafting, float(kept["slots"]), float(kept["per_pair"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

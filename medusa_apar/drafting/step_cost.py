@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from medusa_apar import fingerprint
 from medusa_apar.drafters.drafter import Beam, Drafter
 from medusa_apar.drafters.pending_tokens import ComputedNodes, PendingTokens
 from medusa_apar.kv_cache.placement import Placement
+from medusa_apar.runner.compilation import TRACED
 from medusa_apar.runner.model_runner import ModelRunner
 
 from .budget import CostCurve, MeasuredBudget, NodeBudget, StepCost
@@ -45,6 +47,7 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
     runner.prefill(prompt, zeros, depths[-1:])
     pool.show(row, prompt.slots)
     computed: ComputedNodes | None = None
+    scored: list[float] = []
 
     def forward(nodes: int) -> None:
         nonlocal computed
@@ -52,6 +55,7 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
         placement = Placement.acquire(
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
+        scored.append(runner.scored_slots(placement))
         logits, features = runner.forward(placement, zeros)
         computed = ComputedNodes(placement, zeros, features)
         logits.max(dim=-1).indices.tolist()
@@ -69,11 +73,12 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
 
     def reach(further: int) -> None:
         slots = pool.acquire(further)
+        pool.show(row, slots)
         forward(FAR_NODES)
-        pool.give_back(slots)
+        pool.hide(row, np.isin(np.arange(1 + pool.capacity), slots))
 
     forward(FAR_NODES)
-    curve, slots = CostCurve.measure(forward, between=partial(draft, 1)), pool.extent
+    curve, slots = CostCurve.measure(forward, between=partial(draft, 1)), scored[-1]
     by_reach = CostCurve.measure(reach, (1, FAR))
     step = partial(forward, MEASURED_ROWS[-1])
     return StepCost(
@@ -102,12 +107,19 @@ def _subject(runner: ModelRunner, drafter: Drafter | None) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "step": type(runner.forward_pass).__name__,
         "versions": _versions(),
+        "code": _code(),
     }
 
 
 @cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("medusa-apar", "torch", "transformers")}
+
+
+@cache
+def _code() -> list[str]:
+    """Tells apart the code that runs a step."""
+    return [fingerprint.of_files(folder, "*.[pc]*") for folder in TRACED]
 
 
 def _processor() -> str:

@@ -50,6 +50,7 @@ class Engine:
         self.pools = pools
         self._scheduler = Scheduler(pools, self.metrics)
         self._choose = partial(choose_nodes, budget=budget, control=control, context_length=context_length)
+        self._scored_slots = runner.scored_slots
         runs = (self.metrics.timed("backbone_seconds", run) for run in (runner.forward, runner.prefill))
         propose = None
         if drafter is not None:
@@ -112,4 +113,4 @@ class Engine:
         logits, features = self._forward(placement, nodes.token_ids)
         output = self._verify(threads, nodes, ancestors, logits, features)
         self._commit(threads, nodes, placement, output)
-        self._budget.record(placement.slots_per_node, host_seconds())
+        self._budget.record(self._scored_slots(placement), host_seconds())

@@ -131,6 +131,12 @@ class ModelRunner:
         logits, features = self.forward_pass(inputs, placement.cache)
         return logits[: len(placement)], features[: len(placement)]
 
+    def scored_slots(self, placement: Placement) -> float:
+        """Slots for which attention computes scores, for each node: those that it sees, or all up to the extent."""
+        if self.kv_dtype == torch.float32:
+            return float(placement.mask.sum()) / len(placement)
+        return placement.slots_per_node
+
     def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
         device = execution_device(self.model)
         padding = len(placement) - len(token_ids)

@@ -206,13 +206,11 @@ def test_int8_is_told_apart_from_weights_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "bfloat16", "wanted"), [(True, False, "int8"), (True, True, "loaded"), (False, False, "loaded")]
+    ("kernels", "amx", "wanted"), [(True, False, "int8"), (True, True, "loaded"), (False, False, "loaded")]
 )
-def test_auto_takes_int8_where_it_pays(
-    kernels: bool, bfloat16: bool, wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_takes_int8_where_it_pays(kernels: bool, amx: bool, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "has_kernels", lambda: kernels)
-    monkeypatch.setattr(prepare, "cpu_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(prepare, "cpu_has_amx", lambda: amx)
     model = backbone("llama", "sdpa", dtype=torch.float32)
     with MedusaAparModel(model, weights="auto").decoding() as (runner, _):
         assert runner.weights == wanted
