@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
+from statistics import median
 
 from medusa_apar.output import DecodingStats
 from medusa_apar.packaged import PACKAGES, packaged_gguf
@@ -84,7 +85,7 @@ class Peers:
         FileNotFoundError: no file is given, and no such package is installed.
     """
 
-    TRIAL_TOKENS = 64
+    TRIALS, TRIAL_TOKENS = 3, 256
 
     def __init__(self, folder: Path, gguf: Path | None = None) -> None:
         found = gguf or next(filter(None, map(packaged_gguf, PACKAGES)), None)
@@ -109,10 +110,11 @@ class Peers:
         cores = os.cpu_count() or 1
         workers = [Worker(peer, threads, self._folder, self.gguf) for threads in sorted({1, max(1, cores // 2), cores})]
 
-        def seconds(worker: Worker) -> float:
-            return min(worker.decode(prompt, self.TRIAL_TOKENS).seconds for _ in range(2))
-
-        fastest = min(workers, key=seconds)
+        seconds: dict[Worker, list[float]] = {worker: [] for worker in workers}
+        for _ in range(self.TRIALS):
+            for worker, times in seconds.items():
+                times.append(worker.decode(prompt, self.TRIAL_TOKENS).seconds)
+        fastest = min(workers, key=lambda worker: median(seconds[worker]))
         for worker in workers:
             if worker is not fastest:
                 worker.close()

@@ -83,20 +83,21 @@ static double exponentials(double *scores, int64_t count) {
     return count ? 1.0 / sum : 0.0;
 }
 
-/* Query, keys and values: a row for each pool, head and node or slot; pools of the query: one. `mask` [nodes, extent]
-   is 0 where a node sees a slot of its pool. `output` [nodes, heads, HEAD_DIM]. Returns 0, or 1 without memory. */
+/* What the nodes attend to. Strides count values: of `query` [heads, nodes, HEAD_DIM], and of `keys` and `values`
+   [pools, kv_heads, extent, HEAD_DIM]. `mask` [nodes, extent] is 0 where a node sees a slot of its pool, and `pools`
+   [nodes] says which pool that is. `output` [nodes, heads, HEAD_DIM]. Returns 0, or 1 where memory is short. */
 int attend(const float *query, int64_t query_head, int64_t query_node, const float *keys, int64_t key_pool,
            int64_t key_head, int64_t key_slot, const float *values, int64_t value_pool, int64_t value_head,
            int64_t value_slot, const float *mask, const int64_t *pools, float *output, int64_t nodes, int64_t kv_heads,
            int64_t extent, double scaling) {
     int failed = 0;
-#pragma omp parallel for collapse(2) schedule(dynamic, 1)
+#pragma omp parallel for collapse(2) schedule(dynamic, 1) reduction(| : failed)
     for (int64_t node = 0; node < nodes; node++)
         for (int64_t kv_head = 0; kv_head < kv_heads; kv_head++) {
             const int64_t width = extent + BLOCK;
             int32_t *slots = malloc(width * (sizeof(int32_t) + SHARED * sizeof(double)) + sizeof(double));
             if (!slots) {
-                failed = 1;
+                failed |= 1;
                 continue;
             }
             double *scores = (double *)(((uintptr_t)(slots + width) + 7) & ~(uintptr_t)7);

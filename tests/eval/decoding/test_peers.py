@@ -24,10 +24,10 @@ import json, sys
 flags, (gguf, threads, lookup, context) = sys.argv[1:-4], sys.argv[-4:]
 assert flags[0] == "--input-type=module" and "node-llama-cpp" in flags[2], flags
 print("{{}}", flush=True)
-for line in sys.stdin:
+for number, line in enumerate(sys.stdin):
     asked = json.loads(line)
     tokens = ([int(threads), int(lookup == "true")] + asked["prompt"] * 9)[: asked["max_new_tokens"]]
-    seconds = 3.0 / int(threads)
+    seconds = 0.1 if threads == "1" and number == 0 else 3.0 / int(threads)  # one of its trials is lucky
     answer = {{"tokens": tokens, "steps": len(tokens), "seconds": seconds, "first_token_seconds": 0.5, "memory": 2**20}}
     print(json.dumps(answer), flush=True)
 """
