@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for step in STEPS:
         for name, compute in ways(config, *step).items():
             columns.setdefault(name, []).append(config.num_hidden_layers * milliseconds(compute, arguments.rounds))
-    table = Table("ms", *(f"{nodes} nodes, {share:.0%} of {extent}" for nodes, extent, share in STEPS), box=box.MARKDOWN)
+    names = (f"{nodes} nodes, {share:.0%} of {extent}" for nodes, extent, share in STEPS)
+    table = Table("ms", *names, box=box.MARKDOWN)
     for name, times in columns.items():
         table.add_row(name, *(f"{each:.1f}" for each in times))
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
