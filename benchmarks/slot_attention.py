@@ -41,8 +41,8 @@ def ways(config: PretrainedConfig, nodes: int, extent: int, share: float) -> dic
     mask = torch.zeros(nodes, extent).masked_fill(~seen, torch.finfo(torch.float32).min)
 
     def dense(dtype: torch.dtype) -> Callable[[], Tensor]:
-        inputs = [each.to(dtype) for each in (query, key, value, mask[None, None])]
-        return lambda: slot_attention(nn.Identity(), *inputs, scaling=head_dim**-0.5)[0]
+        q, k, v, added = (each.to(dtype) for each in (query, key, value, mask[None, None]))
+        return lambda: slot_attention(nn.Identity(), q, k, v, added, head_dim**-0.5)[0]
 
     return {
         "torch, float32": dense(torch.float32),
