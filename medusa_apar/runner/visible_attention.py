@@ -67,7 +67,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tens
     kv_heads, extent = key.shape[1:3]
     library = _library(head_dim, heads // kv_heads)
     assert library is not None
-    query, key, value, mask = map(_with_whole_rows, (query, key, value, mask))
+    query, key, value = map(_with_whole_rows, (query, key, value))
+    mask, pools = mask.contiguous(), pools.contiguous()
     output = query.new_empty(1, nodes, heads, head_dim)
     failed = library.attend(
         query.data_ptr(), *query.stride()[1:3],

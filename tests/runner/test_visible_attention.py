@@ -67,6 +67,13 @@ def test_neither_the_place_of_a_slot_nor_other_nodes_change_a_bit() -> None:
     assert torch.equal(together, torch.cat(alone, dim=1))
 
 
+def test_a_mask_may_be_a_view() -> None:
+    query, key, value, mask = inputs(9, 100, 9, 3, 64)
+    wider = torch.nn.functional.pad(mask, (0, 5))[:, :100]
+    found = attend_to_visible(query, key, value, wider, None, 0.125)
+    assert torch.equal(found, attend_to_visible(query, key, value, mask, None, 0.125))
+
+
 @pytest.mark.parametrize("attended", [None, [2, 0]])
 def test_every_node_attends_to_its_own_pool(attended: list[int] | None) -> None:
     query, key, value, mask = inputs(7, 30, 4, 2, 16, pools=3)
