@@ -47,7 +47,6 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
     runner.prefill(prompt, zeros, depths[-1:])
     pool.show(row, prompt.slots)
     computed: ComputedNodes | None = None
-    scored: list[float] = []
 
     def forward(nodes: int) -> None:
         nonlocal computed
@@ -55,7 +54,6 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
         placement = Placement.acquire(
             [pool], zeros, np.full(nodes, row), np.full(nodes, context), np.eye(nodes, dtype=np.bool_)
         )
-        scored.append(runner.scored_slots(placement))
         logits, features = runner.forward(placement, zeros)
         computed = ComputedNodes(placement, zeros, features)
         logits.max(dim=-1).indices.tolist()
@@ -78,7 +76,9 @@ def measure(runner: ModelRunner, drafter: Drafter | None) -> StepCost:
         pool.hide(row, np.isin(np.arange(1 + pool.capacity), slots))
 
     forward(FAR_NODES)
-    curve, slots = CostCurve.measure(forward, between=partial(draft, 1)), scored[-1]
+    curve = CostCurve.measure(forward, between=partial(draft, 1))
+    assert computed is not None
+    slots = runner.scored_slots(computed.placement)
     by_reach = CostCurve.measure(reach, (1, FAR))
     step = partial(forward, MEASURED_ROWS[-1])
     return StepCost(

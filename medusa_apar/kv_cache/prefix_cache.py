@@ -36,7 +36,7 @@ class PrefixCachingPool(SlotPool):
 
     Slots that no thread's row sees count as `room`: the least recently used path is evicted when they are needed.
     Attention runs over kept slots too. So when a request begins, at most as many slots are kept as the running requests
-    hold, or `SPARE`. What another pool keeps is copied; fewer than `EXTENT_BUCKET` tokens are sooner computed.
+    hold, or `SPARE`. What another pool keeps is copied; fewer than `EXTENT_BUCKET` tokens are computed.
 
     Args are those of `SlotPool`.
     """

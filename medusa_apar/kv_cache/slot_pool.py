@@ -116,7 +116,7 @@ class SlotPool:
         return 0
 
     def awaits(self, token_ids: Sequence[int], computing: Iterable[Sequence[int]]) -> bool:
-        """Whether a prompt had better wait for one of those that are being computed, to share its beginning."""
+        """Whether a prompt should wait for one of those that are being computed, to share its beginning."""
         return False
 
     def begin_path(self, token_ids: Sequence[int], pools: Sequence[SlotPool] = ()) -> tuple[int, int]:

@@ -102,7 +102,7 @@ def _library(head_dim: int, shared: int) -> ctypes.CDLL | None:
             _build(path, shape)
         library = ctypes.CDLL(str(path))
     except (OSError, subprocess.CalledProcessError) as error:
-        logger.warning("attention could not be built (%s), and is slower without; install a C compiler", error)
+        logger.warning("attention could not be built (%s) and runs slower; install a C compiler", error)
         return None
     pointer, size = ctypes.c_void_p, ctypes.c_int64
     library.attend.argtypes = [
