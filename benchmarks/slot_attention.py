@@ -1,8 +1,9 @@
-"""Attention of one step over the KV slots that its nodes see: torch's in float32 and float64, and ours in C.
+"""Attention of one step over the KV slots that its nodes see: torch's and ours in C, by dtype.
 
     python -m benchmarks.slot_attention
 
-In the shape of a model's heads and for all its layers.
+In the shape of a model's heads and for all its layers: for the nodes of one row, and for a batch whose rows have KV pools
+of their own, some of which have ended.
 """
 
 from __future__ import annotations
@@ -28,26 +29,47 @@ from medusa_apar.runner.visible_attention import attend_to_visible
 
 STEPS = ((1, 256, 1.0), (8, 256, 0.5), (16, 256, 0.5), (16, 512, 0.5), (16, 512, 0.25), (32, 512, 0.5), (512, 512, 0.5))
 """Nodes, slots, and the share of slots that a node sees."""
+BATCHES = ((16, 16), (16, 12), (64, 64), (64, 48), (64, 16))
+"""Rows of a batch, and how many of them still decode; each has a node that sees half of 384 slots."""
 
 
-def ways(config: PretrainedConfig, nodes: int, extent: int, share: float) -> dict[str, Callable[[], Tensor]]:
-    """The ways to compute one layer of a step, `[1, nodes, heads, head_dim]`."""
+def ways(
+    config: PretrainedConfig, nodes: int, extent: int, share: float, pools: int = 1
+) -> dict[str, Callable[[], Tensor]]:
+    """The ways to compute one layer of a step, `[1, nodes, heads, head_dim]`.
+
+    Args:
+        config: of the model.
+        nodes: of the step; with several pools one in each of the first ones.
+        extent: slots of a pool.
+        share: of slots that a node sees.
+        pools: that there are.
+    """
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     head_dim = config.hidden_size // heads
     query = torch.randn(1, heads, nodes, head_dim)
-    key, value = torch.randn(2, 1, kv_heads, extent, head_dim)
+    key, value = torch.randn(2, pools, kv_heads, extent, head_dim)
+    own = None if pools == 1 else torch.arange(nodes)
+    groups = None if own is None else own[:, None], own, None if own is None or nodes == pools else own
     seen = torch.rand(nodes, extent) < share
     seen[:, 0] = True
     mask = torch.zeros(nodes, extent).masked_fill(~seen, torch.finfo(torch.float32).min)
 
     def dense(dtype: torch.dtype) -> Callable[[], Tensor]:
         q, k, v, added = (each.to(dtype) for each in (query, key, value, mask[None, None]))
-        return lambda: slot_attention(nn.Identity(), q, k, v, added, head_dim**-0.5)[0]
+        return lambda: slot_attention(nn.Identity(), q, k, v, added, head_dim**-0.5, *groups)[0]
+
+    def visible(dtype: torch.dtype, exact: bool = False) -> Callable[[], Tensor]:
+        given = [each.to(dtype) for each in (query, key, value, mask)]
+        return lambda: attend_to_visible(*given, own, head_dim**-0.5, exact=exact)
 
     return {
+        "torch, bfloat16": dense(torch.bfloat16),
+        "in C, bfloat16": visible(torch.bfloat16),
         "torch, float32": dense(torch.float32),
+        "in C, float32": visible(torch.float32),
         "torch, float64": dense(torch.float64),
-        "in C, summed in float64": lambda: attend_to_visible(query, key, value, mask, None, head_dim**-0.5),
+        "in C, summed in float64": visible(torch.float32, exact=True),
     }
 
 
@@ -69,16 +91,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=20)
     arguments = parser.parse_args(argv)
     config = load_backbone(arguments.model).config.get_text_config()
-    columns: dict[str, list[float]] = {}
-    for step in STEPS:
-        for name, compute in ways(config, *step).items():
-            columns.setdefault(name, []).append(config.num_hidden_layers * milliseconds(compute, arguments.rounds))
-    names = (f"{nodes} nodes, {share:.0%} of {extent}" for nodes, extent, share in STEPS)
-    table = Table("ms", *names, box=box.MARKDOWN)
-    for name, times in columns.items():
-        table.add_row(name, *(f"{each:.1f}" for each in times))
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    print(as_markdown(table))
+    steps = {f"{nodes} nodes, {share:.0%} of {extent}": ways(config, nodes, extent, share) for nodes, extent, share in STEPS}
+    batches = {f"{live} of {rows} rows": ways(config, live, 384, 0.5, pools=rows) for rows, live in BATCHES}
+    for timed in (steps, batches):
+        table = Table("ms", *timed, box=box.MARKDOWN)
+        for name in next(iter(timed.values())):
+            every = (each[name] for each in timed.values())
+            times = (config.num_hidden_layers * milliseconds(each, arguments.rounds) for each in every)
+            table.add_row(name, *(f"{each:.1f}" for each in times))
+        print(as_markdown(table))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Attention of nodes over the slots of their own pools, registered with transformers as an attention function."""
+"""Attention of nodes over the slots of their own pools, registered with transformers as attention functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from transformers import AttentionInterface, PretrainedConfig
 from .visible_attention import attend_to_visible, is_available
 
 NAME = "medusa_apar"
+VISIBLE = "medusa_apar_visible"
 REPRODUCIBLE = "medusa_apar_reproducible"
+
+FEW = 8
+"""Nodes of a pool up to which visiting what each of them sees is faster than a product of all with all."""
+
+torch.library.define(
+    "medusa_apar::attend",
+    "(Tensor query, Tensor key, Tensor value, Tensor mask, Tensor? pool_nodes, Tensor? node_places, "
+    "Tensor? attended_pools, float scaling, bool exact) -> Tensor",
+)
 
 
 def slot_attention(
@@ -63,6 +73,60 @@ def slot_attention(
     return output.contiguous(), None
 
 
+def visible_slot_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    pool_nodes: Tensor | None = None,
+    node_places: Tensor | None = None,
+    attended_pools: Tensor | None = None,
+    exact: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """`slot_attention` on the CPU, where a pool has few nodes over the slots that each of them sees alone.
+
+    Args:
+        exact: sum in float64, and over these alone whatever their number; else in float32.
+    """
+    pools = pool_nodes, node_places, attended_pools
+    attend = torch.ops.medusa_apar.attend.default
+    output = attend(query.to(key.dtype), key, value, attention_mask, *pools, scaling, exact)
+    return output.to(query.dtype), None
+
+
+@torch.library.impl("medusa_apar::attend", "CPU")
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    pool_nodes: Tensor | None,
+    node_places: Tensor | None,
+    attended_pools: Tensor | None,
+    scaling: float,
+    exact: bool,
+) -> Tensor:
+    if pool_nodes is None or node_places is None:
+        most, pools = query.shape[2], None
+    else:
+        most = pool_nodes.shape[1]
+        rows = node_places // most
+        pools = rows if attended_pools is None else attended_pools[rows]
+    if most <= FEW or exact:
+        return attend_to_visible(query, key, value, mask[0, 0], pools, scaling, exact=exact)
+    groups = pool_nodes, node_places, attended_pools
+    return slot_attention(nn.Identity(), query, key, value, mask, scaling, *groups)[0]
+
+
+@torch.library.register_fake("medusa_apar::attend")  # type: ignore[untyped-decorator]
+def _shape(query: Tensor, *others: Any) -> Tensor:
+    _, heads, nodes, head_dim = query.shape
+    return query.new_empty(1, nodes, heads, head_dim)
+
+
 def reproducible_slot_attention(
     module: nn.Module,
     query: Tensor,
@@ -82,27 +146,29 @@ def reproducible_slot_attention(
 
     Keys and values are in the dtype of `attend_reproducibly`.
     """
-    wide = query.to(key.dtype)
-    if key.dtype == torch.float64:
-        output, _ = slot_attention(
-            module, wide, key, value, attention_mask, scaling, pool_nodes, node_places, attended_pools
-        )
-        return output.to(query.dtype), None
-    pools = None
-    if pool_nodes is not None and node_places is not None:
-        pools = node_places // pool_nodes.shape[1]
-        pools = pools if attended_pools is None else attended_pools[pools]
-    return attend_to_visible(wide, key, value, attention_mask[0, 0], pools, scaling).to(query.dtype), None
+    pools = pool_nodes, node_places, attended_pools
+    if key.dtype != torch.float64:
+        return visible_slot_attention(module, query, key, value, attention_mask, scaling, *pools, exact=True)
+    output, _ = slot_attention(module, query.to(key.dtype), key, value, attention_mask, scaling, *pools)
+    return output.to(query.dtype), None
 
 
 AttentionInterface.register(NAME, slot_attention)
+AttentionInterface.register(VISIBLE, visible_slot_attention)
 AttentionInterface.register(REPRODUCIBLE, reproducible_slot_attention)
 
 
-def attend_to_slots(config: PretrainedConfig) -> None:
-    """Let modules of this config use `slot_attention`, if it was loaded with sdpa."""
+def attend_to_slots(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Let modules of this config attend to slots, if it was loaded with sdpa.
+
+    Args:
+        config: the model's.
+        dtype: of keys and values.
+        device: of the modules.
+    """
     if config._attn_implementation == "sdpa":
-        config._attn_implementation = NAME
+        visible = device.type == "cpu" and is_available(config, dtype, exact=False)
+        config._attn_implementation = VISIBLE if visible else NAME
 
 
 def attend_reproducibly(config: PretrainedConfig, dtype: torch.dtype) -> torch.dtype:
@@ -117,4 +183,19 @@ def attend_reproducibly(config: PretrainedConfig, dtype: torch.dtype) -> torch.d
         built, else float64.
     """
     config._attn_implementation = REPRODUCIBLE
-    return torch.float32 if dtype != torch.float64 and is_available(config) else torch.float64
+    single = dtype != torch.float64 and is_available(config, torch.float32, exact=True)
+    return torch.float32 if single else torch.float64
+
+
+def visits_visible_alone(config: PretrainedConfig, dtype: torch.dtype, most: int) -> bool:
+    """Whether attention leaves out what a node does not see.
+
+    Args:
+        config: of modules that attend.
+        dtype: of keys and values.
+        most: nodes of one pool.
+    """
+    implementation = config._attn_implementation
+    if implementation == REPRODUCIBLE:
+        return dtype != torch.float64
+    return implementation == VISIBLE and most <= FEW

@@ -81,12 +81,13 @@ class Compiler:
     def _key(self) -> str | None:
         """Names all that a graph depends on beside what it is given; None where hooks are traced into it."""
         config: Any = self._modules[0].config
+        exact = self._weights is Weights.INT8
         subject: list[object] = [
             self._weights,
             self._options,
             torch.get_num_threads(),
             torch.cpu.get_capabilities(),
-            self._weights is Weights.INT8 and is_available(config),
+            is_available(config, torch.float32 if exact else self._modules[0].dtype, exact=exact),
         ]
         subject += [version(name) for name in ("torch", "transformers")]
         subject += [fingerprint.of_files(folder, "*.py") for folder in TRACED]

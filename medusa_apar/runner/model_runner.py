@@ -19,7 +19,7 @@ from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.linears.dtype import Weights
 from medusa_apar.linears.prepare import prepare_linears
 
-from .attention import attend_reproducibly, attend_to_slots
+from .attention import attend_reproducibly, attend_to_slots, visits_visible_alone
 from .compilation import Compiler
 from .forward_pass import ForwardPass
 from .masks import attention_masks
@@ -67,7 +67,7 @@ class ModelRunner:
         if weights is Weights.INT8:
             self.kv_dtype = attend_reproducibly(self._twin.config, model.dtype)
         else:
-            attend_to_slots(self._twin.config)
+            attend_to_slots(self._twin.config, model.dtype, execution_device(model))
         prepare_linears(self._twin, weights)
         self.lm_head: nn.Module = self._twin.get_output_embeddings()
         self.kv_layers = model.config.num_hidden_layers + further_kv_layers
@@ -133,7 +133,7 @@ class ModelRunner:
 
     def scored_slots(self, placement: Placement) -> float:
         """Slots for which attention computes scores, for each node: those that it sees, or all up to the extent."""
-        if self.kv_dtype == torch.float32:
+        if visits_visible_alone(self._twin.config, self.kv_dtype or self.model.dtype, placement.most):
             return float(placement.mask.sum()) / len(placement)
         return placement.slots_per_node
 

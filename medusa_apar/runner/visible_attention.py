@@ -22,53 +22,45 @@ logger = logging.get_logger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
-LANES = 4
+LANES = 8
 """Values of a head are computed so many at a time."""
-
-torch.library.define(
-    "medusa_apar::attend_to_visible",
-    "(Tensor query, Tensor key, Tensor value, Tensor mask, Tensor pools, float scaling) -> Tensor",
-)
+DTYPES = (torch.float32, torch.bfloat16)
 
 
-def is_available(config: PretrainedConfig) -> bool:
-    """Whether attention of a model's heads can be built here."""
+def is_available(config: PretrainedConfig, dtype: torch.dtype, *, exact: bool) -> bool:
+    """Whether attention of a model's heads, in a dtype, can be built here."""
     sizes = config.get_text_config()
     head_dim = getattr(sizes, "head_dim", None) or sizes.hidden_size // sizes.num_attention_heads
     kv_heads = getattr(sizes, "num_key_value_heads", None) or sizes.num_attention_heads
-    return head_dim % LANES == 0 and _library(head_dim, sizes.num_attention_heads // kv_heads) is not None
+    if dtype not in DTYPES or head_dim % LANES:
+        return False
+    return _library(head_dim, sizes.num_attention_heads // kv_heads, dtype, exact) is not None
 
 
 def attend_to_visible(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tensor | None, scaling: float
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tensor | None, scaling: float, *, exact: bool
 ) -> Tensor:
-    """Scaled dot-product attention, summed in float64.
+    """Scaled dot-product attention.
 
     Args:
-        query: `[1, heads, nodes, head_dim]` float32.
-        key: `[pools, kv_heads, extent, head_dim]` float32.
+        query: `[1, heads, nodes, head_dim]`, of one of `DTYPES`.
+        key: `[pools, kv_heads, extent, head_dim]`, of the same dtype.
         value: the same shape.
-        mask: `[nodes, extent]` float32; 0 where a node sees a slot of its pool.
+        mask: `[nodes, extent]`, of the same dtype; 0 where a node sees a slot of its pool.
         pools: `[nodes]` int64, where the pool of each node is in `key`; None: the first.
         scaling: of the scores.
+        exact: sum in float64, in which the order of sums is lost in the rounding; else in float32.
 
     Returns:
         `[1, nodes, heads, head_dim]`.
     """
-    if pools is None:
-        pools = torch.zeros(query.shape[2], dtype=torch.int64)
-    attended: Tensor = torch.ops.medusa_apar.attend_to_visible.default(query, key, value, mask, pools, scaling)
-    return attended
-
-
-@torch.library.impl("medusa_apar::attend_to_visible", "CPU")
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tensor, scaling: float) -> Tensor:
     _, heads, nodes, head_dim = query.shape
     kv_heads, extent = key.shape[1:3]
-    library = _library(head_dim, heads // kv_heads)
+    library = _library(head_dim, heads // kv_heads, query.dtype, exact)
     assert library is not None
     query, key, value = map(_with_whole_rows, (query, key, value))
-    mask, pools = mask.contiguous(), pools.contiguous()
+    pools = query.new_zeros(nodes, dtype=torch.int64) if pools is None else pools.contiguous()
+    mask = mask.contiguous()
     output = query.new_empty(1, nodes, heads, head_dim)
     failed = library.attend(
         query.data_ptr(), *query.stride()[1:3],
@@ -81,20 +73,17 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tens
     return output
 
 
-@torch.library.register_fake("medusa_apar::attend_to_visible")  # type: ignore[untyped-decorator]
-def _shape(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, pools: Tensor, scaling: float) -> Tensor:
-    _, heads, nodes, head_dim = query.shape
-    return query.new_empty(1, nodes, heads, head_dim)
-
-
 def _with_whole_rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 @cache
-def _library(head_dim: int, shared: int) -> ctypes.CDLL | None:
-    """The function for heads of one shape; None where no C compiler builds it, which a warning says."""
-    shape = (f"-DHEAD_DIM={head_dim}", f"-DSHARED={shared}")
+def _library(head_dim: int, shared: int, dtype: torch.dtype, exact: bool) -> ctypes.CDLL | None:
+    """The function for heads of one shape and dtype; None where no C compiler builds it, which a warning says."""
+    shape = (
+        f"-DHEAD_DIM={head_dim}", f"-DSHARED={shared}", f"-DBFLOAT16={int(dtype == torch.bfloat16)}",
+        f"-DEXACT={int(exact)}",
+    )  # fmt: skip
     subject = SOURCE.read_text(encoding="utf-8"), FLAGS, shape, sorted(torch.cpu.get_capabilities().items())
     path = cache_folder("libraries") / f"attention-{sha256(repr(subject).encode()).hexdigest()[:32]}.so"
     try:
