@@ -94,10 +94,14 @@ class Placement:
         return int(self.mask.shape[1])
 
     @property
+    def attended_count(self) -> int:
+        """How many pools attention looks at."""
+        return self.cache.pools if self.attended is None else len(self.attended)
+
+    @property
     def slots_per_node(self) -> float:
         """Slots that attention runs over for each node, places of a pool that stay empty included."""
-        pools = self.cache.pools if self.attended is None else len(self.attended)
-        return self.extent * (1 if self.cache.pools == 1 else pools * self.most / len(self))
+        return self.extent * (1 if self.cache.pools == 1 else self.attended_count * self.most / len(self))
 
     def padded(self, nodes: int, extent: int, most: int) -> Placement:
         """The same nodes, and padding up to a number of nodes, an extent and a number of places in a pool.

@@ -15,7 +15,7 @@ VISIBLE = "medusa_apar_visible"
 REPRODUCIBLE = "medusa_apar_reproducible"
 
 FEW = 8
-"""Nodes of a pool up to which visiting what each of them sees is faster than a product of all with all."""
+"""Nodes for each pool up to which visiting what a node sees is faster than a product of all with all."""
 
 torch.library.define(
     "medusa_apar::attend",
@@ -86,7 +86,7 @@ def visible_slot_attention(
     exact: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """`slot_attention` on the CPU, where a pool has few nodes over the slots that each of them sees alone.
+    """`slot_attention` on the CPU; where there are few nodes for each pool, over the slots that each sees alone.
 
     Args:
         exact: sum in float64, and over these alone whatever their number; else in float32.
@@ -109,13 +109,12 @@ def _attend(
     scaling: float,
     exact: bool,
 ) -> Tensor:
-    if pool_nodes is None or node_places is None:
-        most, pools = query.shape[2], None
-    else:
-        most = pool_nodes.shape[1]
-        rows = node_places // most
-        pools = rows if attended_pools is None else attended_pools[rows]
-    if most <= FEW or exact:
+    count, pools = 1, None
+    if pool_nodes is not None and node_places is not None:
+        count = len(pool_nodes)
+        pools = node_places // pool_nodes.shape[1]
+        pools = pools if attended_pools is None else attended_pools[pools]
+    if exact or query.shape[2] <= FEW * count:
         return attend_to_visible(query, key, value, mask[0, 0], pools, scaling, exact=exact)
     groups = pool_nodes, node_places, attended_pools
     return slot_attention(nn.Identity(), query, key, value, mask, scaling, *groups)[0]
@@ -187,15 +186,16 @@ def attend_reproducibly(config: PretrainedConfig, dtype: torch.dtype) -> torch.d
     return torch.float32 if single else torch.float64
 
 
-def visits_visible_alone(config: PretrainedConfig, dtype: torch.dtype, most: int) -> bool:
+def visits_visible_alone(config: PretrainedConfig, dtype: torch.dtype, nodes: int, pools: int) -> bool:
     """Whether attention leaves out what a node does not see.
 
     Args:
         config: of modules that attend.
         dtype: of keys and values.
-        most: nodes of one pool.
+        nodes: of a pass.
+        pools: that it looks at.
     """
     implementation = config._attn_implementation
     if implementation == REPRODUCIBLE:
         return dtype != torch.float64
-    return implementation == VISIBLE and most <= FEW
+    return implementation == VISIBLE and nodes <= FEW * pools

@@ -133,7 +133,8 @@ class ModelRunner:
 
     def scored_slots(self, placement: Placement) -> float:
         """Slots for which attention computes scores, for each node: those that it sees, or all up to the extent."""
-        if visits_visible_alone(self._twin.config, self.kv_dtype or self.model.dtype, placement.most):
+        dtype = self.kv_dtype or self.model.dtype
+        if visits_visible_alone(self._twin.config, dtype, len(placement), placement.attended_count):
             return float(placement.mask.sum()) / len(placement)
         return placement.slots_per_node
 

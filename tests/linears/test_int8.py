@@ -206,12 +206,21 @@ def test_int8_is_told_apart_from_weights_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "amx", "wanted"), [(True, False, "int8"), (True, True, "loaded"), (False, False, "loaded")]
+    ("kernels", "amx", "dtype", "wanted"),
+    [
+        (True, False, torch.float32, "int8"),
+        (True, False, torch.bfloat16, "int8"),
+        (True, True, torch.float32, "int8"),
+        (True, True, torch.bfloat16, "loaded"),
+        (False, False, torch.float32, "loaded"),
+    ],
 )
-def test_auto_takes_int8_where_it_pays(kernels: bool, amx: bool, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_takes_int8_where_it_pays(
+    kernels: bool, amx: bool, dtype: torch.dtype, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(prepare, "has_kernels", lambda: kernels)
     monkeypatch.setattr(prepare, "cpu_has_amx", lambda: amx)
-    model = backbone("llama", "sdpa", dtype=torch.float32)
+    model = backbone("llama", "sdpa", dtype=dtype)
     with MedusaAparModel(model, weights="auto").decoding() as (runner, _):
         assert runner.weights == wanted
 

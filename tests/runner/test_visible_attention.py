@@ -14,11 +14,13 @@ from transformers import LlamaConfig
 from medusa_apar import MedusaAparModel
 from medusa_apar.runner import attention, visible_attention
 from medusa_apar.runner.attention import (
+    FEW,
     NAME,
     VISIBLE,
     attend_to_slots,
     reproducible_slot_attention,
     slot_attention,
+    visible_slot_attention,
 )
 from medusa_apar.runner.visible_attention import DTYPES, attend_to_visible, is_available
 
@@ -100,22 +102,38 @@ def test_a_mask_may_be_a_view() -> None:
     assert torch.equal(found, attend_to_visible(query, key, value, mask, None, 0.125, exact=True))
 
 
+def grouped(pools: Tensor, attended: list[int] | None, count: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """`pool_nodes`, `node_places` and `attended_pools` of nodes in these of so many pools."""
+    rows = range(count) if attended is None else attended
+    members = [torch.nonzero(pools == pool)[:, 0] for pool in rows]
+    most = max(map(len, members))
+    pool_nodes = torch.zeros(len(members), most, dtype=torch.int64)
+    node_places = torch.zeros(len(pools), dtype=torch.int64)
+    for row, nodes in enumerate(members):
+        pool_nodes[row, : len(nodes)] = nodes
+        node_places[nodes] = most * row + torch.arange(len(nodes))
+    return pool_nodes, node_places, None if attended is None else torch.tensor(attended)
+
+
 @pytest.mark.parametrize("attended", [None, [2, 0]])
 def test_every_node_attends_to_its_own_pool(attended: list[int] | None) -> None:
     query, key, value, mask = inputs(7, 30, 4, 2, 16, pools=3)
     pools = torch.tensor([0, 2, 2, 0, 0, 2, 2] if attended else [0, 1, 2, 1, 1, 0, 2])
-    rows = torch.tensor(attended or [0, 1, 2])
-    pool_nodes = torch.zeros(len(rows), 4, dtype=torch.int64)
-    node_places = torch.zeros(7, dtype=torch.int64)
-    for row, pool in enumerate(rows.tolist()):
-        nodes = torch.nonzero(pools == pool)[:, 0]
-        pool_nodes[row, : len(nodes)] = nodes
-        node_places[nodes] = 4 * row + torch.arange(len(nodes))
-    groups = pool_nodes, node_places, None if attended is None else rows
+    groups = grouped(pools, attended, 3)
     found, _ = reproducible_slot_attention(nn.Identity(), query, key, value, mask[None, None], 0.25, *groups)
     for node, pool in enumerate(pools.tolist()):
         own = query[:, :, node : node + 1], key[pool][None], value[pool][None], mask[node][None]
         assert torch.equal(found[:, node : node + 1], attend_to_visible(*own, None, 0.25, exact=True))
+
+
+@pytest.mark.parametrize("attended", [None, [2, 0]])
+@pytest.mark.parametrize("nodes", [2, FEW, 2 * FEW + 1, 5 * FEW])
+def test_few_nodes_and_many_are_attended_alike(nodes: int, attended: list[int] | None) -> None:
+    query, key, value, mask = inputs(nodes, 30, 4, 2, 16, pools=3)
+    groups = grouped(torch.arange(nodes) % 2 * 2, attended, 3)
+    given = nn.Identity(), query, key, value, mask[None, None], 0.25, *groups
+    found, wanted = visible_slot_attention(*given)[0], slot_attention(*given)[0]
+    torch.testing.assert_close(found, wanted)
 
 
 @pytest.mark.parametrize(
