@@ -2,8 +2,8 @@
 
     python -m benchmarks.slot_attention
 
-In the shape of a model's heads and for all its layers: for the nodes of one row, and for a batch whose rows have KV pools
-of their own, some of which have ended.
+In the shape of a model's heads and for all its layers: for the nodes of one row, and for a batch whose rows have KV
+pools of their own, some of which have ended.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config = load_backbone(arguments.model).config.get_text_config()
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    steps = {f"{nodes} nodes, {share:.0%} of {extent}": ways(config, nodes, extent, share) for nodes, extent, share in STEPS}
+    steps = {
+        f"{nodes} nodes, {share:.0%} of {extent}": ways(config, nodes, extent, share) for nodes, extent, share in STEPS
+    }
     batches = {f"{live} of {rows} rows": ways(config, live, 384, 0.5, pools=rows) for rows, live in BATCHES}
     for timed in (steps, batches):
         table = Table("ms", *timed, box=box.MARKDOWN)

@@ -1,4 +1,4 @@
-"""A step of one model by its nodes, in each of the numbers that its weights can be computed in: which is the fastest here?
+"""A step of one model by its nodes, in float32, bfloat16 and 8-bit integers: which of them is the fastest here?
 
     python -m benchmarks.step_costs [--compile]
 

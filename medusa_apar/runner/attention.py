@@ -88,8 +88,7 @@ def visible_slot_attention(
 ) -> tuple[Tensor, None]:
     """`slot_attention` on the CPU; where there are few nodes for each pool, over the slots that each sees alone.
 
-    Args:
-        exact: sum in float64, and over these alone whatever their number; else in float32.
+    Arguments are the same. `exact` sums in float64, and over these slots alone whatever the number of nodes.
     """
     pools = pool_nodes, node_places, attended_pools
     attend = torch.ops.medusa_apar.attend.default

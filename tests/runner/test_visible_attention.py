@@ -31,7 +31,8 @@ from .test_backbones import backbone
 HIDDEN = torch.finfo(torch.float32).min
 
 pytestmark = pytest.mark.skipif(
-    not is_available(LlamaConfig(hidden_size=32, num_attention_heads=4), torch.float32, exact=True), reason="there is no C compiler"
+    not is_available(LlamaConfig(hidden_size=32, num_attention_heads=4), torch.float32, exact=True),
+    reason="there is no C compiler",
 )
 
 
@@ -90,7 +91,10 @@ def test_neither_the_place_of_a_slot_nor_other_nodes_change_a_bit() -> None:
     together = attend_to_visible(query, key, value, mask, None, 0.125, exact=True)
     moved = torch.randperm(100)
     elsewhere = attend_to_visible(query, key[:, :, moved], value[:, :, moved], mask[:, moved], None, 0.125, exact=True)
-    alone = [attend_to_visible(query[:, :, at][:, :, None], key, value, mask[at][None], None, 0.125, exact=True) for at in range(9)]
+    alone = [
+        attend_to_visible(query[:, :, at][:, :, None], key, value, mask[at][None], None, 0.125, exact=True)
+        for at in range(9)
+    ]
     assert torch.equal(together, elsewhere)
     assert torch.equal(together, torch.cat(alone, dim=1))
 

@@ -240,7 +240,8 @@ class Tuning:
             "--num_heads", str(self.arguments.num_heads),
             "--draft_vocab_size", str(self.arguments.draft_vocab_size), "--labels", "both",
             "--own_answers", str(self.progress.planned["own_answers"]),
-            "--muon", "--learning_rate", str(_HEADS_LEARNING_RATES[self.arguments.kind]), "--keep_hidden_states", "True",
+            "--muon", "--learning_rate", str(_HEADS_LEARNING_RATES[self.arguments.kind]),
+            "--keep_hidden_states", "True",
             "--max_new_tokens", str(self.arguments.max_new_tokens), *self._training_arguments(training),
         )  # fmt: skip
         if is_main_process():
