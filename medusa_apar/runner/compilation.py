@@ -80,19 +80,19 @@ class Compiler:
 
     def _key(self) -> str | None:
         """Names all that a graph depends on beside what it is given; None where hooks are traced into it."""
-        config: Any = self._modules[0].config
+        first: Any = self._modules[0]
         exact = self._weights is Weights.INT8
         subject: list[object] = [
             self._weights,
             self._options,
             torch.get_num_threads(),
             torch.cpu.get_capabilities(),
-            is_available(config, torch.float32 if exact else self._modules[0].dtype, exact=exact),
+            is_available(first.config, torch.float32 if exact else first.dtype, exact=exact),
         ]
         subject += [version(name) for name in ("torch", "transformers")]
         subject += [fingerprint.of_files(folder, "*.py") for folder in TRACED]
         for root in self._modules:
-            config = root.config
+            config: Any = root.config
             subject += [config.to_dict(), getattr(config, "_attn_implementation", None)]
             for name, module in root.named_modules():
                 if "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks:
