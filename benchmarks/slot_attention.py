@@ -60,8 +60,8 @@ def ways(
         return lambda: slot_attention(nn.Identity(), q, k, v, added, head_dim**-0.5, *groups)[0]
 
     def visible(dtype: torch.dtype, exact: bool = False) -> Callable[[], Tensor]:
-        given = [each.to(dtype) for each in (query, key, value, mask)]
-        return lambda: attend_to_visible(*given, own, head_dim**-0.5, exact=exact)
+        q, k, v, added = (each.to(dtype) for each in (query, key, value, mask))
+        return lambda: attend_to_visible(q, k, v, added, own, head_dim**-0.5, exact=exact)
 
     return {
         "torch, bfloat16": dense(torch.bfloat16),

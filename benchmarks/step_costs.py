@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from rich import box
@@ -24,9 +25,9 @@ from medusa_apar.linears.prepare import has_kernels
 NODES = (1, 4, 8, 16, 32, 64)
 
 
-def ways() -> dict[str, dict[str, object]]:
+def ways() -> dict[str, dict[str, Any]]:
     """Arguments of `from_pretrained` for each way to compute the weights."""
-    found: dict[str, dict[str, object]] = {
+    found: dict[str, dict[str, Any]] = {
         "float32": {"dtype": torch.float32, "weights": "loaded"},
         "bfloat16": {"dtype": torch.bfloat16, "weights": "loaded"},
     }
