@@ -36,7 +36,7 @@ def usable_weights(model: PreTrainedModel, asked: Weights) -> Weights:
     """The weights that a model can be computed with: `LOADED` or `INT8`.
 
     A CPU without the instructions falls back to `LOADED`, with a warning where `INT8` was asked for. `AUTO` is also
-    `LOADED` for bfloat16 on a CPU with AMX, which is the faster one from about ten nodes on.
+    `LOADED` for bfloat16 on a CPU with AMX, which is faster there.
 
     Raises:
         ValueError: for `INT8`, if the model cannot be quantised; names the layer and the remedy.
