@@ -1,9 +1,9 @@
 """A step of one model by its nodes, in float32, bfloat16 and 8-bit integers: which of them is the fastest here?
 
-    python -m benchmarks.step_costs [--compile]
+    python -m benchmarks.step_costs
 
-Every node attends to 256 slots. Milliseconds are those of the backbone and the choice of tokens, as the budget of draft
-tokens reads them.
+Every node attends to 256 slots, and steps are not compiled. Milliseconds are those of the backbone and the choice of
+tokens, as the budget of draft tokens reads them.
 """
 
 from __future__ import annotations
@@ -45,13 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step_costs", description=__doc__)
     parser.add_argument("--model", default=str(DEFAULT_MODEL), help="folder or hub id")
-    parser.add_argument("--compile", action="store_true", help="compile the steps")
     arguments = parser.parse_args(argv)
     table = Table("ms", *(f"{nodes} node{'s' * (nodes > 1)}" for nodes in NODES), box=box.MARKDOWN)
     for name, how in ways().items():
         model = MedusaAparModel.from_pretrained(arguments.model, **how)
-        if arguments.compile:
-            model.compile()
         table.add_row(name, *(f"{each:.1f}" for each in milliseconds(model)))
     print(f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
     print(as_markdown(table))

@@ -15,7 +15,7 @@ from medusa_apar.heads import Eagle3Heads
 from medusa_apar.kv_cache.placement import Placement
 from medusa_apar.kv_cache.slot_pool import SlotPool
 from medusa_apar.linears.dtype import Weights
-from medusa_apar.runner.attention import REPRODUCIBLE, attend_to_slots
+from medusa_apar.runner.attention import REPRODUCIBLE, implementation_for
 from medusa_apar.runner.compilation import Compiler
 from medusa_apar.runner.masks import additive
 from medusa_apar.runner.model_runner import ModelRunner
@@ -70,11 +70,8 @@ class Eagle3Drafter(Drafter):
         attention: Any = heads.layer.self_attn
         attention.layer_idx = runner.kv_layers - 1
         attention.config = copy(attention.config)
-        if runner.weights is Weights.INT8:
-            attention.config._attn_implementation = REPRODUCIBLE
-        else:
-            attention.config._attn_implementation = "sdpa"
-            attend_to_slots(attention.config, self._dtype, heads.device)
+        plain = implementation_for(attention.config, self._dtype, heads.device)
+        attention.config._attn_implementation = REPRODUCIBLE if runner.weights is Weights.INT8 else plain
         self._placement: Placement
         self._mask: Tensor
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
-from .visible_attention import attend_to_visible, is_available
+from .visible_attention import DTYPES, attend_to_visible, is_available
 
 NAME = "medusa_apar"
 VISIBLE = "medusa_apar_visible"
@@ -83,12 +83,14 @@ def visible_slot_attention(
     pool_nodes: Tensor | None = None,
     node_places: Tensor | None = None,
     attended_pools: Tensor | None = None,
+    *,
     exact: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """`slot_attention` on the CPU; where there are few nodes for each pool, over the slots that each sees alone.
 
-    Arguments are the same. `exact` sums in float64, and over these slots alone whatever the number of nodes.
+    Arguments are the same. `exact` sums in float64, and over these slots alone whatever the number of nodes. Keys and
+    values of other dtypes than `DTYPES` are attended to as by `slot_attention`.
     """
     pools = pool_nodes, node_places, attended_pools
     attend = torch.ops.medusa_apar.attend.default
@@ -113,8 +115,8 @@ def _attend(
         count = len(pool_nodes)
         pools = node_places // pool_nodes.shape[1]
         pools = pools if attended_pools is None else attended_pools[pools]
-    if exact or query.shape[2] <= FEW * count:
-        return attend_to_visible(query, key, value, mask[0, 0], pools, scaling, exact=exact)
+    if key.dtype in DTYPES and (exact or query.shape[2] <= FEW * count):
+        return attend_to_visible(query, key, value, mask[0, 0].to(key.dtype), pools, scaling, exact=exact)
     groups = pool_nodes, node_places, attended_pools
     return slot_attention(nn.Identity(), query, key, value, mask, scaling, *groups)[0]
 
@@ -125,30 +127,15 @@ def _shape(query: Tensor, *others: Any) -> Tensor:
     return query.new_empty(1, nodes, heads, head_dim)
 
 
-def reproducible_slot_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor,
-    scaling: float,
-    pool_nodes: Tensor | None = None,
-    node_places: Tensor | None = None,
-    attended_pools: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """`slot_attention` summed in float64, rounded to the dtype of the query. Arguments are the same.
+def reproducible_slot_attention(*arguments: Any, **named: Any) -> tuple[Tensor, None]:
+    """`visible_slot_attention` summed in float64, rounded to the dtype of the query. Arguments are the same.
 
     The order of its sums depends on where slots lie and on the nodes beside a node. In float64 this is lost in the
     rounding; in float32 it would move a value to its neighbour, and quantisation would make that a step of 1 in 127.
 
     Keys and values are in the dtype of `attend_reproducibly`.
     """
-    pools = pool_nodes, node_places, attended_pools
-    if key.dtype != torch.float64:
-        return visible_slot_attention(module, query, key, value, attention_mask, scaling, *pools, exact=True)
-    output, _ = slot_attention(module, query.to(key.dtype), key, value, attention_mask, scaling, *pools)
-    return output.to(query.dtype), None
+    return visible_slot_attention(*arguments, exact=True, **named)
 
 
 AttentionInterface.register(NAME, slot_attention)
@@ -156,17 +143,21 @@ AttentionInterface.register(VISIBLE, visible_slot_attention)
 AttentionInterface.register(REPRODUCIBLE, reproducible_slot_attention)
 
 
-def attend_to_slots(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
-    """Let modules of this config attend to slots, if it was loaded with sdpa.
+def implementation_for(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> str:
+    """The name of the fastest attention over slots.
 
     Args:
-        config: the model's.
+        config: of the modules that attend.
         dtype: of keys and values.
         device: of the modules.
     """
+    return VISIBLE if device.type == "cpu" and is_available(config, dtype, exact=False) else NAME
+
+
+def attend_to_slots(config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    """Let modules of this config attend to slots, if it was loaded with sdpa. Arguments: see `implementation_for`."""
     if config._attn_implementation == "sdpa":
-        visible = device.type == "cpu" and is_available(config, dtype, exact=False)
-        config._attn_implementation = VISIBLE if visible else NAME
+        config._attn_implementation = implementation_for(config, dtype, device)
 
 
 def attend_reproducibly(config: PretrainedConfig, dtype: torch.dtype) -> torch.dtype:

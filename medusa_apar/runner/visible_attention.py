@@ -23,8 +23,9 @@ logger = logging.get_logger(__name__)
 SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 LANES = 8
-"""Values of a head are computed so many at a time."""
+"""A head has a multiple of so many values."""
 DTYPES = (torch.float32, torch.bfloat16)
+"""Of keys and values."""
 
 
 def is_available(config: PretrainedConfig, dtype: torch.dtype, *, exact: bool) -> bool:

@@ -140,6 +140,18 @@ def test_few_nodes_and_many_are_attended_alike(nodes: int, attended: list[int] |
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.bfloat16, torch.float64])
+def test_keys_of_any_dtype_and_a_mask_of_another(dtype: torch.dtype, exact: bool) -> None:
+    query, key, value, mask = inputs(3, 30, 4, 2, 16)
+    given = query.to(dtype), key.to(dtype), value.to(dtype)
+    for other in (torch.float32, torch.bfloat16):
+        added = torch.zeros_like(mask, dtype=other).masked_fill(mask != 0, torch.finfo(other).min)[None, None]
+        found, _ = visible_slot_attention(nn.Identity(), *given, added, 0.25, exact=exact)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), in_float64(*given, mask).float(), atol=1e-2, rtol=1e-2)
+
+
 @pytest.mark.parametrize(
     ("dtype", "device", "chosen"),
     [
