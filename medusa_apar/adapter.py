@@ -95,7 +95,7 @@ def merge(model: PreTrainedModel, adapter: PeftConfig, source: str, **where: Any
     if _found(source, GENERATION_CONFIG_NAME, where) is not None:
         merged.generation_config = GenerationConfig.from_pretrained(source, **where)
     recorded = adapted_config(source, **where)
-    for name in ("fork_token_id", "child_token_id", "thread_depth"):
+    for name in ("fork_token_id", "child_token_id", "thread_depth", "fork_bias"):
         if hasattr(recorded, name):
             setattr(merged.config, name, getattr(recorded, name))
     return merged

@@ -7,7 +7,7 @@ the decoder, and what the decoder wrote into what `generate` returns.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -74,6 +74,8 @@ class DecodingOptions:
             of the backbone's config, which training records, else 2.
         max_slots: slots of the KV pool; threads for which there is no room wait. By default what the device can
             hold. Does not change the answer.
+        max_batch: rows that are decoded together; the next one begins when one has ended. By default all. Does not
+            change the answer.
         nodes_per_step: candidate nodes in a step; by default as many as pay, from a measured cost curve.
         medusa_choices: a fixed tree of ranks after every thread's pending token in place of the likeliest nodes of all
             threads, as medusa-llm lists it; paths that are longer than there are heads end with them.
@@ -89,6 +91,7 @@ class DecodingOptions:
     max_threads: int = 8
     max_depth: int = 2
     max_slots: int | None = None
+    max_batch: int | None = None
     nodes_per_step: int | None = None
     medusa_choices: Sequence[Sequence[int]] | None = None
     acceptance: str = "exact"
@@ -97,7 +100,7 @@ class DecodingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_threads", "max_depth", "max_slots", "nodes_per_step"):
+        for name in ("max_threads", "max_depth", "max_slots", "max_batch", "nodes_per_step"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is below 1; pass a positive number")
@@ -155,12 +158,9 @@ class Generation:
         with torch.inference_mode():
             requests = self._requests(input_ids, prompts, streamer, fork=apar, eos_token_ids=ends)
             engine = self._engine(requests, self.drafter if medusa else None)
-            for request in requests:
-                engine.add(request)
             start = perf_counter()
             try:
-                while engine.busy:
-                    engine.step()
+                self._decode(engine, requests)
             finally:
                 engine.close()
         trees = tuple(request.tree.trimmed(request.limit, request.cut_reason) for request in requests)
@@ -175,6 +175,18 @@ class Generation:
             return sequences
         stats = _final_stats(engine.metrics.stats, requests, trees, perf_counter() - start)
         return MedusaAparOutput(sequences=sequences, trees=trees, stats=stats)
+
+    def _decode(self, engine: Engine, requests: Sequence[Request]) -> None:
+        """Decode all requests, as many together as asked for."""
+        waiting, room = deque(requests), self._together(requests)
+        while waiting or engine.busy:
+            while waiting and room:
+                engine.add(waiting.popleft())
+                room -= 1
+            room += sum(not request.live for request in engine.step())
+
+    def _together(self, requests: Sequence[Request]) -> int:
+        return min(len(requests), self.options.max_batch or len(requests))
 
     def _check_config(self) -> None:
         for name, neutral in REFUSED.items():
@@ -289,13 +301,14 @@ class Generation:
                     f"slots; raise max_slots, or lower max_new_tokens={request.limit}"
                 )
             longest = max(longest, needed)
-        lengths = [(len(request.context), request.limit) for request in requests]
+        lengths = sorted(((len(request.context), request.limit) for request in requests), reverse=True)
+        together = self._together(requests)
         return Engine(
             self.runner,
             drafter,
             self.control,
             budget=self._budget(drafter),
-            pools=plan.pools(len(requests), longest, lengths),
+            pools=plan.pools(together, longest, lengths[:together]),
             context_length=self.runner.context_length,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from inspect import currentframe, unwrap
 from pathlib import Path
@@ -44,6 +45,7 @@ from .runner.model_runner import ModelRunner
 from .runner.supported import check_supported
 from .runner.twin import state_of
 from .tree.control_tokens import ControlTokens, thread_depth
+from .tree.control_tokens import fork_bias as recorded_bias
 
 logger = logging.get_logger(__name__)
 
@@ -101,7 +103,7 @@ class MedusaAparModel(PushToHubMixin):
         self.control = (
             ControlTokens.of_config(backbone.config)
             if fork_token_id is None or child_token_id is None
-            else ControlTokens(fork_token_id, child_token_id)
+            else ControlTokens(fork_token_id, child_token_id, recorded_bias(backbone.config))
         )
         if self.control is not None:
             self.control.check_fits(backbone.config.vocab_size)
@@ -302,11 +304,12 @@ class MedusaAparModel(PushToHubMixin):
     ) -> torch.LongTensor | MedusaAparOutput:
         """Generate as the backbone's own `generate` does, several tokens per forward pass.
 
-        Takes the arguments of transformers' `generate` for decoder-only models, and the fields of `DecodingOptions`:
-        `medusa`, `ngrams`, `apar`, `max_threads`, `max_depth`, `max_slots`, `nodes_per_step`, `medusa_choices`,
-        `acceptance`, `posterior_threshold`, `posterior_alpha`, `seed`. Every thread's text is what the backbone would
-        write after that thread's own context; with `apar=False` and without sampling it is `backbone.generate`'s, token
-        for token (with the control tokens, where the backbone has any, in `suppress_tokens`).
+        Takes the arguments of transformers' `generate` for decoder-only models, the fields of `DecodingOptions`
+        (`medusa`, `ngrams`, `apar`, `max_threads`, `max_depth`, `max_slots`, `max_batch`, `nodes_per_step`,
+        `medusa_choices`, `acceptance`, `posterior_threshold`, `posterior_alpha`, `seed`), and `fork_bias`, in place of
+        that of `ControlTokens`. Every thread's text is what the backbone would write after that thread's own context;
+        with `apar=False` and without sampling it is `backbone.generate`'s, token for token (with the control tokens,
+        where the backbone has any, in `suppress_tokens`).
 
         Args:
             inputs: `[batch, length]` int64 prompts; also as `input_ids=`.
@@ -354,7 +357,9 @@ class MedusaAparModel(PushToHubMixin):
         apar: bool | None = None,
         max_threads: int = 8,
         max_depth: int | None = None,
+        fork_bias: float | None = None,
         max_slots: int | None = None,
+        max_batch: int | None = None,
         nodes_per_step: int | None = None,
         medusa_choices: Sequence[Sequence[int]] | None = None,
         acceptance: str = "exact",
@@ -387,6 +392,7 @@ class MedusaAparModel(PushToHubMixin):
                 max_threads=max_threads,
                 max_depth=thread_depth(self.config) if max_depth is None else max_depth,
                 max_slots=max_slots,
+                max_batch=max_batch,
                 nodes_per_step=nodes_per_step,
                 medusa_choices=medusa_choices,
                 acceptance=acceptance,
@@ -394,9 +400,12 @@ class MedusaAparModel(PushToHubMixin):
                 posterior_alpha=posterior_alpha,
                 seed=seed,
             )
+            control = self.control
+            if control is not None and fork_bias is not None:
+                control = replace(control, fork_bias=fork_bias)
             with self.decoding() as (runner, drafter):
                 generation = Generation(
-                    runner, drafter, self.control, generation_config, logits_processor, stopping_criteria, options
+                    runner, drafter, control, generation_config, logits_processor, stopping_criteria, options
                 )
                 return generation.run(input_ids, attention_mask, stream)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,15 @@ def test_an_adapter_that_transformers_has_loaded_decodes_as_the_merged_model(bas
     )
 
 
-def test_an_adapter_keeps_the_depth_and_the_control_tokens_of_its_training(base: Path, tmp_path: Path) -> None:
+def test_an_adapter_keeps_the_depth_the_control_tokens_and_the_bias_of_its_training(base: Path, tmp_path: Path) -> None:
     wrapped = adapted(base, target_modules=["q_proj"])
     wrapped.save_pretrained(tmp_path)
     config: Any = wrapped.config
-    config.thread_depth = 5
+    config.thread_depth, config.fork_bias = 5, 1.25
     ADDED.record_in(config)
     save_adapted_config(config, tmp_path)
     loaded = MedusaAparModel.from_pretrained(tmp_path)
-    assert loaded.control == ADDED
+    assert loaded.control == replace(ADDED, fork_bias=1.25)
     assert loaded.config.thread_depth == 5
 
 

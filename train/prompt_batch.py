@@ -1,12 +1,29 @@
-"""Prompts of several lengths as one batch for `generate`."""
+"""Prompts of several lengths as batches for `generate`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+
+BATCHES_IN_A_CALL = 4
+"""Of one `generate` with `max_batch`, in which a prompt begins when an answer ends: only the last batch runs empty."""
+
+
+def calls(prompts: Sequence[T], batch: int, ways: int = 1) -> list[list[T]]:
+    """Prompts by the call that answers them, in order.
+
+    Args:
+        prompts: all of them.
+        batch: prompts that are answered together.
+        ways: calls at least, where there are as many prompts; each answers in a way of its own.
+    """
+    size = max(1, min(BATCHES_IN_A_CALL * batch, -(-len(prompts) // ways)))
+    return [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
 
 
 def left_padded(

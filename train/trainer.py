@@ -164,6 +164,9 @@ class BackboneTrainer(TreeTrainer):
     structured and unstructured rows together come precision and recall of forks. Where responses were also laid out
     flat, `tree_cost` is how much higher the text loss of their trees is, to this backbone, which reads better what it
     is used to.
+
+    Attributes:
+        decisions: to fork, of the last evaluation.
     """
 
     def __init__(self, *args: Any, control_tokens: ControlTokens, eos_token_id: int, **kwargs: Any) -> None:
@@ -172,15 +175,15 @@ class BackboneTrainer(TreeTrainer):
         self.no_text = [control_tokens.fork_token_id, eos_token_id]
         self.decisions = ForkDecisions()
         self.text = torch.zeros(2, dtype=torch.float64)  # summed loss, and tokens
-        self.counted: dict[str, Tensor] = {}  # counts of decisions by the prefix of an evaluation's figures
+        self.counted: dict[str, ForkDecisions] = {}  # by the prefix of an evaluation's figures
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         parts = [self.counted.pop(f"{metric_key_prefix}_{name}", None) for name in (STRUCTURED, UNSTRUCTURED)]
-        counts = [part for part in parts if part is not None]
-        found = ForkDecisions(torch.stack(counts).sum(dim=0)).metrics() if counts else {}
+        self.decisions = sum((part for part in parts if part is not None), ForkDecisions())
+        found = self.decisions.metrics()
         tree, flat = (metrics.get(f"{metric_key_prefix}_{name}_text_loss") for name in (STRUCTURED, FLAT))
         if tree is not None and flat is not None:
             found["tree_cost"] = tree / flat - 1
@@ -195,7 +198,8 @@ class BackboneTrainer(TreeTrainer):
         output = super().evaluation_loop(*args, **kwargs)
         assert output.metrics is not None
         prefix = kwargs.get("metric_key_prefix", "eval")
-        self.counted[prefix] = self.sum_of_processes(self.decisions.counts)
+        counts, biased = map(self.sum_of_processes, (self.decisions.counts, self.decisions.found))
+        self.counted[prefix] = ForkDecisions(counts, biased)
         loss, tokens = self.sum_of_processes(self.text.float()).tolist()
         if tokens:
             output.metrics[f"{prefix}_text_loss"] = loss / tokens
@@ -210,7 +214,7 @@ class BackboneTrainer(TreeTrainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         loss, logits, _ = super().prediction_step(model, inputs, False, ["past_key_values"])
         assert isinstance(logits, Tensor)
-        self.decisions.note(inputs, logits.argmax(dim=-1), self.control_tokens.fork_token_id)
+        self.decisions.note(inputs, logits, self.control_tokens)
         labels = inputs["labels"]
         is_text = (labels != IGNORE_INDEX) & ~torch.isin(labels, torch.tensor(self.no_text, device=labels.device))
         logits = logits.index_fill(-1, torch.tensor(self.no_text, device=logits.device), -torch.inf)

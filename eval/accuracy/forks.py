@@ -25,6 +25,7 @@ from medusa_apar.train.command_line import Positional, run
 from medusa_apar.train.rows.row_arguments import RowArguments, check_exist
 from medusa_apar.train.rows.tree_data import TreeCollator
 from medusa_apar.train.trainer import BackboneTrainer
+from medusa_apar.tree.control_tokens import ControlTokens
 
 TIMES = ("runtime", "per_second", "preparation_time", "epoch")
 """Parts of the names of figures that are no property of the model."""
@@ -51,7 +52,9 @@ def measure_backbone(files: Sequence[str], arguments: RowArguments, batch_size: 
     """
     check_exist("FILE", files)
     model, tokenizer = load_backbone(arguments)
-    control = prepare_for_forks(tokenizer, model)
+    prepare_for_forks(tokenizer, model)
+    control = ControlTokens.of_config(model.config)
+    assert control is not None
     with TemporaryDirectory() as folder:
         trainer = BackboneTrainer(
             model,

@@ -83,6 +83,14 @@ _OF_WORDS = (
 """Processors that go by the words of a context."""
 
 
+_BY_ROW = (
+    EncoderRepetitionPenaltyLogitsProcessor,
+    EncoderNoRepeatNGramLogitsProcessor,
+    PrefixConstrainedLogitsProcessor,
+)
+"""Processors that know the rows of the batch."""
+
+
 class WithoutControlTokens(LogitsProcessor):
     """A penalty that sees contexts as if control tokens were not there.
 
@@ -129,7 +137,7 @@ class _OnDevice(LogitsProcessor):
         self.device = device
 
     def __call__(self, input_ids: Any, scores: Any) -> Tensor:
-        processed: Tensor = self.inner(input_ids.to(self.device), scores.to(self.device))
+        processed = _applied(self.inner, input_ids.to(self.device), scores.to(self.device))
         return processed.to(scores.device)
 
 
@@ -164,6 +172,14 @@ def of_row(processors: LogitsProcessorList, row: int, rows: int, control: Contro
         control: the control tokens; None where the backbone has none.
     """
     return LogitsProcessorList(_for_row(processor, row, rows, control) for processor in processors)
+
+
+def same_for_all_rows(processors: LogitsProcessorList) -> bool:
+    """Whether `of_row` gives the same processors for every row of a batch."""
+    return not any(
+        isinstance(each, _BY_ROW) or isinstance(getattr(each, "prompt_ignore_length", None), Tensor)
+        for each in processors
+    )
 
 
 def on_device(processors: LogitsProcessorList, device: torch.device) -> LogitsProcessorList:
@@ -231,5 +247,13 @@ def process(processors: LogitsProcessorList, contexts: Sequence[list[int]], scor
     processed = torch.empty_like(scores)
     for _, nodes in sorted(by_length.items()):
         input_ids: Any = torch.tensor([contexts[node] for node in nodes], device=scores.device)
-        processed[nodes] = processors(input_ids, scores[nodes].clone()).to(scores.dtype)
+        processed[nodes] = _applied(processors, input_ids, scores[nodes].clone()).to(scores.dtype)
+    return processed
+
+
+def _applied(processors: LogitsProcessorList, input_ids: Any, scores: Any) -> Tensor:
+    """What the list itself gives, which reads signatures at every call: several times the work of a penalty."""
+    for processor in processors:
+        scores = processor(input_ids, scores)
+    processed: Tensor = scores
     return processed

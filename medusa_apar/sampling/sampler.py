@@ -15,7 +15,16 @@ from transformers import LogitsProcessorList
 from medusa_apar.runner.transfer import to_device
 from medusa_apar.tree.control_tokens import ControlTokenRules, ControlTokens
 
-from .processors import check_supported, is_context_free, of_row, on_device, process, split_at_top_k, split_warpers
+from .processors import (
+    check_supported,
+    is_context_free,
+    of_row,
+    on_device,
+    process,
+    same_for_all_rows,
+    split_at_top_k,
+    split_warpers,
+)
 
 _CANDIDATES = 4
 """Times top-k: tokens among which warpers choose. Tokens that tie with the last of top-k are kept, too."""
@@ -77,6 +86,7 @@ class Sampler:
         ranked, self._top_k = LogitsProcessorList(), None
         if sample:
             warpers, ranked, self._top_k = split_at_top_k(warpers)
+        self._warp_together = is_context_free(warpers)
         self._before, self._warpers = on_device(before, device), on_device(warpers, device)
         self._ranked = on_device(ranked, device)
 
@@ -89,7 +99,7 @@ class Sampler:
         sample: bool,
         device: torch.device,
     ) -> list[Sampler]:
-        """The sampler of every row of a batch; one for all where no processor looks at the context.
+        """The sampler of every row of a batch; one for all where no processor goes by the row.
 
         Args:
             processors: what `generate` builds for the batch, the user's own processors among them.
@@ -103,7 +113,7 @@ class Sampler:
         def of(row: int) -> Sampler:
             return Sampler(of_row(processors, row, rows, control), control, sample=sample, device=device)
 
-        return [of(0)] * rows if is_context_free(processors) else [of(row) for row in range(rows)]
+        return [of(0)] * rows if same_for_all_rows(processors) else [of(row) for row in range(rows)]
 
     def __call__(self, logits: Tensor, inputs: SamplingInputs) -> tuple[Tensor, Tensor]:
         """Pick the token after each node.
@@ -130,14 +140,16 @@ class Sampler:
         if self._context_free and not (self._before or self._warpers or self._sample or logits.dtype == torch.float64):
             return self._ruled(logits, inputs)
         scores = logits.float()
+        last: Any = inputs.token_ids[:, None]
         if self._context_free:
-            last: Any = inputs.token_ids[:, None]
             return self._warpers(last, self._ruled(self._before(last, scores), inputs))
         contexts = inputs.contexts()
         if self._before:
             scores = process(self._before, contexts, scores)
         scores = self._ruled(scores, inputs)
-        return process(self._warpers, contexts, scores) if self._warpers else scores
+        if self._warp_together:
+            return self._warpers(last, scores)
+        return process(self._warpers, contexts, scores)
 
     def _draw_among_best(self, scores: Tensor, last: Any, uniforms: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         """Tokens and scores after top-k and the warpers behind it, which see a few candidates, not the vocabulary.

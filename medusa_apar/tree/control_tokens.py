@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +18,20 @@ _NAMES = ((FORK, CHILD), ("[SplitMask]", "[SplitSop]"))
 
 @dataclass(frozen=True, slots=True)
 class ControlTokens:
-    """Ids of `[Fork]`, written by the model, and `[Child]`, injected right after it on the child's path."""
+    """`[Fork]`, written by the model, and `[Child]`, injected right after it on the child's path.
+
+    Attributes:
+        fork_token_id, child_token_id: their ids.
+        fork_bias: what is added to the logit of `[Fork]` where a thread may fork: above 0 more forks, below 0 fewer.
+    """
 
     fork_token_id: int
     child_token_id: int
+    fork_bias: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.fork_bias):
+            raise ValueError(f"fork_bias={self.fork_bias} is not finite; pass a number, or apar=False for no forks")
 
     @staticmethod
     def of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
@@ -42,7 +53,7 @@ class ControlTokens:
     def of_config(config: PretrainedConfig) -> ControlTokens | None:
         """Control tokens recorded in a backbone's config, if any."""
         fork, child = getattr(config, "fork_token_id", None), getattr(config, "child_token_id", None)
-        return None if fork is None or child is None else ControlTokens(fork, child)
+        return None if fork is None or child is None else ControlTokens(fork, child, fork_bias(config))
 
     def check_fits(self, vocab_size: int) -> None:
         """Raise a ValueError unless these are two tokens of a vocabulary of this size."""
@@ -67,14 +78,20 @@ def thread_depth(config: PretrainedConfig) -> int:
     return depth
 
 
+def fork_bias(config: PretrainedConfig) -> float:
+    """What a backbone's config adds to the logit of `[Fork]`; training records it."""
+    bias: float = getattr(config, "fork_bias", 0.0)
+    return bias
+
+
 class ControlTokenRules(LogitsProcessor):
-    """Which control tokens a thread may choose.
+    """Which control tokens a thread may choose, and how readily.
 
     `[Child]` is never chosen; `[Fork]` is not chosen right after `[Fork]`, nor where forking is off:
-    in a thread at `max_depth`, or with `apar=False`.
+    in a thread at `max_depth`, or with `apar=False`. Elsewhere its score is raised by `fork_bias`.
 
     Args:
-        control: the token ids.
+        control: the tokens.
         fork_allowed: whether the thread may fork at all; for rows of several threads `[rows]` boolean.
     """
 
@@ -83,11 +100,11 @@ class ControlTokenRules(LogitsProcessor):
         self.fork_allowed = fork_allowed
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Forbid tokens in `scores` `[rows, vocabulary]` given contexts `input_ids` `[rows, length]`."""
+        """Change `scores` `[rows, vocabulary]` given contexts `input_ids` `[rows, length]`."""
         scores = scores.clone()
         scores[:, self.control.child_token_id] = -torch.inf
         after_fork = input_ids[:, -1] == self.control.fork_token_id
         forbidden = after_fork | ~torch.as_tensor(self.fork_allowed, device=scores.device)
         fork = self.control.fork_token_id
-        scores[:, fork] = scores[:, fork].masked_fill(forbidden, -torch.inf)
+        scores[:, fork] = (scores[:, fork] + self.control.fork_bias).masked_fill(forbidden, -torch.inf)
         return scores

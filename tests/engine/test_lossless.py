@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -110,6 +111,43 @@ def test_scheduling_never_changes_threads_or_text(family: str) -> None:
 
 def _by_path(tree: Any) -> list[tuple[list[int], int, str]]:
     return sorted((thread.token_ids, thread.own_start, thread.finish_reason) for thread in tree.threads)
+
+
+@pytest.mark.parametrize("bias", [-2.0, 1.5])
+def test_a_bias_of_forks_is_the_models_or_that_of_the_call(bias: float) -> None:
+    backbone = forking_backbone(seed=0)
+    prompts, ids, mask = batch()
+    plain = decode(MedusaAparModel(backbone, random_heads(backbone)), ids, mask)
+    asked = decode(MedusaAparModel(backbone, random_heads(backbone)), ids, mask, fork_bias=bias)
+    backbone.config.fork_bias = bias
+    for named in ({}, {"fork_token_id": FORK, "child_token_id": CHILD}):
+        recorded = decode(MedusaAparModel(backbone, random_heads(backbone), **named), ids, mask)
+        assert torch.equal(asked.sequences, recorded.sequences)
+    oracle = Oracle(backbone, replace(CONTROL, fork_bias=bias), EOS, MAX_DEPTH)
+    for prompt, tree in zip(prompts, asked.trees or (), strict=True):
+        assert oracle.check(tree) == 0
+        assert tree.answer_token_ids() == oracle.answer(prompt, LIMIT)
+    forks = [sum(len(tree.threads) for tree in output.trees or ()) for output in (plain, asked)]
+    assert (forks[1] > forks[0]) is (bias > 0)
+
+
+def test_a_bias_that_is_no_number_is_refused() -> None:
+    model = MedusaAparModel(forking_backbone())
+    with pytest.raises(ValueError, match="fork_bias=inf is not finite; pass a number, or apar=False"):
+        decode(model, batch()[1], fork_bias=float("inf"))
+
+
+@pytest.mark.parametrize("max_batch", [1, 2])
+@pytest.mark.parametrize("sampling", [{}, {"do_sample": True, "seed": 4}], ids=["greedy", "sampled"])
+def test_rows_that_wait_for_others_are_answered_alike(max_batch: int, sampling: dict[str, Any]) -> None:
+    backbone = forking_backbone(seed=0)
+    model = MedusaAparModel(backbone, random_heads(backbone))
+    _, ids, mask = batch(lengths=(5, 9, 3, 7, 7))
+    together, waiting = (decode(model, ids, mask, max_batch=most, **sampling) for most in (None, max_batch))
+    assert torch.equal(together.sequences, waiting.sequences)
+    steps = [[step for thread in tree.threads for step in thread.steps] for tree in waiting.trees or ()]
+    for step in range(max(map(max, steps)) + 1):
+        assert sum(min(row) < step <= max(row) for row in steps) <= max_batch
 
 
 def test_batch_neighbours_do_not_matter() -> None:

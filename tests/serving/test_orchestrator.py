@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -95,6 +96,19 @@ def test_a_childs_context_ends_at_its_fork_and_not_at_the_end_of_a_lump(
         len(engine.asked) - 1
     )
     assert len({asked.answer for asked in engine.asked}) == 1, "so that an engine finds their prefix"
+
+
+def test_threads_that_may_fork_do_so_under_the_models_bias(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest
+) -> None:
+    assert served.control is not None
+    engine = OracleEngine(backbone)
+    biased = replace(served, control=replace(served.control, fork_bias=0.25))
+    answers(Orchestrator(engine, biased), many_threads)
+    root, *children = [asked.sampling.logit_bias for asked in engine.asked]
+    assert root == ((served.control.fork_token_id, 0.25),)
+    assert children
+    assert not any(children)
 
 
 def test_threads_wait_for_each_other_where_only_some_may_write(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,10 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks import tree_cost
+from medusa_apar.eval.accuracy.forks import measure_backbone
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.model import MedusaAparModel
@@ -30,6 +32,7 @@ from medusa_apar.train import training_record as provenance
 from medusa_apar.train.backbone import training as backbone
 from medusa_apar.train.command_line import InputError
 from medusa_apar.train.evaluation import held_out
+from medusa_apar.train.evaluation.fork_decisions import BIASES
 from medusa_apar.train.evaluation.places import head_inputs
 from medusa_apar.train.heads import joint
 from medusa_apar.train.heads import training as heads
@@ -115,9 +118,24 @@ class TestBackbone:
     def test_the_result_is_a_plain_model_with_its_tokenizer(self, trained_backbone: Path) -> None:
         model = AutoModelForCausalLM.from_pretrained(trained_backbone)
         tokenizer = AutoTokenizer.from_pretrained(trained_backbone)
-        assert ControlTokens.of_config(model.config) == ControlTokens.of_tokenizer(tokenizer)
+        control = replace(ControlTokens.of_tokenizer(tokenizer), fork_bias=model.config.fork_bias)
+        assert ControlTokens.of_config(model.config) == control
         assert tokenizer.chat_template is not None
         assert model.config.thread_depth == 3
+
+    def test_its_bias_of_forks_finds_the_held_out_ones(
+        self, trained_backbone: Path, tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path
+    ) -> None:
+        figures = json.loads((trained_backbone / "eval_results.json").read_text())
+        bias = AutoConfig.from_pretrained(trained_backbone).fork_bias
+        assert bias in BIASES
+        assert (bias == 0) is (figures["eval_first_fork_recall"] >= 0.9)
+        given = RowArguments(model=str(trained_backbone), max_length=128)
+        found = measure_backbone([str(rows_file)], given)
+        assert bias == BIASES[-1] or found["first_fork_recall"] >= 0.9
+        unbiased = arguments(tiny_backbone_dir, rows_file, tmp_path, "--eval_data", str(rows_file))
+        backbone.main([*unbiased, "--fork_recall", "0"])
+        assert AutoConfig.from_pretrained(tmp_path).fork_bias == 0
 
     def test_provenance_is_written_beside_it(self, trained_backbone: Path) -> None:
         made = json.loads((trained_backbone / provenance.FILE_NAME).read_text())
@@ -184,6 +202,9 @@ class TestBackbone:
         with pytest.raises(SystemExit):
             backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "other", "--fork_weight", "0"))
         assert "--fork_weight 0 is not above 0; give a positive number" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            backbone.main(arguments(tiny_backbone_dir, rows_file, tmp_path / "other", "--fork_recall", "1.5"))
+        assert "--fork_recall 1.5 is no share; give a number from 0 to 1" in capsys.readouterr().err
 
     def test_bad_rows_are_reported_and_not_fatal(
         self, tiny_tokenizer: PreTrainedTokenizerFast, rows_file: Path, caplog: pytest.LogCaptureFixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -37,6 +39,11 @@ def test_recorded_in_a_config_and_read_back() -> None:
     assert ControlTokens.of_config(LlamaConfig.from_dict(config.to_dict())) == CONTROL
 
 
+def test_the_bias_of_a_config_is_that_of_its_control_tokens() -> None:
+    config = LlamaConfig(fork_token_id=FORK, child_token_id=CHILD, fork_bias=1.5)
+    assert ControlTokens.of_config(config) == ControlTokens(FORK, CHILD, fork_bias=1.5)
+
+
 def forbidden(context: list[int], *, fork_allowed: bool) -> set[int]:
     scores = ControlTokenRules(CONTROL, fork_allowed=fork_allowed)(torch.tensor([context]), torch.zeros(1, 8))
     return set(torch.nonzero(scores[0] == -torch.inf).flatten().tolist())
@@ -57,6 +64,12 @@ def test_fork_is_chosen_where_it_is_allowed_and_does_not_follow_fork() -> None:
 
 def test_fork_is_not_chosen_where_forking_is_off() -> None:
     assert forbidden([OTHER], fork_allowed=False) == {CHILD, FORK}
+
+
+def test_a_bias_is_added_where_fork_may_be_chosen() -> None:
+    rules = ControlTokenRules(replace(CONTROL, fork_bias=1.5), fork_allowed=torch.tensor([True, True, False]))
+    scores = rules(torch.tensor([[OTHER], [FORK], [OTHER]]), torch.zeros(3, 8))
+    assert scores[:, FORK].tolist() == [1.5, -torch.inf, -torch.inf]
 
 
 def test_it_is_a_logits_processor_that_treats_rows_alone_and_leaves_its_input() -> None:

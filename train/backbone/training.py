@@ -26,6 +26,7 @@ from medusa_apar.tree.control_tokens import ControlTokens
 
 from ..claims import claim
 from ..command_line import InputError, run
+from ..evaluation.fork_decisions import BIASES
 from ..rows.responses import BadRows, Response, read_responses
 from ..rows.row_arguments import RowArguments, add_control_tokens, check_exist
 from ..rows.shards import is_shards, settings_of
@@ -139,6 +140,13 @@ class BackboneTrainingArguments(TreeTrainingArguments):
     fork_weight: float = field(
         default=1.0, metadata={"help": "weight of [Fork] in the training loss: above 1 the backbone forks more readily"}
     )
+    fork_recall: float = field(
+        default=0.9,
+        metadata={
+            "help": "share of first forks in --eval_data that the result is to choose; its config records the bias of "
+            f"[Fork] that this takes, from 0 to {BIASES[-1]:g}"
+        },
+    )
     muon: bool = field(
         default=False,
         metadata={"help": "Muon for the matrices and AdamW for the rest; --optim and --adam_* change nothing then"},
@@ -148,6 +156,8 @@ class BackboneTrainingArguments(TreeTrainingArguments):
         super().__post_init__()
         if not self.fork_weight > 0:
             raise ValueError(f"--fork_weight {self.fork_weight:g} is not above 0; give a positive number")
+        if not 0 <= self.fork_recall <= 1:
+            raise ValueError(f"--fork_recall {self.fork_recall:g} is no share; give a number from 0 to 1")
 
     def choose_best_by(self, held_out: Mapping[str, object]) -> None:
         """Keep the best checkpoint by what there is where no held-out response has the structure to go by."""
@@ -262,7 +272,7 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     folder = Path(args.output_dir)
     claim(args, model, data.data, data, lora)
     control = prepare_for_forks(tokenizer, model)
-    model.config.thread_depth = data.depth
+    model.config.thread_depth, model.config.fork_bias = data.depth, 0.0
     held_out = held_out_rows(data.eval_data, data, tokenizer) if data.eval_data else None
     if held_out is not None:
         args.choose_best_by(held_out)
@@ -280,6 +290,8 @@ def train_backbone(data: DataArguments, lora: LoraArguments, args: BackboneTrain
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or last_checkpoint(args.output_dir))
     if data.eval_data:
         trainer.save_metrics("eval", trainer.evaluate())
+        model.config.fork_bias = trainer.decisions.fork_bias(args.fork_recall)
+        logger.info("fork_bias %g, for --fork_recall %g", model.config.fork_bias, args.fork_recall)
     if lora.lora_rank is not None:
         adapted: Any = trainer.accelerator.unwrap_model(trainer.model)
         if trainer.is_world_process_zero():

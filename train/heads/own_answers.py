@@ -20,7 +20,7 @@ from medusa_apar.model import MedusaAparModel
 
 from ..batch_log import BatchLog
 from ..command_line import InputError
-from ..prompt_batch import left_padded
+from ..prompt_batch import calls, left_padded
 from ..rows.tree_data import TreeRow, decoded_row
 from ..tree_attention import FLEX
 
@@ -46,13 +46,13 @@ def own_answers(
     max_new_tokens: int,
     batch: int = 32,
 ) -> list[TreeRow]:
-    """Let a backbone answer prompts, in the precision in which it serves.
+    """Let a backbone answer prompts, as it serves: on most CPUs in 8-bit integers.
 
     Args:
         backbone: an APAR-tuned causal LM.
         tokenizer: of the prompts.
         prompts: tokens to answer, each once, in one of `WAYS`; shorter than the backbone's context.
-        path: JSON lines that keep the answers, a batch in each; what is there already is not made again.
+        path: JSON lines that keep the answers, those of a call in each; what is there already is not made again.
         max_new_tokens: of an answer.
         batch: prompts that are answered together.
 
@@ -62,8 +62,9 @@ def own_answers(
     Raises:
         InputError: `path` keeps answers to something else, or cannot be written.
     """
-    batches = [list(prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
-    asked = [{"prompts": each, "max_new_tokens": max_new_tokens} for each in batches]
+    asked: list[dict[str, Any]] = [
+        {"prompts": each, "max_new_tokens": max_new_tokens} for each in calls(prompts, batch, len(WAYS))
+    ]
     log = BatchLog(path)
     for number, (answered, each) in enumerate(zip(log.batches, asked, strict=False), start=1):
         if {name: answered.get(name) for name in each} != each:
@@ -71,33 +72,25 @@ def own_answers(
                 f"{path}: line {number} answers other prompts, or --max_new_tokens {answered.get('max_new_tokens')}; "
                 "remove the file, or choose another --output_dir"
             )
-    rows = [TreeRow(**row) for answered in log.batches[: len(batches)] for row in answered["rows"]]
-    if len(log.batches) < len(batches):
+    rows = [TreeRow(**row) for answered in log.batches[: len(asked)] for row in answered["rows"]]
+    if len(log.batches) < len(asked):
         answering: PreTrainedModel = deepcopy(backbone).to(default_dtype())  # type: ignore[arg-type]
         if answering.config._attn_implementation == FLEX:
             capped = getattr(answering.config, "attn_logit_softcapping", None) is not None
             answering.set_attn_implementation("eager" if capped else "sdpa")
-        model = MedusaAparModel(answering)
-        todo = range(len(log.batches), len(batches))
-        for number in tqdm(todo, desc="own answers", initial=len(log.batches), total=len(batches)):
-            way = WAYS[number % len(WAYS)]
-            made = _answers(model, tokenizer, batches[number], max_new_tokens, seed=number, **way)
-            log.add({**asked[number], "rows": [asdict(row) for row in made]})
-            rows += made
+        model = MedusaAparModel(answering, weights="auto")
+        with tqdm(desc="own answers", initial=len(rows), total=len(prompts)) as bar:
+            for number in range(len(log.batches), len(asked)):
+                output: Any = model.generate(
+                    **left_padded(asked[number]["prompts"], tokenizer, model.device),
+                    max_batch=batch,
+                    max_new_tokens=max_new_tokens,
+                    seed=number,
+                    return_dict_in_generate=True,
+                    **WAYS[number % len(WAYS)],
+                )
+                made = [decoded_row(tree) for tree in output.trees]
+                log.add({**asked[number], "rows": [asdict(row) for row in made]})
+                rows += made
+                bar.update(len(made))
     return rows
-
-
-def _answers(
-    model: MedusaAparModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    **ways: Any,
-) -> list[TreeRow]:
-    output: Any = model.generate(
-        **left_padded(prompts, tokenizer, model.device),
-        max_new_tokens=max_new_tokens,
-        return_dict_in_generate=True,
-        **ways,
-    )
-    return [decoded_row(tree) for tree in output.trees]

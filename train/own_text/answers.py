@@ -25,7 +25,7 @@ from medusa_apar.model import MedusaAparModel
 from ..batch_log import BatchLog
 from ..claims import settle
 from ..command_line import InputError, run
-from ..prompt_batch import left_padded
+from ..prompt_batch import calls, left_padded
 from ..rows.bad_rows import BadRowError, BadRows
 from ..rows.conversations import Message
 from ..rows.responses import read_questions
@@ -43,7 +43,7 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"do_sample": True, "temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.05},
     {"do_sample": False, "repetition_penalty": 1.05},
 )
-"""How batches are answered in turn."""
+"""How calls of `generate` answer in turn."""
 _NGRAM = 4
 
 
@@ -71,7 +71,7 @@ class AnswerArguments:
 
 
 def write_answers(arguments: AnswerArguments) -> Path:
-    """Answer all questions; resumes after the last whole batch."""
+    """Answer all questions; resumes after the last finished call of `generate`."""
     check_exist("--data", arguments.data)
     output = Path(arguments.output)
     made = output.with_suffix(".made.jsonl")
@@ -87,14 +87,15 @@ def write_answers(arguments: AnswerArguments) -> Path:
     }
     settle(made.with_suffix(".settings.json"), settings, f"--output {output}: holds answers with")
     log = BatchLog(made)
-    size = arguments.batch_size
-    batches = [questions[start : start + size] for start in range(0, len(questions), size)]
+    batches = calls(questions, arguments.batch_size, len(WAYS))
     if len(log.batches) < len(batches):
-        model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()))
+        model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()), weights="auto")
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        todo = range(len(log.batches), len(batches))
-        for number in tqdm(todo, desc="answers, in batches", initial=len(log.batches), total=len(batches)):
-            log.add({"answers": _answer(model, tokenizer, batches[number], arguments, number)})
+        answered = sum(map(len, batches[: len(log.batches)]))
+        with tqdm(desc="answers", initial=answered, total=len(questions)) as bar:
+            for number in range(len(log.batches), len(batches)):
+                log.add({"answers": _answer(model, tokenizer, batches[number], arguments, number)})
+                bar.update(len(batches[number]))
     left_out = BadRows()
     kept = [
         {"messages": [*question.messages, {"role": "assistant", "content": text}]}
@@ -146,9 +147,10 @@ def _answer(
     arguments: AnswerArguments,
     number: int,
 ) -> list[dict[str, Any]]:
-    """Answers of batch `number`: text, whether it ended by itself, the share of distinct 4-grams, and tokens."""
+    """Answers of call `number`: text, whether it ended by itself, the share of distinct 4-grams, and tokens."""
     output: Any = model.generate(
         **left_padded([question.token_ids for question in questions], tokenizer, model.device),
+        max_batch=arguments.batch_size,
         max_new_tokens=arguments.max_new_tokens,
         apar=False,
         seed=arguments.seed + number,

@@ -22,6 +22,7 @@ from medusa_apar.model import MedusaAparModel
 from ..batch_log import BatchLog
 from ..claims import settle
 from ..command_line import InputError, run
+from ..prompt_batch import BATCHES_IN_A_CALL
 from ..rows.bad_rows import BadRows
 from ..rows.responses import read_questions
 from ..rows.row_arguments import check_exist, load_chat_tokenizer
@@ -33,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.02
 """Of samples that are usable; a model that writes fewer does not write questions."""
-_PATIENCE = 10
-"""Batches before that is judged."""
+_PATIENCE = 300
+"""Samples before that is judged."""
 
 
 @dataclass(kw_only=True)
@@ -66,7 +67,7 @@ class QuestionArguments:
 
 
 def write_questions(arguments: QuestionArguments) -> Path:
-    """Sample until there are as many usable questions as asked for; resumes after the last whole batch."""
+    """Sample until there are as many usable questions as asked for; resumes after the last whole call of `generate`."""
     check_exist("--exclude", arguments.exclude or [])
     output = Path(arguments.output)
     samples = output.with_suffix(".samples.jsonl")
@@ -95,17 +96,19 @@ def write_questions(arguments: QuestionArguments) -> Path:
         return len(questions) - before
 
     model: MedusaAparModel | None = None
+    most = BATCHES_IN_A_CALL * arguments.batch_size
     with tqdm(desc="questions", total=arguments.questions) as bar:
         for number, batch in enumerate(log.batches, start=1):
             bar.update(take(batch, f"{samples.name}:{number}"))
         while len(questions) < arguments.questions:
             if model is None:
-                model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()))
+                model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()), weights="auto")
                 model.to("cuda" if torch.cuda.is_available() else "cpu")
-            log.add({"samples": _sample(model, tokenizer, turn, arguments, seed=arguments.seed + len(log.batches))})
+            wanted = arguments.questions - len(questions) + arguments.batch_size
+            log.add({"samples": _sample(model, tokenizer, turn, arguments, min(wanted, most), len(log.batches))})
             bar.update(take(log.batches[-1], f"{samples.name}:{len(log.batches)}"))
-            drawn = len(log.batches) * arguments.batch_size
-            if len(log.batches) >= _PATIENCE and len(questions) < LEAST_SHARE * drawn:
+            drawn = sum(len(batch["samples"]) for batch in log.batches)
+            if drawn >= _PATIENCE and len(questions) < LEAST_SHARE * drawn:
                 raise InputError(
                     f"--model {arguments.model}: {len(questions)} of {drawn} samples are questions (others: "
                     f"{left_out}); give questions by --data"
@@ -116,10 +119,10 @@ def write_questions(arguments: QuestionArguments) -> Path:
 
 
 def _sample(
-    model: MedusaAparModel, tokenizer: Any, turn: OpenUserTurn, arguments: QuestionArguments, *, seed: int
+    model: MedusaAparModel, tokenizer: Any, turn: OpenUserTurn, arguments: QuestionArguments, count: int, number: int
 ) -> list[str | None]:
-    """Texts of a batch; None for one that has no end."""
-    prompts = torch.tensor([turn.token_ids] * arguments.batch_size, device=model.device)
+    """Texts of call `number` of `generate`; None for one that has no end."""
+    prompts = torch.tensor([turn.token_ids] * count, device=model.device)
     output: Any = model.generate(
         prompts,
         attention_mask=torch.ones_like(prompts),
@@ -131,7 +134,8 @@ def _sample(
         eos_token_id=turn.end_token_ids,
         pad_token_id=turn.end_token_ids[0],
         apar=False,
-        seed=seed,
+        max_batch=arguments.batch_size,
+        seed=arguments.seed + number,
         return_dict_in_generate=True,
     )
     texts: list[str | None] = []

@@ -195,12 +195,16 @@ class _Writing:
         sampling = request.sampling
         if self._keys:
             sampling = replace(sampling, seed=self._keys[index] % _SEEDS)
+        may_fork, control = thread.depth < request.max_depth, self._model.control
+        if may_fork and control is not None and control.fork_bias:
+            fork = control.fork_token_id, control.fork_bias
+            sampling = replace(sampling, logit_bias=(*sampling.logit_bias, fork))
         room = self._model.context_length - len(thread.token_ids)
         return ThreadRequest(
             prompt_token_ids=list(thread.token_ids),
             # Half of a thread's tokens may be [Fork], which the limit does not count.
             max_tokens=min(room, 2 * request.max_new_tokens),
-            bad_words=bad_words(self._model, may_fork=thread.depth < request.max_depth),
+            bad_words=bad_words(self._model, may_fork=may_fork),
             stop_token_ids=self._model.eos_token_ids,
             sampling=sampling,
             answer=self._name,

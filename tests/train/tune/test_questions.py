@@ -13,17 +13,19 @@ from transformers import PreTrainedTokenizerFast
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train.own_text import questions
 
+BATCH = 4
 BIRDS = ("heron", "wren", "crow", "robin", "rail", "coot", "daw", "rook")
 
 
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A model that writes two questions, a fragment and an endless text in every batch; which batches were sampled."""
+    """A model that writes two questions, a fragment and an endless text in every call; which calls there were."""
     sampled: list[int] = []
 
-    def sample(*_: Any, seed: int) -> list[str | None]:
-        sampled.append(seed)
-        bird = BIRDS[seed]
+    def sample(_: Any, __: Any, ___: Any, ____: Any, count: int, number: int) -> list[str | None]:
+        sampled.append(number)
+        bird = BIRDS[number]
+        assert count <= 4 * BATCH
         return [f"How does a {bird} build its nest?", f"What does a {bird} eat in winter?", "Hm.", None]
 
     monkeypatch.setattr(questions, "_sample", sample)
@@ -31,7 +33,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def ask(model: Path, output: Path, *more: str) -> list[str]:
-    questions.main(["--model", str(model), "--output", str(output), "--batch_size", "4", *more])
+    questions.main(["--model", str(model), "--output", str(output), "--batch_size", str(BATCH), *more])
     return [json.loads(line)["prompt"] for line in output.read_text().splitlines()]
 
 
@@ -77,11 +79,11 @@ def test_samples_of_other_settings_are_not_mixed(
 def test_a_model_that_writes_no_questions_is_told(
     tiny_backbone_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "_PATIENCE", 2)
+    monkeypatch.setattr(questions, "_PATIENCE", 8)
     with pytest.raises(SystemExit) as stop:
         ask(tiny_backbone_dir, tmp_path / "questions.jsonl", "--questions", "2", "--max_new_tokens", "8")
     assert stop.value.code == 2
-    assert "0 of 8 samples are questions" in capsys.readouterr().err
+    assert "0 of 12 samples are questions" in capsys.readouterr().err
 
 
 def test_samples_are_the_models_own_words_after_the_opened_turn(
@@ -90,7 +92,7 @@ def test_samples_are_the_models_own_words_after_the_opened_turn(
     model = MedusaAparModel.from_pretrained(save_backbone(tiny_tokenizer), heads=False)
     turn = questions.OpenUserTurn.of(tiny_tokenizer)
     arguments = questions.QuestionArguments(model="", output="", batch_size=6, max_new_tokens=400)
-    texts = questions._sample(model, tiny_tokenizer, turn, arguments, seed=3)
-    assert len(set(texts)) == len(texts) == 6
-    assert texts == questions._sample(model, tiny_tokenizer, turn, arguments, seed=3)
+    texts = questions._sample(model, tiny_tokenizer, turn, arguments, count=14, number=3)
+    assert len(set(texts)) == len(texts) == 14
+    assert texts == questions._sample(model, tiny_tokenizer, turn, arguments, count=14, number=3)
     assert all(text is None or not any(end in text for end in ("<|end|>", "<|assistant|>")) for text in texts)
