@@ -47,6 +47,9 @@ def generate(argv: Sequence[str]) -> None:
     parser.add_argument("--max-new-tokens", type=positive, default=512, help="visible tokens of the answer")
     parser.add_argument("--max-threads", type=positive, default=8, help="threads in a step; more wait")
     parser.add_argument("--max-depth", type=positive, help="threads of this depth do not fork (default: as trained)")
+    parser.add_argument(
+        "--fork-bias", type=float, help="added to the logit of [Fork]: above 0 more forks (default: as trained)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
     parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument("--compile", action="store_true", help="compile steps with torch.compile; slow the first time")
@@ -79,6 +82,7 @@ def generate(argv: Sequence[str]) -> None:
             max_new_tokens=args.max_new_tokens,
             max_threads=args.max_threads,
             max_depth=args.max_depth,
+            fork_bias=args.fork_bias,
             medusa=args.mode.medusa if args.mode else None,
             apar=args.mode.apar if args.mode else None,
             streamer=streamer,
@@ -105,7 +109,7 @@ def generate(argv: Sequence[str]) -> None:
         from medusa_apar.eval.decoding.decode import Limits
         from medusa_apar.eval.speed.comparison import compare, comparison_table
 
-        limits = Limits(args.max_new_tokens, args.max_threads, args.max_depth)
+        limits = Limits(args.max_new_tokens, args.max_threads, args.max_depth, args.fork_bias)
         with console.status("comparing the modes"):
             answers = compare(model, input_ids, limits)
         console.print(comparison_table(answers))

@@ -124,6 +124,12 @@ def test_generate_answers_in_every_mode(mode: str, capsys: pytest.CaptureFixture
     assert "40 tokens in" in shown
 
 
+def test_a_bias_of_forks_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["generate", "What causes stress?", "--model", str(TINY), "--max-new-tokens", "40"]
+    main([*asked, "--fork-bias", "-30"])
+    assert " 1 threads" in capsys.readouterr().out
+
+
 @pytest.mark.integration
 def test_what_one_command_compiled_the_next_one_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

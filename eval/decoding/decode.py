@@ -33,12 +33,14 @@ class Limits:
         max_new_tokens: visible tokens of an answer.
         max_threads: threads in a step.
         max_depth: threads of this depth do not fork; None: as trained.
+        fork_bias: of `generate`; None: as trained.
         sample: sample as the model's generation config says, with a fixed seed; otherwise decode greedily.
     """
 
     max_new_tokens: int = 512
     max_threads: int = 8
     max_depth: int | None = None
+    fork_bias: float | None = None
     sample: bool = False
 
     @property
@@ -102,6 +104,7 @@ def _decode_in_mode(
         apar=mode.apar,
         max_threads=limits.max_threads,
         max_depth=limits.max_depth,
+        fork_bias=limits.fork_bias,
         medusa_choices=medusa_choices,
         **limits.sampling,
     )

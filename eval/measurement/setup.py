@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
     parser.add_argument(
         "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"
     )
+    parser.add_argument("--fork-bias", type=float, help="added to the logit of [Fork], by default as trained")
     parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument(
         "--generate",
@@ -76,7 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Li
 def limits_of(arguments: argparse.Namespace) -> Limits:
     """The limits that the arguments set."""
     return Limits(
-        arguments.max_new_tokens, arguments.max_threads, arguments.max_depth, getattr(arguments, "sample", False)
+        max_new_tokens=arguments.max_new_tokens,
+        max_threads=arguments.max_threads,
+        max_depth=arguments.max_depth,
+        fork_bias=arguments.fork_bias,
+        sample=getattr(arguments, "sample", False),
     )
 
 
@@ -92,7 +97,9 @@ def describe(
     modes: Sequence[str],
 ) -> dict[str, Any]:
     """Everything that the figures of any measurement depend on."""
-    backbone = model.backbone
+    backbone, limits = model.backbone, limits_of(arguments)
+    if limits.fork_bias is None and model.control is not None:
+        limits = replace(limits, fork_bias=model.control.fork_bias)
     return {
         "model": model_name(arguments.model),
         "weights": fingerprint.of_weights(backbone, model.heads),
@@ -102,6 +109,6 @@ def describe(
         "questions": arguments.questions,
         "questions_digest": fingerprint.of_items(questions),
         "modes": [str(mode) for mode in modes],
-        **asdict(limits_of(arguments)),
+        **asdict(limits),
         **environment(backbone.device),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,25 @@ def test_a_second_turn_follows_the_modes_own_answer(command: Command, model: Scr
 
 
 def test_hands_the_limits_to_the_model(command: Command, model: ScriptedModel) -> None:
-    command("--modes", "medusa-apar", "--max-threads", "3", "--max-depth", "4", "--warmup", "0", "--limit", "1")
+    limits = ["--max-threads", "3", "--max-depth", "4", "--fork-bias", "-0.5"]
+    command("--modes", "medusa-apar", *limits, "--warmup", "0", "--limit", "1")
     assert len(model.requests) == 2
     for request in model.requests:
         assert request.pop("attention_mask").all()
         assert request == {
             "max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True, "medusa": True, "apar": True,
-            "max_threads": 3, "max_depth": 4, "medusa_choices": None, "seed": 0,
+            "max_threads": 3, "max_depth": 4, "fork_bias": -0.5, "medusa_choices": None, "seed": 0,
         }  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "bias"), [([], 1.25), (["--fork-bias", "0"], 0.0)])
+def test_the_bias_of_forks_is_a_setting(
+    command: Command, model: ScriptedModel, tmp_path: Path, asked: list[str], bias: float
+) -> None:
+    assert model.control is not None
+    model.control = replace(model.control, fork_bias=1.25)
+    command("--modes", "apar", "--no-generate", *asked, "--warmup", "0", "--limit", "1")
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["fork_bias"] == bias
 
 
 def test_samples_as_the_model_would_where_asked(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
