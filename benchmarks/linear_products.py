@@ -45,18 +45,23 @@ def fbgemm_int8(*linears: nn.Linear) -> Product:
 
 
 def onednn_int8(*linears: nn.Linear) -> Product:
-    """The kernel of oneDNN in 8-bit integers, all rows quantised to one range."""
+    """The kernel of oneDNN in 8-bit integers, all rows quantised to one range; to half of it without VNNI.
+
+    Without these instructions sums of two products saturate at 16 bits.
+    """
     weight = torch.cat([each.weight for each in linears])
     scales = weight.abs().amax(dim=1) / 127
     integers = (weight / scales[:, None]).round().to(torch.int8)
     made = torch.ops.onednn.qlinear_prepack(integers, None)
     zeros = torch.zeros(len(weight), dtype=torch.int64)
+    capabilities = torch.cpu.get_capabilities()
+    middle = 128 if any(capabilities.get(name, False) for name in ("avx512_vnni", "avx_vnni")) else 64
 
     def product(rows: Tensor) -> Tensor:
-        scale = float(rows.abs().max()) / 127
-        quantized = (rows / scale + 128).round().to(torch.uint8)
+        scale = float(rows.abs().max()) / (middle - 1)
+        quantized = (rows / scale + middle).round().to(torch.uint8)
         result: Tensor = torch.ops.onednn.qlinear_pointwise(
-            quantized, scale, 128, made, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            quantized, scale, middle, made, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return result
 

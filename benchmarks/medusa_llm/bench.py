@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
     )
-    parser.set_defaults(modes=None, max_threads=1, max_depth=1)
+    parser.set_defaults(modes=None, max_threads=1, max_depth=1, fork_bias=None)
     return parser
 
 

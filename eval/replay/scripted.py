@@ -7,7 +7,7 @@ before them on their path, which the step's mask shows. The place goes into the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -166,7 +166,8 @@ class ScriptedModel:
         model.lm_head = ScriptedProjection(model.lm_head, self.stage)
         model.register_forward_pre_hook(self.stage.locate, with_kwargs=True)
         backbone.generation_config.eos_token_id = backbone.generation_config.pad_token_id = EOS
-        self.model = MedusaAparModel(backbone, heads, **asdict(CONTROL))
+        CONTROL.record_in(backbone.config)
+        self.model = MedusaAparModel(backbone, heads)
 
     def write(
         self, script: Script, mode: Mode, limits: Limits, *, seed: Sequence[int], rows: int = 1, **options: Any

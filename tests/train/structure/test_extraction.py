@@ -407,7 +407,7 @@ def test_hostile_texts_take_no_quadratic_time(piece: str) -> None:
     start = time.process_time()
     for lead, tail in (("", ""), ("1. a: b\n2. c: d\n3. e: ", "x"), ("    ", "x;y"), ("a. b\n\nc. d\n\n", "\n\ne. f")):
         check_exact(lead + piece * (100_000 // len(piece)) + tail)
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < 12, "what grows with the square takes minutes"
 
 
 def test_a_list_of_two_thousand_items() -> None:
