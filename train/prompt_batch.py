@@ -20,9 +20,9 @@ def calls(prompts: Sequence[T], batch: int, ways: int = 1) -> list[list[T]]:
     Args:
         prompts: all of them.
         batch: prompts that are answered together.
-        ways: calls at least, where there are as many prompts; each answers in a way of its own.
+        ways: calls at least, where there are as many whole batches; each answers in a way of its own.
     """
-    size = max(1, min(BATCHES_IN_A_CALL * batch, -(-len(prompts) // ways)))
+    size = min(BATCHES_IN_A_CALL * batch, max(batch, -(-len(prompts) // ways)))
     return [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]
 
 
