@@ -46,7 +46,7 @@ def own_answers(
     max_new_tokens: int,
     batch: int = 32,
 ) -> list[TreeRow]:
-    """Let a backbone answer prompts, as it serves: on most CPUs in 8-bit integers.
+    """Let a backbone answer prompts, in the precision in which it serves.
 
     Args:
         backbone: an APAR-tuned causal LM.
@@ -78,7 +78,7 @@ def own_answers(
         if answering.config._attn_implementation == FLEX:
             capped = getattr(answering.config, "attn_logit_softcapping", None) is not None
             answering.set_attn_implementation("eager" if capped else "sdpa")
-        model = MedusaAparModel(answering, weights="auto")
+        model = MedusaAparModel(answering)
         with tqdm(desc="own answers", initial=len(rows), total=len(prompts)) as bar:
             for number in range(len(log.batches), len(asked)):
                 output: Any = model.generate(

@@ -54,7 +54,7 @@ class Rates:
         backbone: Any = model.to(device)  # type: ignore[arg-type]
         prompts = [template_token_ids(tokenizer, [{"role": "user", "content": "Hello"}])] * _ROWS
         batch: Any = left_padded(prompts, tokenizer, device)
-        answering = MedusaAparModel(backbone, weights="auto")
+        answering = MedusaAparModel(backbone)
         options: dict[str, Any] = {
             "max_new_tokens": _TOKENS,
             "min_new_tokens": _TOKENS,
