@@ -16,7 +16,7 @@ from statistics import fmean, median
 from typing import Any
 
 from medusa_apar import MedusaAparOutput, ParagraphTree
-from medusa_apar.argument_types import ArgumentParser, finite
+from medusa_apar.argument_types import ArgumentParser
 from medusa_apar.eval.measurement.question_sets import Question, load_questions
 from medusa_apar.eval.measurement.setup import load_model
 from medusa_apar.train.own_text.repetition import LOOPING_BELOW, distinct_ngrams
@@ -40,7 +40,7 @@ class Answer:
     category: str
     tree: ParagraphTree
     text: str
-    untuned: str | None = None
+    untuned: str | None
 
     @property
     def forks(self) -> int:
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="folder or hub id")
     parser.add_argument("questions", nargs="+", metavar="QUESTIONS", help="question sets")
-    parser.add_argument("--fork-bias", type=finite, help="in place of the model's")
+    parser.add_argument("--fork-bias", type=float, help="in place of the model's")
     parser.add_argument("--untuned", metavar="MODEL", help="folder or hub id of the model before it was tuned")
     arguments = parser.parse_args(argv)
     names = ["", "questions", "fork", "tokens per step, median", "forks", "loops"]

@@ -44,8 +44,7 @@ from .runner.compilation import Compiler
 from .runner.model_runner import ModelRunner
 from .runner.supported import check_supported
 from .runner.twin import state_of
-from .tree.control_tokens import ControlTokens, thread_depth
-from .tree.control_tokens import fork_bias as recorded_bias
+from .tree.control_tokens import ControlTokens, recorded_fork_bias, thread_depth
 
 logger = logging.get_logger(__name__)
 
@@ -103,7 +102,7 @@ class MedusaAparModel(PushToHubMixin):
         self.control = (
             ControlTokens.of_config(backbone.config)
             if fork_token_id is None or child_token_id is None
-            else ControlTokens(fork_token_id, child_token_id, recorded_bias(backbone.config))
+            else ControlTokens(fork_token_id, child_token_id, recorded_fork_bias(backbone.config))
         )
         if self.control is not None:
             self.control.check_fits(backbone.config.vocab_size)

@@ -11,16 +11,16 @@ from transformers import PreTrainedTokenizerBase
 T = TypeVar("T")
 
 BATCHES_IN_A_CALL = 4
-"""Of one `generate` with `max_batch`, in which a prompt begins when an answer ends: only the last batch runs empty."""
+"""Batches of prompts that one `generate(max_batch=...)` answers; the batch stays full until the last of them."""
 
 
-def calls(prompts: Sequence[T], batch: int, ways: int = 1) -> list[list[T]]:
-    """Prompts by the call that answers them, in order.
+def split_into_calls(prompts: Sequence[T], batch: int, ways: int = 1) -> list[list[T]]:
+    """Split prompts into those that one call of `generate` answers.
 
     Args:
         prompts: all of them.
         batch: prompts that are answered together.
-        ways: calls at least, where there are as many whole batches; each answers in a way of its own.
+        ways: number of ways to answer; there are as many calls, or more, if there are as many batches.
     """
     size = min(BATCHES_IN_A_CALL * batch, max(batch, -(-len(prompts) // ways)))
     return [list(prompts[start : start + size]) for start in range(0, len(prompts), size)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +25,7 @@ from medusa_apar.train.command_line import Positional, run
 from medusa_apar.train.rows.row_arguments import RowArguments, check_exist
 from medusa_apar.train.rows.tree_data import TreeCollator
 from medusa_apar.train.trainer import BackboneTrainer
-from medusa_apar.tree.control_tokens import ControlTokens
+from medusa_apar.tree.control_tokens import recorded_fork_bias
 
 TIMES = ("runtime", "per_second", "preparation_time", "epoch")
 """Parts of the names of figures that are no property of the model."""
@@ -36,25 +36,30 @@ class EvaluationArguments(RowArguments):
     """What to measure, and on what rows."""
 
     batch_size: int = field(default=8, metadata={"help": "rows in a forward pass"})
+    fork_bias: float | None = field(
+        default=None, metadata={"help": "added to the logit of [Fork] (default: that of the model's config)"}
+    )
     output: str | None = field(default=None, metadata={"help": "a JSON file to write the figures to"})
 
 
-def measure_backbone(files: Sequence[str], arguments: RowArguments, batch_size: int = 8) -> dict[str, float]:
+def measure_backbone(
+    files: Sequence[str], arguments: RowArguments, batch_size: int = 8, fork_bias: float | None = None
+) -> dict[str, float]:
     """The figures of a backbone on conversations, without the times that it took; losses in nats per token.
 
     Args:
         files: the conversations.
         arguments: the backbone, and how responses become rows.
         batch_size: rows in a forward pass.
+        fork_bias: added to the logit of `[Fork]`; None: that of the backbone's config.
 
     Raises:
         InputError: a file is missing, or there is nothing to measure.
     """
     check_exist("FILE", files)
     model, tokenizer = load_backbone(arguments)
-    prepare_for_forks(tokenizer, model)
-    control = ControlTokens.of_config(model.config)
-    assert control is not None
+    bias = recorded_fork_bias(model.config) if fork_bias is None else fork_bias
+    control = replace(prepare_for_forks(tokenizer, model), fork_bias=bias)
     with TemporaryDirectory() as folder:
         trainer = BackboneTrainer(
             model,
@@ -79,7 +84,7 @@ def evaluate_backbone(files: Sequence[str], arguments: EvaluationArguments) -> N
     """Measure a backbone on conversations and print the figures."""
     if arguments.output is not None:
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-    figures = measure_backbone(files, arguments, arguments.batch_size)
+    figures = measure_backbone(files, arguments, arguments.batch_size, arguments.fork_bias)
     table = Table("figure", "value")
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")

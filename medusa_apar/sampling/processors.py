@@ -252,7 +252,7 @@ def process(processors: LogitsProcessorList, contexts: Sequence[list[int]], scor
 
 
 def _applied(processors: LogitsProcessorList, input_ids: Any, scores: Any) -> Tensor:
-    """What the list itself gives, which reads signatures at every call: several times the work of a penalty."""
+    """Apply processors in order; `LogitsProcessorList` would inspect their signatures at every call."""
     for processor in processors:
         scores = processor(input_ids, scores)
     processed: Tensor = scores

@@ -53,7 +53,7 @@ class ControlTokens:
     def of_config(config: PretrainedConfig) -> ControlTokens | None:
         """Control tokens recorded in a backbone's config, if any."""
         fork, child = getattr(config, "fork_token_id", None), getattr(config, "child_token_id", None)
-        return None if fork is None or child is None else ControlTokens(fork, child, fork_bias(config))
+        return None if fork is None or child is None else ControlTokens(fork, child, recorded_fork_bias(config))
 
     def check_fits(self, vocab_size: int) -> None:
         """Raise a ValueError unless these are two tokens of a vocabulary of this size."""
@@ -78,7 +78,7 @@ def thread_depth(config: PretrainedConfig) -> int:
     return depth
 
 
-def fork_bias(config: PretrainedConfig) -> float:
+def recorded_fork_bias(config: PretrainedConfig) -> float:
     """What a backbone's config adds to the logit of `[Fork]`; training records it."""
     bias: float = getattr(config, "fork_bias", 0.0)
     return bias

@@ -133,6 +133,8 @@ class TestBackbone:
         given = RowArguments(model=str(trained_backbone), max_length=128)
         found = measure_backbone([str(rows_file)], given)
         assert bias == BIASES[-1] or found["first_fork_recall"] >= 0.9
+        unchanged = measure_backbone([str(rows_file)], given, fork_bias=0.0)
+        assert unchanged["first_fork_recall"] == pytest.approx(figures["eval_first_fork_recall"])
         unbiased = arguments(tiny_backbone_dir, rows_file, tmp_path, "--eval_data", str(rows_file))
         backbone.main([*unbiased, "--fork_recall", "0"])
         assert AutoConfig.from_pretrained(tmp_path).fork_bias == 0

@@ -20,7 +20,7 @@ from medusa_apar.model import MedusaAparModel
 
 from ..batch_log import BatchLog
 from ..command_line import InputError
-from ..prompt_batch import calls, left_padded
+from ..prompt_batch import left_padded, split_into_calls
 from ..rows.tree_data import TreeRow, decoded_row
 from ..tree_attention import FLEX
 
@@ -63,7 +63,7 @@ def own_answers(
         InputError: `path` keeps answers to something else, or cannot be written.
     """
     asked: list[dict[str, Any]] = [
-        {"prompts": each, "max_new_tokens": max_new_tokens} for each in calls(prompts, batch, len(WAYS))
+        {"prompts": each, "max_new_tokens": max_new_tokens} for each in split_into_calls(prompts, batch, len(WAYS))
     ]
     log = BatchLog(path)
     for number, (answered, each) in enumerate(zip(log.batches, asked, strict=False), start=1):

@@ -25,7 +25,7 @@ from medusa_apar.model import MedusaAparModel
 from ..batch_log import BatchLog
 from ..claims import settle
 from ..command_line import InputError, run
-from ..prompt_batch import calls, left_padded
+from ..prompt_batch import left_padded, split_into_calls
 from ..rows.bad_rows import BadRowError, BadRows
 from ..rows.conversations import Message
 from ..rows.responses import read_questions
@@ -87,7 +87,7 @@ def write_answers(arguments: AnswerArguments) -> Path:
     }
     settle(made.with_suffix(".settings.json"), settings, f"--output {output}: holds answers with")
     log = BatchLog(made)
-    batches = calls(questions, arguments.batch_size, len(WAYS))
+    batches = split_into_calls(questions, arguments.batch_size, len(WAYS))
     if len(log.batches) < len(batches):
         model = MedusaAparModel(load_backbone(arguments.model, dtype=default_dtype()), weights="auto")
         model.to("cuda" if torch.cuda.is_available() else "cpu")
