@@ -130,10 +130,10 @@ $(MEDUSA_LLM_INSTALLED): benchmarks/medusa_llm/requirements.txt
 	touch $@
 
 bench-medusa-llm: $(INSTALLED) $(MEDUSA_LLM_INSTALLED) ## decode beside medusa-llm on the same weights: same greedy tokens, both speeds
-	$(BIN)/python -m benchmarks.medusa_llm.bench --model $(TINY) --heads $(TINY)/medusa --worker-python $(MEDUSA_LLM_VENV)/bin/python --output_dir runs/medusa-llm
+	$(BIN)/python -m benchmarks.medusa_llm.bench --model $(TINY) --heads $(TINY)/medusa --questions tests/fixtures/questions.jsonl --worker-python $(MEDUSA_LLM_VENV)/bin/python --output_dir runs/medusa-llm
 
-train-tiny: $(INSTALLED) ## train the tiny model of the tests anew in runs/tiny; goes on where it was interrupted
-	$(BIN)/python -m tests.fixtures.tiny_recipe --data $(MEDUSA_APAR_DATA)/responses-train.jsonl.xz --output runs/tiny --compile
+train-tiny: $(INSTALLED) $(BASE) ## train the tiny model of the tests anew in runs/tiny; goes on where it was interrupted
+	$(BIN)/python -m tests.fixtures.tiny_recipe --output runs/tiny
 
 clean: ## remove what builds and tests left behind
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from medusa_apar import ParagraphTree, Thread
+from medusa_apar import MedusaAparModel, ParagraphTree, SequentialHeads, Thread
 from medusa_apar.argument_types import ArgumentParser
 from medusa_apar.cli import COMMANDS, main
 from medusa_apar.engine.engine import Engine
@@ -134,15 +135,19 @@ def test_a_bias_of_forks_can_be_given(capsys: pytest.CaptureFixture[str]) -> Non
 def test_what_one_command_compiled_the_next_one_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
+    monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "small"  # few graphs: one layer, and one head
+    backbone = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(TINY, num_hidden_layers=1))
+    MedusaAparModel(backbone, SequentialHeads.for_backbone(backbone, num_heads=1)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     compilations: list[Any] = []
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compilations.append(1) or compile_(*args, **kwargs))
     answers, counts = [], []
     for _ in range(2):
-        arguments = ["--model", str(TINY), "--temperature", "0", "--max-new-tokens", "40", "--show", "text"]
+        arguments = ["--model", str(folder), "--temperature", "0", "--max-new-tokens", "40", "--show", "text"]
         main(["generate", "What causes stress?", *arguments, "--weights", "int8", "--compile"])
-        answers.append(capsys.readouterr().out.split("40 tokens in")[0])
+        answers.append(capsys.readouterr().out.split(" tokens in")[0])
         counts.append(len(compilations))
     assert answers[0] == answers[1]
     assert counts[0] == counts[1] > 1

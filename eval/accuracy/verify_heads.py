@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         metavar="DIR",
         help="heads whose figure counts, for a format that has no place for it (default: PATH)",
     )
-    parser.add_argument("--data", metavar="FILE", help="the held-out conversations (default: bundled questions)")
+    parser.add_argument("--data", metavar="FILE", help="held-out conversations or questions (default: bundled ones)")
     parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
     parser.add_argument(
@@ -73,16 +73,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _chats(file: str | None, tokenizer: Any) -> list[Chat]:
-    """What is asked in a file of conversations, or in the bundled questions."""
+    """What is asked in a file, or in the bundled questions."""
     if file is None:
         return [[{"role": "user", "content": question.turns[0]}] for question in load_questions("everyday")]
     from medusa_apar.train.rows.bad_rows import BadRowError, BadRows  # needs the packages of training
-    from medusa_apar.train.rows.responses import read_responses
+    from medusa_apar.train.rows.responses import read_prompts
     from medusa_apar.train.rows.tree_data import prompt_token_ids
 
     bad_rows = BadRows()
     chats = []
-    for response in read_responses(file, bad_rows):
+    for response in read_prompts(file, bad_rows):
         try:
             prompt_token_ids(tokenizer, response)
         except BadRowError as error:

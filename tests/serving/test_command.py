@@ -110,8 +110,8 @@ def test_a_model_that_names_no_end_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_whose_control_tokens_are_none_of_its_own_is_refused(tmp_path: Path) -> None:
-    folder = saved(tmp_path, GenerationConfig(eos_token_id=1), fork_token_id=4096)
-    with pytest.raises(ValueError, match="fork_token_id=4096 is none of the backbone's 4096 tokens"):
+    folder = saved(tmp_path, GenerationConfig(eos_token_id=1), fork_token_id=2048)
+    with pytest.raises(ValueError, match="fork_token_id=2048 is none of the backbone's 2048 tokens"):
         ServedModel.from_pretrained(folder)
 
 

@@ -28,7 +28,7 @@ from medusa_apar.serving.requests import AnswerRequest
 from medusa_apar.serving.served_model import ServedModel
 from medusa_apar.serving.snapshots import Snapshot
 
-from ..fixtures import TINY
+from ..fixtures import QUESTIONS, TINY
 from ..oracle import TIE
 from .server_process import serving
 from .vllm_server import NAME, VllmServer
@@ -50,7 +50,7 @@ def model() -> MedusaAparModel:
 
 def requests(served: ServedModel, count: int) -> list[AnswerRequest]:
     found = []
-    for question in load_questions("lists")[:count]:
+    for question in load_questions(str(QUESTIONS))[:count]:
         chat = [{"role": "user", "content": question.turns[0]}]
         prompt: Any = served.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
         found.append(AnswerRequest(prompt["input_ids"], LIMIT, max_depth=served.max_depth))
@@ -176,7 +176,7 @@ def test_the_server_command_answers_as_generate_does(
     engine: str, model: MedusaAparModel, served: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-    question: Any = [{"role": "user", "content": load_questions("lists")[1].turns[0]}]
+    question: Any = [{"role": "user", "content": load_questions(str(QUESTIONS))[1].turns[0]}]
     with ExitStack() as started:
         options = ["--model", str(TINY), "--served-model-name", NAME, "--engine", engine, "--dtype", "float32"]
         if engine == "vllm":

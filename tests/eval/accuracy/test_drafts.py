@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 from medusa_apar import MedusaAparModel
 from medusa_apar.eval.accuracy.drafts import measure_heads
 from medusa_apar.eval.cli import main
-from medusa_apar.eval.measurement.question_sets import load_questions
 from medusa_apar.eval.replay.hits import PUBLISHED
 
-from ...fixtures import TINY
+from ...fixtures import QUESTIONS, TINY
 
 
 @pytest.mark.integration
@@ -23,12 +22,11 @@ def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "figures.json"
-    assert (
-        main(
-            ["heads", "--model", str(TINY), "--limit", "4", "--nodes", "16", "--dtype", "float32", "--output", str(out)]
-        )
-        == 0
-    )
+    given = [
+        "--model", str(TINY), "--questions", str(QUESTIONS), "--limit", "4", "--nodes", "16", "--dtype", "float32",
+        "--output", str(out),
+    ]  # fmt: skip
+    assert main(["heads", *given]) == 0
     figures = json.loads(out.read_text())
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
         assert row[0] >= top_1
@@ -45,20 +43,12 @@ def test_the_heads_are_as_accurate_as_the_published_ones_in_their_domain(
 def test_both_kinds_reach_the_published_accuracy_and_the_wanted_tokens_in_a_step(
     kind: str, nodes: str, tmp_path: Path
 ) -> None:
-    """On all list questions; Medusa heads, whose task is that of the published ones, need the larger tree."""
+    """On all questions; Medusa heads, whose task is that of the published ones, need the larger tree."""
     out = tmp_path / "figures.json"
     given = [
-        "--model",
-        str(TINY),
-        "--heads",
-        str(TINY / kind),
-        "--nodes",
-        nodes,
-        "--dtype",
-        "float32",
-        "--output",
-        str(out),
-    ]
+        "--model", str(TINY), "--heads", str(TINY / kind), "--questions", str(QUESTIONS),
+        "--nodes", nodes, "--dtype", "float32", "--output", str(out),
+    ]  # fmt: skip
     assert main(["heads", *given]) == 0
     figures = json.loads(out.read_text())
     for row, (top_1, top_5) in zip(figures["accuracy"], PUBLISHED, strict=True):
@@ -73,7 +63,7 @@ def tiny() -> MedusaAparModel:
 
 
 def test_nodes_that_hold_no_draft_give_one_token_a_step(tiny: MedusaAparModel) -> None:
-    chats = [[{"role": "user", "content": question.turns[0]}] for question in load_questions("lists")[:1]]
+    chats = [[{"role": "user", "content": "What causes stress?"}]]
     figures = measure_heads(tiny, AutoTokenizer.from_pretrained(TINY), chats, 48, [1])
     assert figures.trees == {1: 1.0}
 

@@ -321,8 +321,8 @@ def test_the_tiny_model_finds_its_own_answers_likely(
     questions = question_file(
         '{"question_id": 1, "category": "lists", "turns": ["What are the main causes of stress?"]}'
     )
-    folder = write_answers("ar", {1: ("There are several causes of stress.",)}).parent
-    write_answers("shuffled", {1: ("stress of causes several are There.",)})
+    folder = write_answers("ar", {1: ("The main causes of stress are multifaceted and interconnected.",)}).parent
+    write_answers("shuffled", {1: ("interconnected and multifaceted are stress of causes main The.",)})
     arguments = ["--model", str(TINY), "--dtype", "float32", "--output_dir", str(tmp_path / "out")]
     assert main(["quality", "--answers", str(folder), "--questions", str(questions), *arguments]) == 0
     likely, unlikely, *_ = [row["nats/token"] for row in summary(tmp_path)["tables"]["Without a judge"]]
