@@ -96,8 +96,7 @@ lint: $(INSTALLED) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf build && $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target build/types .
-	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p medusa_apar
-	MYPYPATH=build/types $(BIN)/mypy benchmarks
+	MYPYPATH=build/types $(BIN)/mypy -p medusa_apar -p benchmarks
 
 format: $(INSTALLED) ## let ruff put imports and layout in order
 	$(BIN)/ruff check --fix-only .
