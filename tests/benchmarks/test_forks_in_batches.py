@@ -14,7 +14,7 @@ from ..fixtures import TINY
 def test_a_line_for_each_category_and_one_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(forks_in_batches, "MAX_NEW_TOKENS", 120)
+    monkeypatch.setattr(forks_in_batches, "MAX_NEW_TOKENS", 240)
     asked = tmp_path / "questions.jsonl"
     turns = {"stress": "What are the main causes of stress?", "soap": "How do I make soap bubbles?"}
     asked.write_text(
@@ -26,7 +26,7 @@ def test_a_line_for_each_category_and_one_for_all(
     forks_in_batches.main([str(TINY), str(asked)])
     *_, stress, soap, every = capsys.readouterr().out.splitlines()
     assert f"{asked}: stress | 1 | 100% |" in stress
-    assert float(stress.split("|")[4]) > 1
+    assert float(stress.split("|")[4]) > 1.2
     assert f"{asked}: soap | 1 |" in soap
     assert f"{asked}: all | 2 |" in every
     forks_in_batches.main([str(TINY), str(asked), "--fork-bias", "30", "--untuned", str(TINY)])
