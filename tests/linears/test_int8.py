@@ -259,7 +259,7 @@ def test_what_cannot_be_quantised_is_named() -> None:
 def test_the_schedule_changes_no_answer_of_compiled_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDUSA_APAR_CACHE", str(tmp_path))
     model = backbone("llama", "sdpa", dtype=torch.float32)
-    wrapped = MedusaAparModel(model, random_sequential_heads(model, num_heads=1), weights="int8")
+    wrapped = MedusaAparModel(model, random_sequential_heads(model), weights="int8")
     wrapped.compile()
     for seed in range(4):
         check_schedules(wrapped, seed)
