@@ -78,7 +78,7 @@ def trained_eagle3(folder: Path) -> Path:
     """Heads that have learned the answer to the question."""
     backbone = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     heads = Eagle3Heads.for_backbone(backbone, num_heads=LEVELS)
-    heads.config.auxiliary_layers = [1, 3, 5]  # vLLM takes each layer once; of six layers the paper's are two
+    heads.config.auxiliary_layers = [1, 2, 3]  # vLLM takes each layer once; the paper's three of four layers are two
     heads.save_pretrained(folder / "untrained")
     data = folder / "questions.json"
     data.write_text(json.dumps([{"prompt": QUESTION}]))
