@@ -16,7 +16,7 @@ MEDUSA_APAR_DATA ?= ../shared/data
 PROMPT ?= How can I sleep better?
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser test-fuzz report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
+.PHONY: help install install-peers demo test test-integration test-slow test-oldest test-serving test-speculators test-deepspeed test-browser test-fuzz report lint format serve speed speed-baselines speed-batch bench-llama-cpp bench-medusa-llm train-tiny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,8 @@ $(BASE): $(INSTALLED)
 	touch $@
 
 install: $(INSTALLED) $(BASE) ## make .venv with everything in the tested versions
+
+install-peers: $(VLLM_VENV)/.installed $(SPECULATORS_VENV)/.installed ## make the environments of test-serving and test-speculators
 
 demo: $(INSTALLED) $(BASE) ## answer a prompt: the tree of threads, then the four modes side by side
 	$(BIN)/medusa-apar generate "$(PROMPT)" --temperature 0 --max-new-tokens 256 --show tree --compare

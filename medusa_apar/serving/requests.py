@@ -17,6 +17,7 @@ class Sampling:
         frequency_penalty: likewise, as often as it has it.
         logit_bias: token ids, rising, and what is added to their scores.
         grammar: that the answer follows, as `json_grammar` makes it; empty: none.
+        fork_bias: added to the score of `[Fork]` where a thread may fork; None: as the model records it.
         seed: None draws one.
     """
 
@@ -29,6 +30,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
     grammar: str = ""
+    fork_bias: float | None = None
     seed: int | None = None
 
 

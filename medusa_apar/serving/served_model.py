@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import maxsize
 from typing import Any
@@ -114,6 +114,12 @@ class ServedModel:
             max_depth=1 if control is None else thread_depth(config),
             sampling=_sampling(generation),
         )
+
+    def control_of(self, sampling: Sampling) -> ControlTokens | None:
+        """The control tokens, under the bias of `[Fork]` that a request asks for; None where the model has none."""
+        if self.control is None or sampling.fork_bias is None:
+            return self.control
+        return replace(self.control, fork_bias=sampling.fork_bias)
 
     def knows(self, token: object) -> bool:
         """Whether something is one of the model's token ids."""

@@ -74,8 +74,10 @@ def check_same(theirs: tuple[list[int], int, int], expected: tuple[list[int], in
     assert accepted / steps > 0.2
 
 
-def trained_eagle3(folder: Path) -> Path:
-    """Heads that have learned the answer to the question."""
+@pytest.fixture(scope="module")
+def eagle3_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of heads that have learned the answer to the question."""
+    folder = tmp_path_factory.mktemp("eagle3")
     backbone = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     heads = Eagle3Heads.for_backbone(backbone, num_heads=LEVELS)
     heads.config.auxiliary_layers = [1, 2, 3]  # vLLM takes each layer once; the paper's three of four layers are two
@@ -93,11 +95,11 @@ def trained_eagle3(folder: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["speculators", "eagle3"])
 def test_vllm_accepts_as_many_draft_tokens_of_eagle3_heads(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, eagle3_heads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heads, exported = trained_eagle3(tmp_path), tmp_path / "exported"
-    main(["heads", "export", str(heads), "--format", layout, "--backbone", str(TINY), "--output_dir", str(exported)])
-    check_same(served(exported, "eagle3", LEVELS, monkeypatch), ours(heads, LEVELS), LEVELS)
+    export = ["heads", "export", str(eagle3_heads), "--format", layout, "--backbone", str(TINY)]
+    main([*export, "--output_dir", str(tmp_path)])
+    check_same(served(tmp_path, "eagle3", LEVELS, monkeypatch), ours(eagle3_heads, LEVELS), LEVELS)
 
 
 def test_vllm_gives_the_same_logits_also_with_a_shared_projection(tmp_path: Path) -> None:

@@ -240,6 +240,13 @@ def test_a_bias_forbids_and_forces_tokens(client: OpenAI, served: ServedModel) -
     assert client.completions.create(logit_bias={"30": 100}, **asked).choices[0].text.split() == ["w30"] * 20
 
 
+def test_a_low_bias_of_forks_gives_the_answer_without_threads(client: OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "tiny", "prompt": prompts(1)[0], "max_tokens": 40}
+    plain = client.completions.create(extra_body={"apar": False}, **asked).choices[0].text
+    assert client.completions.create(**asked).choices[0].text != plain
+    assert client.completions.create(extra_body={"fork_bias": -100}, **asked).choices[0].text == plain
+
+
 def test_min_p_leaves_the_tokens_that_are_likely_enough(client: OpenAI) -> None:
     asked: dict[str, Any] = {"model": "tiny", "prompt": prompts(1)[0], "max_tokens": 20, "seed": 1}
     greedy = client.completions.create(temperature=0, **asked).choices[0].text

@@ -62,6 +62,18 @@ def test_a_seed_draws_the_same_answer_alone_and_beside_others(native: NativeAnsw
     assert [answer.readable for answer in answers(native, *others)] != alone
 
 
+def test_each_request_forks_under_its_own_bias(native: NativeAnswerer, model: MedusaAparModel) -> None:
+    threads = {}
+    for bias in (None, -100.0, 2.0):
+        asked = requests(sampling=Sampling(fork_bias=bias))
+        beside = requests(sampling=Sampling(fork_bias=0.5))
+        found = answers(native, *asked, *beside)
+        for request, answer in zip([*asked, *beside], found, strict=True):
+            assert answer.readable == generated(model, request)
+        threads[bias] = sum(answer.threads for answer in found[: len(asked)])
+    assert threads[-100.0] == len(prompts(9)) < threads[None] < threads[2.0]
+
+
 SAMPLINGS = (
     Sampling(),
     Sampling(repetition_penalty=1.5),

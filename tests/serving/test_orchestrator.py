@@ -40,7 +40,12 @@ def answers(answerer: Answerer, *requests: AnswerRequest) -> list[Snapshot]:
 
 def generated(model: MedusaAparModel, request: AnswerRequest) -> list[int]:
     prompt = torch.tensor([request.prompt_token_ids])
-    output: Any = model.generate(prompt, max_new_tokens=request.max_new_tokens, max_depth=request.max_depth)
+    output: Any = model.generate(
+        prompt,
+        max_new_tokens=request.max_new_tokens,
+        max_depth=request.max_depth,
+        fork_bias=request.sampling.fork_bias,
+    )
     return output[0, prompt.shape[1] :].tolist()
 
 
@@ -98,15 +103,16 @@ def test_a_childs_context_ends_at_its_fork_and_not_at_the_end_of_a_lump(
     assert len({asked.answer for asked in engine.asked}) == 1, "so that an engine finds their prefix"
 
 
-def test_threads_that_may_fork_do_so_under_the_models_bias(
-    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest
+@pytest.mark.parametrize(("asked", "due"), [(None, 0.25), (0.5, 0.5)])
+def test_threads_that_may_fork_do_so_under_the_bias_of_the_request_or_the_model(
+    backbone: PreTrainedModel, served: ServedModel, many_threads: AnswerRequest, asked: float | None, due: float
 ) -> None:
     assert served.control is not None
     engine = OracleEngine(backbone)
     biased = replace(served, control=replace(served.control, fork_bias=0.25))
-    answers(Orchestrator(engine, biased), many_threads)
-    root, *children = [asked.sampling.logit_bias for asked in engine.asked]
-    assert root == ((served.control.fork_token_id, 0.25),)
+    answers(Orchestrator(engine, biased), replace(many_threads, sampling=Sampling(fork_bias=asked)))
+    root, *children = [thread.sampling.logit_bias for thread in engine.asked]
+    assert root == ((served.control.fork_token_id, due),)
     assert children
     assert not any(children)
 

@@ -282,7 +282,7 @@ class NativeAnswerer:
         return self._samplers[asked]
 
     def _new_sampler(self, sampling: Sampling, processors: LogitsProcessorList) -> Sampler:
-        control, draws = self._served.control, sampling.temperature > 0
+        control, draws = self._served.control_of(sampling), sampling.temperature > 0
         (sampler,) = Sampler.of_batch(processors, 1, control, sample=draws, device=self._model.device)
         return sampler
 

@@ -195,7 +195,7 @@ class _Writing:
         sampling = request.sampling
         if self._keys:
             sampling = replace(sampling, seed=self._keys[index] % _SEEDS)
-        may_fork, control = thread.depth < request.max_depth, self._model.control
+        may_fork, control = thread.depth < request.max_depth, self._model.control_of(sampling)
         if may_fork and control is not None and control.fork_bias:
             fork = control.fork_token_id, control.fork_bias
             sampling = replace(sampling, logit_bias=(*sampling.logit_bias, fork))

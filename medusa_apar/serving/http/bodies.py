@@ -22,6 +22,7 @@ MOST_CHOICES = 128
 """Answers to one request, as OpenAI has it."""
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    "fork_bias",
 )  # fmt: skip
 """Fields of a body that are those of `Sampling`."""
 LEAST_TEMPERATURE = 0.01
@@ -120,6 +121,7 @@ class Body(NullsAreAbsent):
     prompt_cache_retention: str | None = None
     service_tier: str | None = None
     apar: bool = True
+    fork_bias: Bias | None = None
     max_depth: int | None = Field(None, ge=1)
     max_threads: int | None = Field(None, ge=1)
 
