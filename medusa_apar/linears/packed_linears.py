@@ -34,11 +34,11 @@ class PackedLinear(OpaqueLinear):
 
     def __init__(self, linear: nn.Linear, *more: nn.Linear) -> None:
         super().__init__(linear, *more)
-        self.computed = _computed(linear.weight.dtype)
+        self.loaded, self.computed = linear.weight.dtype, _computed(linear.weight.dtype)
         weight = torch.cat([each.weight.detach().to(self.computed) for each in (linear, *more)])
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
         self.added = None if self.added is None else self.added.to(self.computed)
-        self.parts = (linear, *more) if linear.weight.dtype == self.computed and not packs_single_rows() else ()
+        self.parts = (linear, *more) if self.loaded == self.computed and not packs_single_rows() else ()
 
     def multiply(self, rows: Tensor) -> Tensor:
         if self.parts and rows.numel() == rows.shape[-1]:
@@ -47,7 +47,9 @@ class PackedLinear(OpaqueLinear):
         return product
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.product(rows.to(self.computed)).to(self.weight.dtype)
+        if rows.dtype == self.computed == self.loaded:  # as nearly always: `to` takes a microsecond also for nothing
+            return self.product(rows)
+        return self.product(rows.to(self.computed)).to(self.loaded)
 
 
 def packs_single_rows() -> bool:

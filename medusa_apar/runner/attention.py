@@ -92,13 +92,13 @@ def visible_slot_attention(
     Arguments are the same. `exact` sums in float64, and over these slots alone whatever the number of nodes. Keys and
     values of other dtypes than `DTYPES` are attended to as by `slot_attention`.
     """
+    attend = torch.ops.medusa_apar.attend.default if torch.compiler.is_compiling() else _attend
+    converted = query if query.dtype == key.dtype else query.to(key.dtype)
     pools = pool_nodes, node_places, attended_pools
-    attend = torch.ops.medusa_apar.attend.default
-    output = attend(query.to(key.dtype), key, value, attention_mask, *pools, scaling, exact)
-    return output.to(query.dtype), None
+    output = attend(converted, key, value, attention_mask, *pools, scaling, exact)
+    return output if output.dtype == query.dtype else output.to(query.dtype), None
 
 
-@torch.library.impl("medusa_apar::attend", "CPU")
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -116,9 +116,13 @@ def _attend(
         pools = node_places // pool_nodes.shape[1]
         pools = pools if attended_pools is None else attended_pools[pools]
     if key.dtype in DTYPES and (exact or query.shape[2] <= FEW * count):
-        return attend_to_visible(query, key, value, mask[0, 0].to(key.dtype), pools, scaling, exact=exact)
+        mask = mask if mask.dtype == key.dtype else mask.to(key.dtype)
+        return attend_to_visible(query, key, value, mask, pools, scaling, exact=exact)
     groups = pool_nodes, node_places, attended_pools
     return slot_attention(nn.Identity(), query, key, value, mask, scaling, *groups)[0]
+
+
+torch.library.impl("medusa_apar::attend", "CPU", _attend)
 
 
 @torch.library.register_fake("medusa_apar::attend")  # type: ignore[untyped-decorator]

@@ -43,6 +43,7 @@ class ModelRunner:
         forward_pass: how a step is run.
         lm_head: the output projection.
         weights: as given.
+        device: on which the model computes.
         kv_dtype: of keys and values; None for that in which the model computes them.
         kv_layers: layers of keys and values, the backbone's first.
 
@@ -63,11 +64,12 @@ class ModelRunner:
         self.model = model
         self._twin = twin(model)
         self.weights = weights
+        self.device = execution_device(model)
         self.kv_dtype: torch.dtype | None = None
         if weights is Weights.INT8:
             self.kv_dtype = attend_reproducibly(self._twin.config, model.dtype)
         else:
-            attend_to_slots(self._twin.config, model.dtype, execution_device(model))
+            attend_to_slots(self._twin.config, model.dtype, self.device)
         prepare_linears(self._twin, weights)
         self.lm_head: nn.Module = self._twin.get_output_embeddings()
         self.kv_layers = model.config.num_hidden_layers + further_kv_layers
@@ -81,6 +83,11 @@ class ModelRunner:
         """Tokens that the model knows."""
         size: int = self.model.config.vocab_size
         return size
+
+    @cached_property
+    def mask_dtype(self) -> torch.dtype:
+        """Of attention masks: that of keys and values."""
+        return self.kv_dtype or self.model.dtype
 
     @cached_property
     def context_length(self) -> int:
@@ -133,18 +140,18 @@ class ModelRunner:
 
     def scored_slots(self, placement: Placement) -> float:
         """Slots for which attention computes scores, for each node: those that it sees, or all up to the extent."""
-        dtype = self.kv_dtype or self.model.dtype
+        dtype = self.mask_dtype
         if visits_visible_alone(self._twin.config, dtype, len(placement), placement.attended_count):
             return float(placement.mask.sum()) / len(placement)
         return placement.slots_per_node
 
     def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
-        device = execution_device(self.model)
+        device = self.device
         padding = len(placement) - len(token_ids)
         return PassInputs(
             to_device(np.pad(token_ids, (0, padding)) if padding else token_ids, device)[None],
             to_device(placement.positions, device)[None],
-            attention_masks(self.model.config, placement, self.kv_dtype or self.model.dtype, device),
+            attention_masks(self.model.config, placement, self.mask_dtype, device),
             to_device(placement.flat_slots, device),
             PoolInputs.of(placement, device),
             None if kept is None else to_device(kept, device),

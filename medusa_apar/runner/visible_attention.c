@@ -164,7 +164,8 @@ static void weigh(const Stored *values, int64_t stride, const int32_t *slots, in
 
 /* What the nodes attend to. Strides count values: of `query` [heads, nodes, HEAD_DIM], and of `keys` and `values`
    [pools, kv_heads, extent, HEAD_DIM]. `mask` [nodes, extent] is 0 where a node sees a slot of its pool, and `pools`
-   [nodes] says which pool that is. `output` [nodes, heads, HEAD_DIM]. Returns 0, or 1 where memory is short. */
+   [nodes] says which pool that is; NULL: the first. `output` [nodes, heads, HEAD_DIM]. Returns 0, or 1 where memory is
+   short. */
 int attend(const Stored *query, int64_t query_head, int64_t query_node, const Stored *keys, int64_t key_pool,
            int64_t key_head, int64_t key_slot, const Stored *values, int64_t value_pool, int64_t value_head,
            int64_t value_slot, const Stored *mask, const int64_t *pools, Stored *output, int64_t nodes, int64_t kv_heads,
@@ -174,6 +175,7 @@ int attend(const Stored *query, int64_t query_head, int64_t query_node, const St
     for (int64_t node = 0; node < nodes; node++)
         for (int64_t kv_head = 0; kv_head < kv_heads; kv_head++) {
             const int64_t width = extent + BLOCK;
+            const int64_t pool = pools ? pools[node] : 0;
             int32_t *slots = malloc(width * (sizeof(int32_t) + SHARED * sizeof(Sum)) + sizeof(Sum));
             if (!slots) {
                 failed |= 1;
@@ -192,11 +194,11 @@ int attend(const Stored *query, int64_t query_head, int64_t query_node, const St
                 for (int chunk = 0; chunk < CHUNKS; chunk++)
                     wide[head][chunk] =
                         chunk_of(query + (kv_head * SHARED + head) * query_head + node * query_node, chunk) * (Sum)scaling;
-            score(wide, keys + pools[node] * key_pool + kv_head * key_head, key_slot, slots, count, scores, width);
+            score(wide, keys + pool * key_pool + kv_head * key_head, key_slot, slots, count, scores, width);
 
             Sum shares[SHARED];
             for (int head = 0; head < SHARED; head++) shares[head] = exponentials(scores + head * width, count);
-            weigh(values + pools[node] * value_pool + kv_head * value_head, value_slot, slots, count, scores, width, shares,
+            weigh(values + pool * value_pool + kv_head * value_head, value_slot, slots, count, scores, width, shares,
                   output + (node * kv_heads + kv_head) * SHARED * HEAD_DIM);
             free(slots);
         }

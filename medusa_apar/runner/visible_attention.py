@@ -47,7 +47,7 @@ def attend_to_visible(
         query: `[1, heads, nodes, head_dim]`, of one of `DTYPES`.
         key: `[pools, kv_heads, extent, head_dim]`, of the same dtype.
         value: the same shape.
-        mask: `[nodes, extent]`, of the same dtype; 0 where a node sees a slot of its pool.
+        mask: `[..., nodes, extent]`, of the same dtype; 0 where a node sees a slot of its pool.
         pools: `[nodes]` int64, where the pool of each node is in `key`; None: the first.
         scaling: of the scores.
         exact: sum in float64, in which the order of sums is lost in the rounding; else in float32.
@@ -60,14 +60,15 @@ def attend_to_visible(
     library = _library(head_dim, heads // kv_heads, query.dtype, exact)
     assert library is not None
     query, key, value = map(_with_whole_rows, (query, key, value))
-    pools = query.new_zeros(nodes, dtype=torch.int64) if pools is None else pools.contiguous()
+    pools = None if pools is None else pools.contiguous()
     mask = mask.contiguous()
     output = query.new_empty(1, nodes, heads, head_dim)
     failed = library.attend(
         query.data_ptr(), *query.stride()[1:3],
         key.data_ptr(), *key.stride()[:3],
         value.data_ptr(), *value.stride()[:3],
-        mask.data_ptr(), pools.data_ptr(), output.data_ptr(), nodes, kv_heads, extent, scaling,
+        mask.data_ptr(), None if pools is None else pools.data_ptr(),
+        output.data_ptr(), nodes, kv_heads, extent, scaling,
     )  # fmt: skip
     if failed:
         raise MemoryError(f"no memory for the scores of {extent} KV slots")
