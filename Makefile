@@ -66,7 +66,7 @@ test: $(INSTALLED) $(BASE) ## run the tests, a process for each core
 test-integration: $(INSTALLED) $(BASE) ## run the tests that train, compile, run whole commands or need the default model
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "integration and not deepspeed" --numprocesses auto --dist loadfile
 
-test-slow: $(INSTALLED) ## run the tests that take minutes
+test-slow: $(INSTALLED) $(BASE) $(MEDUSA_LLM_INSTALLED) ## run the tests that take minutes
 	MEDUSA_APAR_DATA=$(MEDUSA_APAR_DATA) $(BIN)/pytest -m slow
 
 test-oldest: $(OLDEST)/.installed ## run the tests with the oldest torch and transformers that pyproject.toml allows, and with torchao

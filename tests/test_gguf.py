@@ -30,11 +30,13 @@ SPECIAL = (EOS, FORK, CHILD)
 
 def vocabulary(*, control_tokens: bool) -> list[str]:
     special = SPECIAL if control_tokens else SPECIAL[:1]
-    return [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    return [*special, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "an"]
 
 
 def tokenizer_of(tokens: list[str]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges=[("t", "h")]))
+    tokenizer = Tokenizer(
+        models.BPE({token: index for index, token in enumerate(tokens)}, merges=[("t", "h"), ("a", "n")])
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = [token for token in tokens if token in SPECIAL]
@@ -81,7 +83,8 @@ def write_gguf(model: LlamaForCausalLM, tokens: list[str], path: Path) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if token in SPECIAL else gguf.TokenType.NORMAL for token in tokens])
-    writer.add_token_merges(["t h"])
+    writer.add_token_merges(["t h", "a n"])  # transformers 5.16 reads a single one wrongly, and needs bos_token_id
+    writer.add_bos_token_id(0)
     writer.add_eos_token_id(0)
     for name, weight in model.state_dict().items():
         if "q_proj" in name:

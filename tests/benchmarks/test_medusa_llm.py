@@ -268,7 +268,7 @@ def test_medusa_llm_itself_decodes_the_same_tokens(
     grouped: MedusaAparModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     if not ENVIRONMENT.exists():
-        pytest.skip(f"no {ENVIRONMENT}; `make bench-medusa-llm` builds it")
+        pytest.skip(f"no {ENVIRONMENT}; `make test-slow` builds it")
     folder, heads = export(grouped, tmp_path)
     model = MedusaAparModel(LlamaForCausalLM.from_pretrained(folder), grouped.heads)
     with Worker(ENVIRONMENT, heads, grouped.config.eos_token_id) as worker:

@@ -32,7 +32,7 @@ KINDS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "attention that leaves soft-capping out": (
         {"model_type": "gemma2", **SIZES, "head_dim": 8, "num_key_value_heads": 2},
         ["--attn_implementation", "sdpa"],
-        'attn_implementation="eager"',
+        "eager",  # the remedy, in transformers' words or, with older ones, in ours
     ),
     "rows beyond the length up to which threads do not disturb each other": (
         {
