@@ -83,8 +83,8 @@ def write_gguf(model: LlamaForCausalLM, tokens: list[str], path: Path) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if token in SPECIAL else gguf.TokenType.NORMAL for token in tokens])
-    writer.add_token_merges(["t h", "a n"])  # transformers 5.16 reads a single one wrongly, and needs bos_token_id
-    writer.add_bos_token_id(0)
+    writer.add_token_merges(["t h", "a n"])  # transformers 5.16 misreads a list of one
+    writer.add_bos_token_id(0)  # and does not load a file without it
     writer.add_eos_token_id(0)
     for name, weight in model.state_dict().items():
         if "q_proj" in name:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+from torch import Tensor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """What `--dtype` may name."""
@@ -41,6 +42,11 @@ def cpu_has_amx() -> bool:
 def default_dtype() -> torch.dtype:
     """bfloat16 on a GPU or a CPU with bfloat16 instructions, else float32."""
     return torch.bfloat16 if torch.cuda.is_available() or cpu_has_bfloat16() else torch.float32
+
+
+def in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor.to(dtype)`, which takes a microsecond even where it converts nothing; this does not."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def dtype_named(name: str) -> torch.dtype:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .dtype import cpu_has_bfloat16
+from .dtype import cpu_has_bfloat16, in_dtype
 from .opaque_linear import OpaqueLinear, replace_linears
 
 MAX_BYTES = 2**30
@@ -47,9 +47,7 @@ class PackedLinear(OpaqueLinear):
         return product
 
     def forward(self, rows: Tensor) -> Tensor:
-        if rows.dtype == self.computed == self.loaded:  # as nearly always: `to` takes a microsecond also for nothing
-            return self.product(rows)
-        return self.product(rows.to(self.computed)).to(self.loaded)
+        return in_dtype(self.product(in_dtype(rows, self.computed)), self.loaded)
 
 
 def packs_single_rows() -> bool:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PretrainedConfig
 
+from medusa_apar.linears.dtype import in_dtype
+
 from .visible_attention import DTYPES, attend_to_visible, is_available
 
 NAME = "medusa_apar"
@@ -93,10 +95,9 @@ def visible_slot_attention(
     values of other dtypes than `DTYPES` are attended to as by `slot_attention`.
     """
     attend = torch.ops.medusa_apar.attend.default if torch.compiler.is_compiling() else _attend
-    converted = query if query.dtype == key.dtype else query.to(key.dtype)
     pools = pool_nodes, node_places, attended_pools
-    output = attend(converted, key, value, attention_mask, *pools, scaling, exact)
-    return output if output.dtype == query.dtype else output.to(query.dtype), None
+    output = attend(in_dtype(query, key.dtype), key, value, attention_mask, *pools, scaling, exact)
+    return in_dtype(output, query.dtype), None
 
 
 def _attend(
@@ -116,8 +117,7 @@ def _attend(
         pools = node_places // pool_nodes.shape[1]
         pools = pools if attended_pools is None else attended_pools[pools]
     if key.dtype in DTYPES and (exact or query.shape[2] <= FEW * count):
-        mask = mask if mask.dtype == key.dtype else mask.to(key.dtype)
-        return attend_to_visible(query, key, value, mask, pools, scaling, exact=exact)
+        return attend_to_visible(query, key, value, in_dtype(mask, key.dtype), pools, scaling, exact=exact)
     groups = pool_nodes, node_places, attended_pools
     return slot_attention(nn.Identity(), query, key, value, mask, scaling, *groups)[0]
 

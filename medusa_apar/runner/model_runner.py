@@ -140,18 +140,17 @@ class ModelRunner:
 
     def scored_slots(self, placement: Placement) -> float:
         """Slots for which attention computes scores, for each node: those that it sees, or all up to the extent."""
-        dtype = self.mask_dtype
-        if visits_visible_alone(self._twin.config, dtype, len(placement), placement.attended_count):
+        if visits_visible_alone(self._twin.config, self.mask_dtype, len(placement), placement.attended_count):
             return float(placement.mask.sum()) / len(placement)
         return placement.slots_per_node
 
     def _inputs(self, placement: Placement, token_ids: Ints, kept: Ints | None = None) -> PassInputs:
-        device = self.device
+        device, dtype = self.device, self.mask_dtype
         padding = len(placement) - len(token_ids)
         return PassInputs(
             to_device(np.pad(token_ids, (0, padding)) if padding else token_ids, device)[None],
             to_device(placement.positions, device)[None],
-            attention_masks(self.model.config, placement, self.mask_dtype, device),
+            attention_masks(self.model.config, placement, dtype, device),
             to_device(placement.flat_slots, device),
             PoolInputs.of(placement, device),
             None if kept is None else to_device(kept, device),

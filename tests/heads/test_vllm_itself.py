@@ -80,7 +80,7 @@ def eagle3_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eagle3")
     backbone = AutoModelForCausalLM.from_pretrained(TINY, dtype=torch.float32)
     heads = Eagle3Heads.for_backbone(backbone, num_heads=LEVELS)
-    heads.config.auxiliary_layers = [1, 2, 3]  # vLLM takes each layer once; the paper's three of four layers are two
+    heads.config.auxiliary_layers = [1, 2, 3]  # vLLM takes each layer once; the default layers of four are 2, 2 and 1
     heads.save_pretrained(folder / "untrained")
     data = folder / "questions.json"
     data.write_text(json.dumps([{"prompt": QUESTION}]))
