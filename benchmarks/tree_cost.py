@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import HfArgumentParser
 
-from medusa_apar.eval.accuracy.forks import measure_backbone
 from medusa_apar.eval.measurement.tables import as_markdown
+from medusa_apar.train.backbone.held_out_figures import measure_backbone
 from medusa_apar.train.backbone.training import held_out_rows
 from medusa_apar.train.backbone.training import main as train_backbone
 from medusa_apar.train.command_line import InputError

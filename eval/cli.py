@@ -11,7 +11,7 @@ from medusa_apar.argument_types import ArgumentParser
 USER_ERROR = 2
 INTERRUPTED = 130
 COMMANDS = {
-    "backbone": "accuracy.forks",
+    "backbone": ".train.backbone.held_out_figures",
     "batch": "batch.command",
     "heads": "accuracy.drafts",
     "quality": "quality.command",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,14 @@ from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+gc.disable()  # until all is imported, most of which stays
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
 
 VOCABULARY = 64
 EOS, FORK, CHILD = 1, 2, 3
@@ -120,9 +129,15 @@ def random_eagle3_heads(backbone: PreTrainedModel, seed: int = 0, num_heads: int
 
 
 @pytest.fixture(params=sorted(CONFIGS))
-def backbone(request: pytest.FixtureRequest) -> PreTrainedModel:
+def family(request: pytest.FixtureRequest) -> str:
+    """Of the tiny forking backbones."""
+    return str(request.param)
+
+
+@pytest.fixture
+def backbone(family: str) -> PreTrainedModel:
     """One tiny forking backbone per family, in float64."""
-    return forking_backbone(request.param, FORKING_SEEDS[request.param])
+    return forking_backbone(family, FORKING_SEEDS[family])
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -130,7 +145,7 @@ def _own_cost_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Measure step costs anew, though not for long, and leave the user's alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MEDUSA_APAR_CACHE", str(tmp_path_factory.mktemp("step-costs")))
-        patch.setattr(budget, "ENOUGH_SECONDS", 0.5)
+        patch.setattr(budget, "ENOUGH_SECONDS", 0.1)
         yield
 
 

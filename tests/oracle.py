@@ -6,7 +6,8 @@ faster is held against this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,16 +21,20 @@ TIE = 1e-3
 
 @dataclass(frozen=True)
 class Oracle:
-    """Plain decoding under the control-token rules."""
+    """Plain decoding under the control-token rules; what it has decoded once it knows."""
 
     backbone: PreTrainedModel
     control: ControlTokens
     eos_token_id: int
     max_depth: int = 2
     apar: bool = True
+    _known: dict[tuple[Any, ...], tuple[list[int], list[Tensor]]] = field(default_factory=dict, compare=False)
 
     def continue_thread(self, context: list[int], depth: int, max_new_tokens: int) -> tuple[list[int], list[Tensor]]:
         """The tokens that `generate` puts after a linear context, and the logits from which it chose them."""
+        key = (*context, depth, max_new_tokens)
+        if key in self._known:
+            return self._known[key]
         rules = ControlTokenRules(self.control, fork_allowed=self.apar and depth < self.max_depth)
         output = self.backbone.generate(
             torch.tensor([context], device=self.backbone.device),
@@ -42,7 +47,8 @@ class Oracle:
             return_dict_in_generate=True,
             output_scores=True,
         )
-        return output.sequences[0, len(context) :].tolist(), [scores[0] for scores in output.scores]
+        self._known[key] = output.sequences[0, len(context) :].tolist(), [scores[0] for scores in output.scores]
+        return self._known[key]
 
     def answer(self, prompt: list[int], max_new_tokens: int) -> list[int]:
         """The whole answer in reading order, cut after `max_new_tokens` visible tokens."""

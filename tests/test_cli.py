@@ -164,7 +164,7 @@ def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
             "tree",
             "--compare",
             "--max-new-tokens",
-            "30",
+            "8",
         ]
     )
     shown = capsys.readouterr().out

@@ -7,7 +7,6 @@ sizes: Medusa alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
-from medusa_apar.argument_types import ArgumentParser, positive, positives
-from medusa_apar.linears.dtype import DTYPES, WEIGHTS
+from medusa_apar.argument_types import positives
 from medusa_apar.model import MedusaAparModel
 
-from ..measurement.question_sets import BENCHMARKS, BUNDLED, load_questions
-from ..measurement.setup import load_model
+from ..measurement.question_sets import load_questions
+from ..measurement.setup import command_parser, load_model
 from ..replay.hits import PUBLISHED
 from .verify_heads import Chat, greedy_answers, tokens_per_step
 
@@ -109,20 +107,9 @@ def accuracy_table(figures: HeadFigures) -> Table:
 
 def main(argv: Sequence[str]) -> int:
     """Run `medusa-apar eval heads` with these arguments."""
-    parser = ArgumentParser(
-        prog="medusa-apar eval heads",
-        description=__doc__.partition(": ")[2],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--model", help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)")
-    parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
-    names = ", ".join(BUNDLED + BENCHMARKS)
-    parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
-    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
-    parser.add_argument("--max-new-tokens", type=positive, default=384, help="tokens of an answer")
+    shared = ("model", "heads", "questions", "limit", "max_new_tokens", "dtype", "weights")
+    parser = command_parser("heads", __doc__.partition(": ")[2], shared, questions="lists", max_new_tokens=384)
     parser.add_argument("--nodes", type=positives, default="16,64", help="nodes of a step, separated by commas")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
     parser.add_argument("--output", type=Path, help="a JSON file to write the figures to")
     arguments = parser.parse_args(argv)
     if arguments.output is not None:

@@ -33,20 +33,12 @@ def main(argv: Sequence[str]) -> int:
     parser = ArgumentParser(prog="medusa-apar heads verify", description=__doc__.partition(": ")[2])
     parser.add_argument("path", metavar="PATH", help="folder or hub id of the heads, in any format")
     parser.add_argument("--backbone", metavar="DIR", help="folder or hub id (default: the folder around PATH)")
-    parser.add_argument(
-        "--against",
-        metavar="DIR",
-        help="heads whose figure counts, for a format that has no place for it (default: PATH)",
-    )
+    parser.add_argument("--against", metavar="DIR", help="heads whose figure counts, where PATH's format has none")
     parser.add_argument("--data", metavar="FILE", help="held-out conversations or questions (default: bundled ones)")
     parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
-    parser.add_argument(
-        "--least",
-        type=finite,
-        default=0.5,
-        help="share of the draft tokens accepted in training (default: %(default)s)",
-    )
+    least = "share of the draft tokens accepted in training (default: %(default)s)"
+    parser.add_argument("--least", type=finite, default=0.5, help=least)
     arguments = parser.parse_args(argv)
     backbone = str(Path(arguments.path).resolve().parent) if arguments.backbone is None else arguments.backbone
     model, tokenizer = load_model(backbone, "auto", arguments.path)

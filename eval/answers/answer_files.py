@@ -9,7 +9,8 @@ from typing import Any
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
-from ..measurement.question_sets import Question, parse_line
+from ..measurement.json_lines import json_lines
+from ..measurement.question_sets import Question
 
 Answers = Mapping[int | str, tuple[str, ...]]
 """The turns' answers by question."""
@@ -18,19 +19,24 @@ _ORDER = [*map(str, Baseline), *map(str, Mode)]
 _SHOWN = 5
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a file of JSON lines, each with its place in the file; blank lines are passed over.
+def read_choices(path: Path) -> Iterator[tuple[str, int | str, dict[str, Any]]]:
+    """The place in the file of every answer, its question, and the first of its `choices`, whose `turns` are texts.
 
     Raises:
-        ValueError: for a line that is none, named by file and number.
+        ValueError: for a line that is no answer, named by file and number.
     """
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            place = f"{path}, line {number}"
-            try:
-                yield place, parse_line(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
+    for place, row in json_lines(path):
+        question_id = row.get("question_id")
+        try:
+            choice, turns = row["choices"][0], row["choices"][0]["turns"]
+        except (KeyError, IndexError, TypeError):
+            choice = turns = None
+        are_texts = isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)
+        if isinstance(question_id, bool) or not isinstance(question_id, int | str) or not are_texts:
+            raise ValueError(
+                f"{place}: no answer in FastChat's model_answer format; expected question_id and choices[0].turns"
+            )
+        yield place, question_id, choice
 
 
 def read_answers(path: Path) -> dict[int | str, tuple[str, ...]]:
@@ -40,20 +46,10 @@ def read_answers(path: Path) -> dict[int | str, tuple[str, ...]]:
         ValueError: for a line that is no answer, or answers a question a second time; for a file without any.
     """
     answers: dict[int | str, tuple[str, ...]] = {}
-    for place, row in read_rows(path):
-        question_id = row.get("question_id")
-        try:
-            turns = row["choices"][0]["turns"]
-        except (KeyError, IndexError, TypeError):
-            turns = None
-        are_texts = isinstance(turns, list) and all(isinstance(turn, str) for turn in turns)
-        if isinstance(question_id, bool) or not isinstance(question_id, int | str) or not are_texts:
-            raise ValueError(
-                f"{place}: no answer in FastChat's model_answer format; expected question_id and choices[0].turns"
-            )
+    for place, question_id, choice in read_choices(path):
         if question_id in answers:
             raise ValueError(f"{place}: question_id {question_id!r} occurs a second time")
-        answers[question_id] = tuple(turns)
+        answers[question_id] = tuple(choice["turns"])
     if not answers:
         raise ValueError(f"{path} has no answers; expected one JSON object per line")
     return answers

@@ -5,24 +5,20 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from medusa_apar.argument_types import ArgumentParser, positive, positives
+from medusa_apar.argument_types import positive, positives
 
-from ..decoding.decode import GENERATE, Limits
+from ..decoding.decode import GENERATE
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import add_arguments, describe, limits_of, load_model
+from ..measurement.setup import DECODING, command_parser, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
 from .batch_run import BatchRun, BatchStore
 from .batch_summary import summarize
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_LIMITS = Limits(max_new_tokens=128)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="medusa-apar eval batch", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_arguments(parser, questions="lists", limits=_LIMITS)
+    parser = command_parser("batch", __doc__, DECODING, questions="lists", max_new_tokens=128)
     sizes = ",".join(str(size) for size in BATCH_SIZES)
     parser.add_argument("--batch-sizes", type=positives, default=sizes, help="prompts in a batch, separated by commas")
     parser.add_argument("--rounds", type=positive, default=5, help="how often every batch size is measured")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
@@ -12,12 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
 
 from medusa_apar.checkpoint import load_backbone
 from medusa_apar.model import MedusaAparModel
 
-from .peers import Peers, is_peer
+from .peers import Peer, Peers
+
+PROMPT_LOOKUP_TOKENS = 10
+"""Draft tokens of prompt lookup, transformers' `prompt_lookup_num_tokens`, as its documentation has them."""
 
 
 class Baseline(StrEnum):
@@ -33,12 +33,10 @@ class BaselineOptions:
     """What the baselines take beside the limits.
 
     Attributes:
-        prompt_lookup_tokens: tokens that prompt lookup drafts at once.
         assistant: the draft model of assisted decoding; None where there is none.
         peers: the processes of llama.cpp; None where there are none.
     """
 
-    prompt_lookup_tokens: int = 10
     assistant: PreTrainedModel | None = None
     peers: Peers | None = None
 
@@ -51,13 +49,8 @@ class BaselineOptions:
         """Raise a ValueError where a baseline or a peer lacks what it takes."""
         if mode == Baseline.ASSISTED and self.assistant is None:
             raise ValueError(f"mode={str(mode)!r} needs a draft model; name one with --assistant")
-        if is_peer(mode) and self.peers is None:
+        if mode in tuple(Peer) and self.peers is None:
             raise ValueError(f"mode={str(mode)!r} needs llama.cpp; add --peers llama.cpp")
-
-
-def is_baseline(mode: str) -> bool:
-    """Whether a name is that of a baseline."""
-    return mode in tuple(Baseline)
 
 
 def load_assistant(source: str, model: MedusaAparModel) -> PreTrainedModel:
@@ -85,7 +78,7 @@ def generate(
     attention_mask: Tensor,
     options: BaselineOptions,
     **arguments: Any,
-) -> tuple[Tensor, int]:
+) -> tuple[Tensor, list[float]]:
     """Decode with transformers alone.
 
     Args:
@@ -97,24 +90,32 @@ def generate(
         **arguments: of `generate`, such as `max_new_tokens`.
 
     Returns:
-        `[batch, length + new]`, and the backbone's forward passes after the one that read the prompt.
+        `[batch, length + new]`, and when each forward pass of the backbone began, by `time.perf_counter`; the first
+        one reads the prompt.
 
     Raises:
         ValueError: if the baseline lacks its draft model.
     """
     options.check(baseline)
-    control = model.control
-    with _forward_passes(model.backbone) as passes:
-        output: Tensor = cast(Any, model.backbone).generate(
+    control, backbone, passes = model.control, cast(Any, model.backbone), list[float]()
+    own: dict[Baseline, dict[str, Any]] = {
+        Baseline.PROMPT_LOOKUP: {"prompt_lookup_num_tokens": PROMPT_LOOKUP_TOKENS},
+        Baseline.ASSISTED: {"assistant_model": options.assistant},
+    }
+    counting = backbone.register_forward_pre_hook(lambda *_: passes.append(time.perf_counter()))
+    try:
+        output: Tensor = backbone.generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             use_cache=True,
             suppress_tokens=[control.fork_token_id, control.child_token_id] if control else None,
             pad_token_id=padding(model),
-            **_arguments(baseline, options),
+            **own.get(baseline, {}),
             **arguments,
         )
-    return output, len(passes) - 1
+    finally:
+        counting.remove()
+    return output, passes
 
 
 def padding(model: MedusaAparModel) -> int | None:
@@ -123,40 +124,6 @@ def padding(model: MedusaAparModel) -> int | None:
     ends: int | list[int] | None = config.eos_token_id
     pad: int | None = config.pad_token_id
     return pad if pad is not None else ends[0] if isinstance(ends, list) else ends
-
-
-class FirstToken(BaseStreamer):
-    """A streamer that remembers when the first token came, by the clock of `time.perf_counter`."""
-
-    at = 0.0
-    _prompt = True
-
-    def put(self, value: Tensor) -> None:
-        if not self._prompt and not self.at:
-            self.at = time.perf_counter()
-        self._prompt = False
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
-def _arguments(baseline: Baseline, options: BaselineOptions) -> dict[str, Any]:
-    if baseline is Baseline.PROMPT_LOOKUP:
-        return {"prompt_lookup_num_tokens": options.prompt_lookup_tokens}
-    if baseline is Baseline.ASSISTED:
-        return {"assistant_model": options.assistant}
-    return {}
-
-
-@contextmanager
-def _forward_passes(backbone: PreTrainedModel) -> Iterator[list[None]]:
-    """While open, the list grows by one entry per forward pass of the backbone."""
-    passes: list[None] = []
-    handle = cast(nn.Module, backbone).register_forward_pre_hook(lambda *_: passes.append(None))
-    try:
-        yield passes
-    finally:
-        handle.remove()
 
 
 def answer_lengths(answers: Tensor, model: MedusaAparModel) -> list[int]:

@@ -15,8 +15,8 @@ from medusa_apar.modes import Mode
 from medusa_apar.output import DecodingStats, MedusaAparOutput
 
 from .answer import Answer
-from .baselines import Baseline, BaselineOptions, FirstToken, answer_lengths, generate, is_baseline
-from .peers import Peer, is_peer
+from .baselines import Baseline, BaselineOptions, answer_lengths, generate
+from .peers import Peer
 
 GENERATE = str(Baseline.GENERATE)
 """transformers' own `generate` with its KV cache: the name under which it stands beside the modes."""
@@ -76,11 +76,11 @@ def decode(
     input_ids = input_ids.to(model.backbone.device)
     attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.to(input_ids.device)
     options = BaselineOptions() if baselines is None else baselines
-    if is_peer(mode):
+    if mode in tuple(Peer):
         options.check(mode)
         assert options.peers is not None
         return options.peers.decode(Peer(mode), input_ids[0].tolist(), limits.max_new_tokens)
-    if is_baseline(mode):
+    if mode in tuple(Baseline):
         return _decode_with_baseline(model, Baseline(mode), input_ids, attention_mask, limits, options)
     return _decode_in_mode(model, Mode(mode), input_ids, attention_mask, limits, medusa_choices)
 
@@ -127,14 +127,16 @@ def _decode_with_baseline(
 ) -> Answer:
     start = _now(input_ids.device)
     torch.manual_seed(SEED)
-    first = FirstToken()
-    arguments = {"max_new_tokens": limits.max_new_tokens, "streamer": first if len(input_ids) == 1 else None}
-    output, steps = generate(model, baseline, input_ids, attention_mask, options, **arguments, **limits.sampling)
+    arguments = {"max_new_tokens": limits.max_new_tokens, **limits.sampling}
+    output, passes = generate(model, baseline, input_ids, attention_mask, options, **arguments)
     seconds = _now(input_ids.device) - start
     answers = output[:, input_ids.shape[1] :]
     lengths = answer_lengths(answers, model)
     stats = DecodingStats(
-        steps=steps, answer_tokens=sum(lengths), seconds=seconds, first_token_seconds=max(0.0, first.at - start)
+        steps=len(passes) - 1,
+        answer_tokens=sum(lengths),
+        seconds=seconds,
+        first_token_seconds=passes[1] - start if len(passes) > 1 else seconds,
     )
     if baseline is Baseline.GENERATE:
         stats.peak_slots = output.shape[0] * (output.shape[1] - 1)

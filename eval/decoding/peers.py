@@ -25,11 +25,6 @@ class Peer(StrEnum):
     LOOKUP = "llama-lookup"
 
 
-def is_peer(mode: str) -> bool:
-    """Whether a name is that of a peer."""
-    return mode in tuple(Peer)
-
-
 class Worker:
     """A process of Node.js that decodes with llama.cpp.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, Self, cast
 
 import openai
@@ -29,49 +28,38 @@ class InquiryRefusedError(RuntimeError):
     """The endpoint refuses this inquiry, for example because its text is too long; it may take another."""
 
 
-class StoppedError(Exception):
-    """The request was not sent: an earlier one has failed."""
-
-
 class Endpoint:
-    """Asks the judge; several threads may at once.
+    """Asks the judge; several inquiries at a time.
 
     Args:
         options: who judges, and how requests are sent.
-
-    Attributes:
-        stopped: once set, no further request is sent.
     """
 
     def __init__(self, options: JudgeOptions) -> None:
         self.options = options
-        self.stopped = threading.Event()
-        self._client = openai.OpenAI(
+        self._client = openai.AsyncOpenAI(
             base_url=options.url,
             api_key=os.environ.get(options.key_variable) or "none",  # local servers take any
             timeout=options.timeout,
             max_retries=options.retries,
-            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._refuse_if_stopped]}),
         )
 
-    def __enter__(self) -> Self:
+    async def __aenter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
 
-    def ask(self, inquiry: Inquiry) -> str:
+    async def ask(self, inquiry: Inquiry) -> str:
         """What the judge says; empty where it says nothing.
 
         Raises:
             InquiryRefusedError: if the endpoint refuses this inquiry.
-            JudgeError: if it refuses the key, cannot be reached, fails, or returns no chat completion. No
-                further request is sent then.
-            StoppedError: once `stopped` is set.
+            JudgeError: if it refuses the key, cannot be reached, fails, or returns no chat completion.
         """
         completion: object = None
         try:
-            completion = self._client.chat.completions.create(
+            completion = await self._client.chat.completions.create(
                 model=self.options.model,
                 messages=cast(Any, inquiry.messages),
                 temperature=TEMPERATURE,
@@ -83,13 +71,8 @@ class Endpoint:
             if isinstance(error, openai.APIStatusError) and error.status_code in _REFUSALS:
                 about = f"turn {inquiry.turn} of question {inquiry.question_id!r} under {inquiry.prompt!r}"
                 raise InquiryRefusedError(f"{where} refused {about} {_said(error)}") from error
-            self.stopped.set()
             raise JudgeError(f"{where} {self._failure(error, completion)}") from error
         return content if isinstance(content, str) else ""
-
-    def _refuse_if_stopped(self, _: object) -> None:
-        if self.stopped.is_set():
-            raise StoppedError
 
     def _failure(self, error: Exception, completion: object) -> str:
         """What went wrong, and the remedy."""
@@ -127,7 +110,7 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " ..."
 
 
-def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStore, parallel: int) -> list[str]:
+async def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStore, parallel: int) -> list[str]:
     """Ask what the store lacks, and keep every judgement as soon as it is there.
 
     Args:
@@ -140,44 +123,29 @@ def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: JudgementStor
         What the endpoint said of inquiries that it refused.
 
     Raises:
-        JudgeError: if the endpoint cannot be used; what was under way before is kept.
+        JudgeError: if the endpoint cannot be used; no further request is sent then.
     """
     by_digest = {inquiry.digest: inquiry for inquiry in inquiries}
     limit = endpoint.options.max_tokens
     missing = [inquiry for digest, inquiry in by_digest.items() if not store.knows(digest, limit)]
-    keeping = threading.Lock()
-    refused = []
+    at_once, refused = asyncio.Semaphore(parallel), []
 
-    def ask(inquiry: Inquiry) -> None:
-        judgement = Judgement(
-            digest=inquiry.digest,
-            question_id=inquiry.question_id,
-            turn=inquiry.turn,
-            prompt=inquiry.prompt,
-            text=endpoint.ask(inquiry),
-            max_tokens=limit,
-            finished_at=time.time(),
-        )
-        with keeping:
-            store.add(judgement)
+    async def ask(inquiry: Inquiry) -> None:
+        async with at_once:
+            try:
+                text = await endpoint.ask(inquiry)
+            except InquiryRefusedError as error:
+                refused.append(str(error))
+            else:
+                about = {name: getattr(inquiry, name) for name in ("digest", "question_id", "turn", "prompt")}
+                store.add(Judgement(**about, text=text, max_tokens=limit, finished_at=time.time()))
+            progress.update()
 
-    with (
-        ThreadPoolExecutor(parallel) as executor,
-        tqdm(initial=len(by_digest) - len(missing), total=len(by_digest), unit=" judgements") as progress,
-    ):
-        asked = {executor.submit(ask, inquiry): inquiry for inquiry in missing}
+    with tqdm(initial=len(by_digest) - len(missing), total=len(by_digest), unit=" judgements") as progress:
         try:
-            for answer in as_completed(asked):
-                progress.set_postfix_str(asked[answer].prompt)
-                try:
-                    answer.result()
-                except InquiryRefusedError as error:
-                    refused.append(str(error))
-                except StoppedError:  # because of an error that is still to come
-                    continue
-                progress.update()
-        except BaseException:
-            endpoint.stopped.set()
-            executor.shutdown(cancel_futures=True)
-            raise
+            async with asyncio.TaskGroup() as group:
+                for inquiry in missing:
+                    group.create_task(ask(inquiry))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
     return refused

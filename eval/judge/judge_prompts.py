@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 from string import Formatter
 
-from ..answers.answer_files import Answers, read_answers, read_rows
+from ..answers.answer_files import Answers, read_answers
+from ..measurement.json_lines import json_lines
 from ..measurement.question_sets import BENCHMARKS, Question, find_published
 
 
@@ -80,7 +81,7 @@ def load_judge_prompts(given: str | None, mode: JudgeMode) -> dict[str, JudgePro
         OSError: if the file is neither on this machine nor within reach.
     """
     path = _find("--judge-prompts", given, _FILE, f"data/{_FILE}")
-    rows = {row.get("name"): row for _, row in read_rows(path)}
+    rows = {row.get("name"): row for _, row in json_lines(path)}
     prompts = {}
     for with_reference, turn in product((False, True), (1, 2)):
         name = prompt_name(mode, with_reference, turn)

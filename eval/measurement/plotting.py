@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
+from .spread import Spread
+from .tables import Section
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_ROOM = 40
+"""Characters that fit below a panel."""
 
 COLOURS: dict[str, str] = {
     Mode.AR: "#333333",
@@ -21,6 +27,28 @@ COLOURS: dict[str, str] = {
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",
 }
+
+
+def draw_growth(axes: Axes, table: Section[Any], figure: str) -> None:
+    """Draw a column of a table, a line per mode, over what names its rows first, at equal distances."""
+    grows, _ = table.about
+    values = list(dict.fromkeys(row[grows] for row in table.rows))
+    for mode in dict.fromkeys(row["mode"] for row in table.rows):
+        own = {row[grows]: row[figure] for row in table.rows if row["mode"] == mode and row[figure] is not None}
+        heights = [each.median if isinstance(each, Spread) else each for each in own.values()]
+        axes.plot([*map(values.index, own)], heights, marker="o", color=COLOURS.get(mode), label=mode)
+    names = [str(value) for value in values]
+    tilted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(" ".join(names)) > _ROOM else {}
+    axes.set_xticks(range(len(names)), names, **tilted)
+    frame(axes, grows, figure)
+
+
+def frame(axes: Axes, across: str, up: str) -> None:
+    """Name the axes of a panel whose heights begin at 0."""
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    axes.grid()
 
 
 def save_panels(figure: Figure, path: Path, title: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
+
+from .json_lines import json_lines
 
 DATA_VARIABLE = "MEDUSA_APAR_DATA"
 BUNDLED = ("everyday", "lists")
@@ -114,24 +115,20 @@ def read_questions(path: Path) -> list[Question]:
         ValueError: for a line that is no question; for a file without any.
     """
     questions: dict[int | str, Question] = {}
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                question = _parse(line)
-                if question.question_id in questions:
-                    raise ValueError(f"question_id {question.question_id!r} occurs a second time")
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            questions[question.question_id] = question
+    for place, row in json_lines(path):
+        try:
+            question = _question_of(row)
+            if question.question_id in questions:
+                raise ValueError(f"question_id {question.question_id!r} occurs a second time")
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        questions[question.question_id] = question
     if not questions:
         raise ValueError(f"{path} has no questions; expected one JSON object per line")
     return list(questions.values())
 
 
-def _parse(line: bytes) -> Question:
-    row = parse_line(line)
+def _question_of(row: dict[str, Any]) -> Question:
     missing = [key for key in ("question_id", "category", "turns") if key not in row]
     if missing:
         raise ValueError(f"missing {', '.join(missing)}")
@@ -153,24 +150,3 @@ def _strings(row: dict[str, Any], key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{key} is {value!r}, expected a list of strings")
     return tuple(value)
-
-
-def parse_line(line: bytes) -> dict[str, Any]:
-    """The JSON object of a line.
-
-    Raises:
-        ValueError: if it is not a JSON object, or holds half of a surrogate pair, which no tokenizer takes.
-    """
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object, got {type(row).__name__}")
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"half of a surrogate pair ({error}); write whole characters") from error
-    return row

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from medusa_apar import DEFAULT_MODEL, fingerprint
-from medusa_apar.argument_types import names_of, positive
+from medusa_apar.argument_types import ArgumentParser, names_of, positive
 from medusa_apar.checkpoint import load_tokenizer
 from medusa_apar.linears.dtype import DTYPES, WEIGHTS, Weights, dtype_named
 from medusa_apar.model import MedusaAparModel
@@ -44,34 +44,47 @@ def load_model(
     return loaded.to(device), tokenizer
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, questions: str, limits: Limits) -> None:
-    """Add the arguments that every measurement takes, with its defaults."""
-    parser.add_argument("--model", help="folder or hub id (default: SmolLM2-135M-Instruct, tuned)")
-    parser.add_argument("--heads", help="folder or hub id of heads; by default those that come with the model")
-    names = ", ".join(BUNDLED + BENCHMARKS)
-    parser.add_argument("--questions", default=questions, help=f"a file in FastChat's format, or one of {names}")
-    parser.add_argument(
-        "--modes", type=names_of("mode", tuple(Mode)), default=",".join(Mode), help="which modes, separated by commas"
+_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "model": {"help": "folder or hub id (default: SmolLM2-135M-Instruct, tuned)"},
+    "heads": {"help": "folder or hub id of heads; by default those that come with the model"},
+    "questions": {"help": f"a file in FastChat's format, or one of {', '.join(BUNDLED + BENCHMARKS)}"},
+    "modes": {"type": names_of("mode", tuple(Mode)), "default": ",".join(Mode), "help": "separated by commas"},
+    "output_dir": {"type": Path, "required": True, "help": "folder of the results; what is finished is kept"},
+    "max_new_tokens": {"type": positive, "default": Limits().max_new_tokens, "help": "tokens of an answer"},
+    "dtype": {"choices": DTYPES, "default": "auto", "help": "of the weights"},
+    "weights": {"choices": WEIGHTS, "default": "loaded", "help": "in which linear layers are computed"},
+    "compile": {"action": "store_true", "help": "compile steps with torch.compile; slow the first time"},
+    "max_threads": {"type": positive, "default": Limits().max_threads, "help": "threads in a step"},
+    "max_depth": {"type": positive, "help": "depth at which forks end, by default as trained"},
+    "fork_bias": {"type": float, "help": "added to the logit of [Fork], by default as trained"},
+    "limit": {"type": positive, "help": "take only so many questions, of each category in turn"},
+    "generate": {"action": argparse.BooleanOptionalAction, "default": True, "help": "transformers' own generate, too"},
+}
+DECODING = tuple(_ARGUMENTS)
+"""Names of the arguments of a measurement that decodes in the modes."""
+
+
+def command_parser(
+    name: str, doc: str | None, arguments: Sequence[str], required: Sequence[str] = (), **defaults: Any
+) -> ArgumentParser:
+    """A parser with arguments that several measurements take.
+
+    Args:
+        name: of the subcommand of `medusa-apar eval`.
+        doc: docstring of its module.
+        arguments: which of `DECODING` it takes.
+        required: those of them that have to be given.
+        **defaults: of some of them, other than usual.
+    """
+    parser = ArgumentParser(
+        prog=f"medusa-apar eval {name}", description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
-    )
-    parser.add_argument("--max-new-tokens", type=positive, default=limits.max_new_tokens, help="tokens of an answer")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--weights", choices=WEIGHTS, default="loaded", help="in which linear layers are computed")
-    parser.add_argument("--compile", action="store_true", help="compile steps with torch.compile; slow the first time")
-    parser.add_argument("--max-threads", type=positive, default=limits.max_threads, help="threads in a step")
-    parser.add_argument(
-        "--max-depth", type=positive, default=limits.max_depth, help="depth at which forks end, by default as trained"
-    )
-    parser.add_argument("--fork-bias", type=float, help="added to the logit of [Fork], by default as trained")
-    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
-    parser.add_argument(
-        "--generate",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="transformers' own generate beside the modes",
-    )
+    for each in arguments:
+        own = (
+            {"required": True} if defaults.get(each) is ... else {"default": defaults[each]} if each in defaults else {}
+        )
+        parser.add_argument("--" + each.replace("_", "-"), **_ARGUMENTS[each] | own)
+    return parser
 
 
 def limits_of(arguments: argparse.Namespace) -> Limits:

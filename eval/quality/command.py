@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, not_negative, positive, seconds
-from medusa_apar.linears.dtype import DTYPES
+from medusa_apar.argument_types import not_negative, positive, seconds
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.modes import Mode
 from medusa_apar.train.training_record import commit
@@ -24,8 +24,8 @@ from ..judge.judgements import JudgementStore, JudgeOptions
 from ..judge.judgment_files import write_judgments
 from ..judge.scores import summarize_scores, unread
 from ..measurement.provenance import environment
-from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
-from ..measurement.setup import load_model, model_name
+from ..measurement.question_sets import Question, load_questions
+from ..measurement.setup import command_parser, load_model, model_name
 from ..measurement.summary_files import write_summary
 from ..measurement.tables import Section
 from .measure_summary import summarize
@@ -38,20 +38,9 @@ _OF_A_JUDGE = ("judge_model", "judge_prompts", "references")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="medusa-apar eval quality", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    shared = ("questions", "model", "dtype", "output_dir", "limit")
+    parser = command_parser("quality", __doc__, shared, required=("questions",))
     parser.add_argument("--answers", type=Path, required=True, help="folder with a file MODE.jsonl per mode")
-    names = ", ".join(BUNDLED + BENCHMARKS)
-    parser.add_argument("--questions", required=True, help=f"what was answered: a file, or one of {names}")
-    parser.add_argument(
-        "--model", help="whose backbone reads the answers: folder or hub id (default: SmolLM2-135M-Instruct, tuned)"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
-    )
-    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
     judge = parser.add_argument_group("judge", "without --judge-url nothing is sent anywhere")
     judge.add_argument("--judge-url", help="of an OpenAI-compatible endpoint, such as http://localhost:8000/v1")
     judge.add_argument("--judge-model", help="the judge's name at the endpoint")
@@ -129,24 +118,23 @@ def _describe_report(arguments: argparse.Namespace, questions: Sequence[Question
 
 def _write_answers(path: Path, turns: Iterable[AnsweredTurn], measured: Mapping[str, Measured]) -> None:
     """Write a line per answer; an empty one has no figures."""
-    lines = []
-    for turn in turns:
-        found = measured.get(turn.digest)
-        row = {
-            "question_id": turn.question.question_id,
-            "category": turn.question.category,
-            "turn": turn.turn,
-            "mode": turn.mode,
-            "tokens": 0 if found is None else found.tokens,
-            "nats_per_token": None if found is None or found.nats is None else found.nats / found.tokens,
-            "distinct_4grams": None if found is None else found.distinct_4grams,
-            "defects": [str(defect) for defect in turn.defects],
-        }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    path.write_text("".join(lines), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        for turn in turns:
+            found = measured.get(turn.digest)
+            row = {
+                "question_id": turn.question.question_id,
+                "category": turn.question.category,
+                "turn": turn.turn,
+                "mode": turn.mode,
+                "tokens": found.tokens if found else 0,
+                "nats_per_token": found.nats / found.tokens if found and found.nats is not None else None,
+                "distinct_4grams": found.distinct_4grams if found else None,
+                "defects": [str(defect) for defect in turn.defects],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _ask(assessments: Iterable[Assessment], store: JudgementStore, parallel: int) -> list[str]:
+async def _ask(assessments: Iterable[Assessment], store: JudgementStore, parallel: int) -> list[str]:
     """Ask the judge what is not known yet.
 
     Returns:
@@ -155,9 +143,9 @@ def _ask(assessments: Iterable[Assessment], store: JudgementStore, parallel: int
     from ..judge.endpoint import Endpoint, JudgeError, judge  # needs the package openai
 
     inquiries = [inquiry for each in assessments for inquiry in each.inquiries]
-    with store, Endpoint(store.options) as endpoint:
+    async with Endpoint(store.options) as endpoint:
         try:
-            return judge(inquiries, endpoint, store, parallel)
+            return await judge(inquiries, endpoint, store, parallel)
         except JudgeError as error:
             return [f"{error}; {len(store.records)} judgements are kept, and the same command goes on from there"]
 
@@ -179,7 +167,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     turns = list(answered_turns(questions, answers))
     with store:
         measurement.run(turns, store)
-    failures = [] if judgements is None else _ask(assessments, judgements, arguments.parallel)
+    failures = []
+    if judgements is not None:
+        with judgements:
+            failures = asyncio.run(_ask(assessments, judgements, arguments.parallel))
     _write_answers(out / "answers.jsonl", turns, store.records)
     sections: list[Section[Any]] = [summarize(turns, store.records)]
     if judgements is not None:

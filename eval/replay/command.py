@@ -12,19 +12,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, names_of, not_negative, positive
-from medusa_apar.linears.dtype import DTYPES, dtype_named
+from medusa_apar.argument_types import names_of, not_negative
+from medusa_apar.linears.dtype import dtype_named
 from medusa_apar.modes import Mode
 
 from ..decoding.decode import Limits
 from ..measurement.provenance import environment
 from ..measurement.question_sets import BENCHMARKS, load_questions
+from ..measurement.setup import command_parser
 from ..measurement.shapes import SHAPES
 from ..measurement.summary_files import write_summary
-from ..speed.answers_table import write_answers_table
-from ..speed.engine_tables import engine_tables
+from ..speed.speed_tables import speed_tables
 from ..speed.speed_up_plot import plot_speed_up
-from ..speed.summary import summarize
 from ..speed.turns import TurnStore
 from .calibration import Calibration, calibrate
 from .hits import HitModel
@@ -37,30 +36,17 @@ _MODES = (*Mode, RECORDED_TREE)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="medusa-apar eval replay", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    shared = ("questions", "dtype", "max_threads", "max_depth", "limit", "output_dir")
+    parser = command_parser("replay", __doc__, shared, questions=BENCHMARKS[0], max_depth=3)
     parser.add_argument("--answers", type=Path, required=True, help="recorded answers, in FastChat's format")
-    parser.add_argument(
-        "--questions", default=BENCHMARKS[0], help=f"what they answer: a file, or one of {', '.join(BENCHMARKS)}"
-    )
     parser.add_argument(
         "--calibrate-on", type=Path,
         help="MT-Bench answers with recorded steps, as medusa-llm writes them, to fit the correlation on; "
         "by default --answers",
     )  # fmt: skip
     parser.add_argument("--backbone", choices=SHAPES, default="llama-110m", help="sizes of the random backbone")
-    parser.add_argument(
-        "--modes", type=names_of("mode", _MODES), default=",".join(_MODES), help="which modes, separated by commas"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument("--max-threads", type=positive, default=Limits().max_threads, help="threads in a step")
-    parser.add_argument("--max-depth", type=positive, default=3, help="depth at which forks end")
-    parser.add_argument("--limit", type=positive, help="take only so many questions, of each category in turn")
+    parser.add_argument("--modes", type=names_of("mode", _MODES), default=",".join(_MODES), help="separated by commas")
     parser.add_argument("--seed", type=not_negative, default=0, help="of the hits")
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
-    )
     return parser
 
 
@@ -96,13 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write_report(store: TurnStore, modes: Sequence[str], calibration: Calibration) -> None:
-    """Print the tables; write the summary, `answers.csv` and `speedup.png` beside the turns."""
-    records, folder = list(store.records.values()), store.folder
+    """Print the tables; write the summary and `speedup.png` beside the turns."""
+    folder = store.folder
     title = f"{SIMULATION}: {store.settings['answers']} on a random {store.settings['backbone']}"
-    speed = replace(summarize(records, modes), note=str(calibration))
-    others = engine_tables(records, [mode for mode in modes if mode != RECORDED_TREE])
+    speed, *others = speed_tables(list(store.records.values()), modes)
+    speed = replace(speed, note=str(calibration))
     write_summary(folder, title, store.settings, [speed, *others])
-    write_answers_table(records, folder / "answers.csv", SIMULATION)
     plot_speed_up(speed, folder / "speedup.png", title=f"{title}: speed-up, medians over questions and quartiles")
     if unanswered := store.settings["unanswered"]:
         print(f"{unanswered} turns of the questions have no recorded answer with text and are left out")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..measurement.question_sets import Question, parse_line
+from ..answers.answer_files import read_choices
+from ..measurement.question_sets import Question
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under a Llama tokenizer, where a file has no counts by which to tell."""
@@ -45,38 +46,27 @@ def read_recorded(path: Path, questions: Sequence[Question]) -> list[RecordedTur
     """
     by_id = {question.question_id: question for question in questions}
     rows: list[tuple[Question, dict[str, Any]]] = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_line(line)
-                question, choice = by_id[row["question_id"]], row["choices"][0]
-                _check_choice(choice, question)
-            except KeyError as error:
-                raise ValueError(
-                    f"{path}, line {number}: no answer to any of the questions ({error}); give the --questions that "
-                    "it answers, in FastChat's formats"
-                ) from error
-            except (ValueError, TypeError, IndexError) as error:
-                raise ValueError(f"{path}, line {number}: not FastChat's model_answer format ({error})") from error
-            rows.append((question, choice))
+    for place, question_id, choice in read_choices(path):
+        if question_id not in by_id:
+            raise ValueError(
+                f"{place}: no answer to any of the questions ({question_id!r}); give the --questions that it answers, "
+                "in FastChat's formats"
+            )
+        _check(place, choice, by_id[question_id])
+        rows.append((by_id[question_id], choice))
     counted = [pair for _, row in rows for pair in zip(row["turns"], row.get("new_tokens", ()), strict=False)]
     characters, tokens = sum(len(text) for text, _ in counted), sum(count for _, count in counted)
     per_token = characters / tokens if tokens else CHARACTERS_PER_TOKEN
     return [turn for question, choice in rows for turn in _turns(question, choice, per_token)]
 
 
-def _check_choice(choice: dict[str, Any], question: Question) -> None:
-    """Raise a ValueError, KeyError or TypeError for a choice that does not answer a question."""
-    if not isinstance(choice["turns"], list) or not all(isinstance(answer, str) for answer in choice["turns"]):
-        raise ValueError(f"turns is {choice['turns']!r}, expected a list of strings")
-    if len(choice["turns"]) > len(question.turns):
-        raise ValueError(f"{len(choice['turns'])} answers to {len(question.turns)} turns")
+def _check(place: str, choice: dict[str, Any], question: Question) -> None:
+    if (answers := len(choice["turns"])) > (asked := len(question.turns)):
+        raise ValueError(f"{place}: {answers} answers to {asked} turns of question {question.question_id!r}")
     for name, least in (("new_tokens", 1), ("idxs", 0)):
         figures = choice.get(name, [])
         if not isinstance(figures, list) or not all(isinstance(each, int) and each >= least for each in figures):
-            raise ValueError(f"{name} is {figures!r}, expected whole numbers from {least}")
+            raise ValueError(f"{place}: {name} is {figures!r}, expected whole numbers from {least}")
 
 
 def _turns(question: Question, choice: dict[str, Any], characters_per_token: float) -> Iterator[RecordedTurn]:

@@ -12,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from medusa_apar.modes import Mode
 
+from ..measurement.plotting import draw_growth
 from ..measurement.provenance import read_provenance
 from ..measurement.tables import Column, Section, interval_figures, spread_figures
 from ..speed.speed_up_plot import compared, draw_speed_ups
 from ..speed.turns import TurnRecord
-from .pictures import as_svg, draw_against_speed, draw_growth, draw_slots, draw_timeline
+from .pictures import as_svg, draw_against_speed, draw_slots, draw_timeline
 from .results import Measurement, Quality, Speed, overall
 
 _DRAWN = ("tokens/s", "speed-up", "s/answer")

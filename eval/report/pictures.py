@@ -13,9 +13,7 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from ..measurement.plotting import COLOURS
-from ..measurement.spread import Spread
-from ..measurement.tables import Section
+from ..measurement.plotting import COLOURS, frame
 from ..speed.timeline import ThreadLine
 
 GREY = "#7a7a7a"
@@ -30,7 +28,6 @@ _STYLE: Any = dict.fromkeys(_GREY_THINGS, GREY) | {
     "svg.hashsalt": "medusa-apar",
     "text.parse_math": False,
 }
-_ROOM = 40  # characters that fit below a panel
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -82,21 +79,7 @@ def draw_slots(axes: Axes, held: Mapping[str, Sequence[int]]) -> None:
     """Draw the KV slots held in each step, from step 1: a line per mode."""
     for mode, slots in held.items():
         axes.plot(range(1, len(slots) + 1), slots, color=COLOURS.get(mode), label=mode)
-    _frame(axes, "step (one forward pass)", "KV slots")
-
-
-def draw_growth(axes: Axes, table: Section[Any], figure: str) -> None:
-    """Draw a column of a table, a line per mode, over what names its rows first, at equal distances."""
-    grows, _ = table.about
-    values = list(dict.fromkeys(row[grows] for row in table.rows))
-    for mode in dict.fromkeys(row["mode"] for row in table.rows):
-        own = {row[grows]: row[figure] for row in table.rows if row["mode"] == mode and row[figure] is not None}
-        heights = [each.median if isinstance(each, Spread) else each for each in own.values()]
-        axes.plot([*map(values.index, own)], heights, marker="o", color=COLOURS.get(mode), label=mode)
-    names = [str(value) for value in values]
-    tilted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(" ".join(names)) > _ROOM else {}
-    axes.set_xticks(range(len(names)), names, **tilted)
-    _frame(axes, grows, figure)
+    frame(axes, "step (one forward pass)", "KV slots")
 
 
 def draw_against_speed(axes: Axes, figure: str, points: Mapping[str, tuple[float, float]]) -> None:
@@ -104,11 +87,4 @@ def draw_against_speed(axes: Axes, figure: str, points: Mapping[str, tuple[float
     for mode, (speed_up, height) in points.items():
         axes.scatter(speed_up, height, color=COLOURS.get(mode), label=mode)
     axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
-    _frame(axes, "speed-up", figure)
-
-
-def _frame(axes: Axes, across: str, up: str) -> None:
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-    axes.grid()
+    frame(axes, "speed-up", figure)

@@ -18,8 +18,8 @@ from ..batch.batch_run import BatchRecord
 from ..measurement.store import Record
 from ..measurement.tables import OVERALL, Column, Section, counts
 from ..quality import measure_summary
-from ..speed.engine_tables import engine_tables
-from ..speed.summary import ModeTurns, summarize
+from ..speed.speed_tables import speed_tables
+from ..speed.summary import ModeTurns
 from ..speed.turns import TurnRecord
 
 GroupT = TypeVar("GroupT")
@@ -147,8 +147,7 @@ def _speed(path: Path, settings: dict[str, Any]) -> Speed:
     else:
         title = _title(settings) + ", compiled" * settings["compiled"] + ", int8" * (settings["computed"] == "int8")
     records = _records(path, TurnRecord)
-    others = engine_tables(records, [mode for mode in settings["modes"] if mode in tuple(Mode)])
-    return Speed(path.parent, title, settings, [summarize(records, settings["modes"]), *others], records)
+    return Speed(path.parent, title, settings, speed_tables(records, settings["modes"]), records)
 
 
 def _batches(path: Path, settings: dict[str, Any]) -> Measurement:

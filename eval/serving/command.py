@@ -18,15 +18,16 @@ import torch
 from transformers import AutoConfig
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, finite, names_of, positive, positives
-from medusa_apar.linears.dtype import DTYPES, dtype_named
+from medusa_apar.argument_types import finite, names_of, positive, positives
+from medusa_apar.linears.dtype import dtype_named
 from medusa_apar.serving.engines.orchestrator import Orchestrator
 from medusa_apar.serving.engines.text_engine import EngineError
 from medusa_apar.serving.requests import AnswerRequest, Sampling
 from medusa_apar.serving.served_model import ServedModel
 
 from ..measurement.provenance import environment
-from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
+from ..measurement.question_sets import Question, load_questions
+from ..measurement.setup import command_parser
 from ..measurement.summary_files import write_summary
 from .arrivals import Arrivals
 from .load_plots import plot_kv, plot_loads
@@ -38,12 +39,8 @@ FAILED = 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="medusa-apar eval serving", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--model", required=True, help="folder or hub id of a whole model: no adapter")
-    names = ", ".join(BUNDLED + BENCHMARKS)
-    parser.add_argument("--questions", default="lists", help=f"a file in FastChat's format, or one of {names}")
+    shared = ("model", "questions", "max_new_tokens", "max_threads", "dtype", "output_dir")
+    parser = command_parser("serving", __doc__, shared, required=("model",), questions="lists", max_new_tokens=256)
     parser.add_argument("--requests", type=positive, default=64, help="of a load; questions are asked again and again")
     parser.add_argument(
         "--arrivals", type=_arrivals, default="closed:1,closed:4,closed:16",
@@ -51,16 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--kv-blocks", type=positives, default="64,512", help="KV memory, in blocks of 32 tokens")
     parser.add_argument("--max-model-len", type=positive, default=1024, help="longest context")
-    parser.add_argument("--max-new-tokens", type=positive, default=256, help="tokens of an answer")
-    parser.add_argument("--max-threads", type=positive, default=8, help="threads of an answer at a time")
     parser.add_argument("--temperature", type=finite, default=0.7, help="so that the same question is answered anew")
-    modes = names_of("mode", MODES)
-    parser.add_argument("--modes", type=modes, default=",".join(MODES), help="which modes, separated by commas")
+    parser.add_argument("--modes", type=names_of("mode", MODES), default=",".join(MODES), help="separated by commas")
     parser.add_argument("--rounds", type=positive, default=3, help="how often every load is measured")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the weights")
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder of the results; what is finished is kept"
-    )
     return parser
 
 

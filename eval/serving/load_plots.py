@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..measurement.plotting import COLOURS, save_panels
+from ..measurement.plotting import COLOURS, draw_growth, save_panels
 from ..measurement.tables import Section
-from .arrivals import Arrivals
 from .load_run import LoadRecord
 from .load_summary import ModeLoads
 
 FIGURES = ("tokens/s", "s/answer", "ms/token")
-_STYLES = ("-", "--", ":", "-.")
 
 
 def plot_loads(tables: Sequence[Section[ModeLoads]], path: Path, *, title: str) -> None:
-    """Draw throughput, latency and latency per token: over loads of a kind, a line per mode and KV memory."""
-    lines, ticks = defaultdict(list), defaultdict(set)
-    for loads, row in [pair for table in tables for pair in zip(table.groups.values(), table.rows, strict=True)]:
-        first = loads.own[0]
-        arrivals = Arrivals.parse(first.arrivals)
-        lines[arrivals.kind, first.kv_blocks, first.mode].append((arrivals.value, row))
-        ticks[arrivals.kind].add(arrivals.value)
-    kinds = list(ticks)
-    memories = sorted({blocks for _, blocks, _ in lines}, reverse=True)
-    figure = Figure(figsize=(11, 0.5 + 3.4 * len(kinds)), layout="constrained")
-    panels = figure.subplots(len(kinds), len(FIGURES), squeeze=False)
-    for (kind, blocks, mode), points in lines.items():
-        style = _STYLES[memories.index(blocks) % len(_STYLES)]
-        for panel, name in zip(panels[kinds.index(kind)], FIGURES, strict=True):
-            panel.plot(
-                [value for value, _ in points], [row[name] for _, row in points], style, marker="o", markersize=4,
-                color=COLOURS[mode], label=f"{mode}, {blocks} blocks",
-            )  # fmt: skip
-            panel.set_xlabel("clients" if kind == "closed" else "requests per second")
-            panel.set_title(name, fontsize="medium")
-            panel.set_xticks(sorted(ticks[kind]))
-            panel.xaxis.set_major_formatter("{x:g}")
-    for panel in panels.flat:
-        panel.set_ylim(bottom=0)
+    """Draw throughput, latency and latency per token over loads: a row of panels per KV memory, a line per mode."""
+    figure = Figure(figsize=(11, 0.5 + 3.4 * len(tables)), layout="constrained")
+    panels = figure.subplots(len(tables), len(FIGURES), squeeze=False)
+    for row, table in zip(panels, tables, strict=True):
+        for panel, name in zip(row, FIGURES, strict=True):
+            draw_growth(panel, table, name)
+            panel.set_title(table.title, fontsize="small")
     save_panels(figure, path, title)
 
 

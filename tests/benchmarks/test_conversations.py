@@ -56,6 +56,7 @@ def test_copies_of_an_answer_are_asked_for_together(
     assert [line.split(" | ")[1:3] for line in capsys.readouterr().out.splitlines()[2:]] == [["1", "2"], ["2", "2"]]
 
 
+@pytest.mark.integration
 def test_a_server_under_load_and_attack_loses_nothing(
     address: str, asked: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,15 +50,14 @@ def test_an_answer_too_short_for_its_threads() -> None:
         script_of_point(Point("tiny", threads=9, rows=1, tokens=20), forks=True)
 
 
-@pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar"])
-@pytest.mark.parametrize("rows", [1, 3])
-def test_every_row_of_a_batch_writes_the_script(mode: str, rows: int) -> None:
+@pytest.mark.parametrize("mode", ["apar", "medusa-apar"])
+def test_every_row_of_a_batch_writes_the_script(mode: str) -> None:
     torch.manual_seed(0)
     hits = HitModel.published(0.3)
     scripted = ScriptedModel(random_model("tiny", torch.device("cpu"), torch.float32, vocab_size=1024), hits)
-    point = Point("tiny", threads=3, rows=rows, tokens=600)  # more than the pools' first capacity
+    point = Point("tiny", threads=3, rows=2, tokens=600)  # more than the pools' first capacity
     record = write_point(scripted, (point, 1, mode))
-    assert record.answer_tokens == rows * 600
+    assert record.answer_tokens == 2 * 600
     assert record.steps < 600
     if mode == "apar":
         assert record.steps < 600 / 3 + 30, "three threads write at the same time"

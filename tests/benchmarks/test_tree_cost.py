@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tree_cost import main, write_structured
-from medusa_apar.eval.accuracy.forks import measure_backbone
+from medusa_apar.train.backbone.held_out_figures import measure_backbone
 from medusa_apar.train.rows.responses import BadRows, Response, read_responses
 from medusa_apar.train.rows.row_arguments import RowArguments
 from medusa_apar.train.structure import RULES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -24,6 +25,7 @@ from ..conftest import (
     CONTROL,
     EOS,
     FORK,
+    FORKING_SEEDS,
     VOCABULARY,
     forking_backbone,
     random_draft_vocabulary_heads,
@@ -56,6 +58,12 @@ def batch(seed: int = 0, lengths: tuple[int, ...] = (5, 9, 3)) -> tuple[list[lis
     return prompts, ids, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
+@cache
+def oracle_of(family: str) -> Oracle:
+    """That of the fixture `backbone`."""
+    return Oracle(forking_backbone(family, FORKING_SEEDS[family]), CONTROL, EOS, MAX_DEPTH)
+
+
 def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **options: Any) -> MedusaAparOutput:
     options = {"max_new_tokens": LIMIT, "max_depth": MAX_DEPTH, **options}
     output = model.generate(ids, attention_mask=mask, return_dict_in_generate=True, **options)
@@ -75,15 +83,14 @@ def decode(model: MedusaAparModel, ids: Tensor, mask: Tensor | None = None, **op
 )
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=list(SCHEDULES))
 def test_every_thread_is_the_backbones_own_continuation(
-    backbone: PreTrainedModel, schedule: dict[str, Any], make_heads: Callable[..., DraftHeads]
+    family: str, backbone: PreTrainedModel, schedule: dict[str, Any], make_heads: Callable[..., DraftHeads]
 ) -> None:
     model = MedusaAparModel(backbone, make_heads(backbone))
     _, ids, mask = batch(seed=4, lengths=(5, 9, 3, 7))
-    output = decode(model, ids, mask, **schedule)
+    output = decode(model, ids, mask, max_new_tokens=32, **schedule)
     assert output.trees is not None
     assert sum(len(tree.threads) for tree in output.trees) > 3, "the tiny backbone should fork"
-    oracle = Oracle(backbone, CONTROL, EOS, MAX_DEPTH)
-    assert sum(oracle.check(tree) for tree in output.trees) == 0
+    assert sum(oracle_of(family).check(tree) for tree in output.trees) == 0
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -37,8 +37,7 @@ def check(engine: Engine, requests: Iterable[Request] = ()) -> None:
         assert pool.free + pool.held == pool.capacity <= pool.max_slots
 
 
-@pytest.mark.parametrize("max_slots", [420, 4096])
-@pytest.mark.parametrize("pools", [1, 4])
+@pytest.mark.parametrize(("pools", "max_slots"), [(1, 420), (4, 4096)])
 @pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_eagle3_heads])
 def test_answers_are_those_that_requests_get_alone(
     make_heads: Callable[..., DraftHeads], pools: int, max_slots: int
@@ -48,7 +47,7 @@ def test_answers_are_those_that_requests_get_alone(
     random, numbers = Random(1), dict[Request, int]()
     with engine_of(model, pools * max_slots, pools, PrefixCachingPool) as engine:
         assert len(engine.pools) == pools
-        for number in range(16):
+        for number in range(10):
             ended = [each for each in numbers if not each.live]
             asked = request(number, limit=16, prompt=conversation(random, ended))
             numbers[asked] = number
@@ -58,7 +57,7 @@ def test_answers_are_those_that_requests_get_alone(
                 check(engine, numbers)
         while engine.busy:
             engine.step()
-    assert sum(asked.cached_tokens for asked in numbers) > 300
+    assert sum(asked.cached_tokens for asked in numbers) > 200
     for asked, number in numbers.items():
         assert answer(asked) == alone(model, number, limit=16, prompt=asked.context)
 

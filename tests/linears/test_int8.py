@@ -114,7 +114,9 @@ def test_layers_of_the_same_input_are_one_product() -> None:
 def test_every_thread_is_what_the_quantised_backbone_writes_alone(name: str) -> None:
     model = backbone(name, "sdpa", dtype=torch.float32)
     _, ids, mask = batch(seed=4, lengths=(5, 9, 3, 7))
-    output = decode(MedusaAparModel(model, random_heads(model), weights="int8"), ids, mask, nodes_per_step=12)
+    output = decode(
+        MedusaAparModel(model, random_heads(model), weights="int8"), ids, mask, nodes_per_step=12, max_new_tokens=24
+    )
     assert output.trees is not None
     assert sum(len(tree.threads) for tree in output.trees) > 5, "the tiny backbone should fork"
     oracle = Oracle(reference(model), CONTROL, EOS, MAX_DEPTH)
@@ -132,7 +134,7 @@ def check_schedules(wrapped: MedusaAparModel, seed: int) -> None:
         assert torch.equal(alone, wanted[ids.shape[1] :][: len(alone)])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_schedule_changes_no_answer(seed: int) -> None:
     model = backbone("llama", "sdpa", dtype=torch.float32)
     wrapped = MedusaAparModel(model, random_sequential_heads(model), weights="int8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def backbone(name: str, attention: str = "eager", dtype: torch.dtype = torch.flo
     return model
 
 
+@cache
+def oracle_of(name: str) -> Oracle:
+    return Oracle(backbone(name), CONTROL, EOS, MAX_DEPTH)
+
+
 @pytest.mark.parametrize(("name", "attention"), CASES)
 def test_every_supported_backbone_is_decoded_losslessly(name: str, attention: str) -> None:
     model = backbone(name, attention)
@@ -102,8 +108,7 @@ def test_every_supported_backbone_is_decoded_losslessly(name: str, attention: st
     threads = [thread for tree in output.trees for thread in tree.threads]
     assert len(threads) > 5, "the tiny backbone should fork"
     assert sum(len(thread.own_token_ids) > 2 * WINDOW for thread in threads) > 3, "threads should outgrow the window"
-    oracle = Oracle(model, CONTROL, EOS, MAX_DEPTH)
-    assert sum(oracle.check(tree) for tree in output.trees) == 0
+    assert sum(oracle_of(name).check(tree) for tree in output.trees) == 0
 
 
 @pytest.mark.parametrize(("name", "attention"), CASES)

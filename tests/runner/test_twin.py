@@ -129,10 +129,10 @@ def test_what_changes_between_two_answers_counts_in_the_second(
     backbone = forking_backbone(dtype=dtype)
     model = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch(2, lengths=(5, 9))
-    before = decode(model, ids, mask).sequences
+    before = decode(model, ids, mask, max_new_tokens=24).sequences
     with torch.no_grad():
         change(backbone.model.layers[0].mlp.down_proj)
-    after = decode(model, ids, mask)
+    after = decode(model, ids, mask, max_new_tokens=24)
     assert not torch.equal(after.sequences, before)
     assert after.trees is not None
     oracle = Oracle(backbone, CONTROL, EOS, MAX_DEPTH)

@@ -98,7 +98,7 @@ def fleet(servers: list[CompletionsServer]) -> Iterator[Fleet]:
 
 
 def requests(count: int = 6) -> list[AnswerRequest]:
-    return [AnswerRequest(prompt, 80, max_depth=2) for prompt in prompts(count)]
+    return [AnswerRequest(prompt, 50, max_depth=2) for prompt in prompts(count)]
 
 
 def test_answers_are_those_of_generate(

@@ -232,6 +232,7 @@ def test_behind_a_full_queue_there_is_status_429(served: ServedModel, engine: Or
     assert 'outcome="queue_full"} 3.0' in figures
 
 
+@pytest.mark.integration
 def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again(
     served: ServedModel, engine: OracleEngine
 ) -> None:

@@ -56,6 +56,7 @@ def path_to(row: Any, end: int) -> list[int]:
     return torch.tensor(row.input_ids)[mask[: len(row)]].tolist()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("labels", ["data", "self"])
 def test_they_learn_and_load(tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, labels: str) -> None:  # noqa: F811
     more = ["--kind", "eagle3", "--num_heads", "3", "--labels", labels, "--max_new_tokens", "40"]

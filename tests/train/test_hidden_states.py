@@ -114,6 +114,7 @@ def test_on_a_full_disk_they_are_removed_and_computed_in_every_epoch(
     assert losses(out) == losses(tmp_path / "anew")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("labels", ["data", "self"])
 def test_training_is_the_same_with_kept_hidden_states(
     tiny_backbone_dir: Path, rows_file: Path, tmp_path: Path, passes: list[int], labels: str

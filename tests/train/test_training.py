@@ -23,13 +23,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from benchmarks import tree_cost
-from medusa_apar.eval.accuracy.forks import measure_backbone
 from medusa_apar.heads import MedusaHeads, SequentialHeads
 from medusa_apar.heads.checkpoints.loading import load_heads
 from medusa_apar.model import MedusaAparModel
 from medusa_apar.train import trainer
 from medusa_apar.train import training_record as provenance
 from medusa_apar.train.backbone import training as backbone
+from medusa_apar.train.backbone.held_out_figures import measure_backbone
 from medusa_apar.train.command_line import InputError
 from medusa_apar.train.evaluation import held_out
 from medusa_apar.train.evaluation.fork_decisions import BIASES
@@ -109,6 +109,7 @@ def trained_heads(
     return output
 
 
+@pytest.mark.integration
 class TestBackbone:
     def test_the_loss_goes_down(self, trained_backbone: Path) -> None:
         values = losses(trained_backbone)
@@ -224,6 +225,7 @@ def adapted(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory: pytest.T
     return folder
 
 
+@pytest.mark.integration
 class TestLora:
     def test_the_loss_goes_down(self, adapted: Path) -> None:
         values = losses(adapted)
@@ -253,7 +255,6 @@ class TestLora:
         with torch.no_grad():
             torch.testing.assert_close(merged(token_ids).logits, beside(token_ids).logits, atol=1e-3, rtol=1e-3)
 
-    @pytest.mark.integration
     @pytest.mark.parametrize("tied", [False, True], ids=["own projection", "tied embeddings"])
     def test_the_adapter_alone_decodes_as_the_merged_model(
         self, tied: bool, plain_tokenizer: PreTrainedTokenizerFast, save_backbone: Save, rows_file: Path, tmp_path: Path
@@ -461,6 +462,7 @@ def test_what_needs_whole_weights_is_refused_where_they_are_spread(
     assert f"{what}: needs the weights whole that FSDP or DeepSpeed spreads" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 class TestHeads:
     def test_the_loss_goes_down(self, trained_heads: Path) -> None:
         values = losses(trained_heads)
@@ -546,6 +548,7 @@ def sequential_heads(tiny_backbone_dir: Path, rows_file: Path, tmp_path_factory:
     return folder
 
 
+@pytest.mark.integration
 class TestSequentialHeads:
     """Heads that see the draft tokens before their own, trained on the backbone's own answers and distribution."""
 
@@ -1032,6 +1035,7 @@ def test_prompts_that_fill_a_row_are_left_out_and_counted(
     assert "left out: 2 x a prompt of 128 tokens or more (first: rows.jsonl:3)" in caplog.text
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("full", ["save_model", "_save_optimizer_and_scheduler"])
 @pytest.mark.parametrize("error", [SafetensorError("No space left on device"), RuntimeError("failed writing file")])
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_same_command_goes_on(

@@ -42,6 +42,7 @@ def test_flex_attention_gives_the_logits_of_sdpa(
     torch.testing.assert_close(logits[1], logits[0], rtol=0, atol=1e-4)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("more", [[], ["--gradient_checkpointing", "True"]], ids=["", "checkpointing"])
 def test_flex_attention_trains_like_sdpa(
     tiny_backbone_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from medusa_apar.eval.accuracy.forks import main as eval_backbone
 from medusa_apar.train.backbone import training as backbone
+from medusa_apar.train.backbone.held_out_figures import main as eval_backbone
 from medusa_apar.train.heads import joint
 from medusa_apar.train.heads import training as heads
 

@@ -71,7 +71,7 @@ def test_rounds_take_other_prompts_and_begin_again_behind_the_last(
     real_model: MedusaAparModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     questions = [batch_run.Question(n, "math", (n * "x",)) for n in range(1, 4)]
-    run = batch_run.BatchRun(real_model, tokenizer, questions, ["ar"], [2], batch.Limits(max_new_tokens=4))
+    run = batch_run.BatchRun(real_model, tokenizer, questions, ["ar"], [2], batch_run.Limits(max_new_tokens=4))
     lengths = [run.batch(number, 2)[1].sum(1).tolist() for number in (1, 2, 3)]
     assert [[length - 2 for length in row] for row in lengths] == [[1, 2], [3, 1], [2, 3]]
     input_ids, mask = run.batch(1, 2)

@@ -240,11 +240,11 @@ def test_goes_on_after_an_interruption_of_the_judge(
     ask = Endpoint.ask
     calls = []
 
-    def interrupted(self: Endpoint, inquiry: Any) -> str:
+    async def interrupted(self: Endpoint, inquiry: Any) -> str:
         calls.append(inquiry)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return ask(self, inquiry)
+        return await ask(self, inquiry)
 
     monkeypatch.setattr(Endpoint, "ask", interrupted)
     assert judged() == 130

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from medusa_apar.eval.judge.endpoint import Endpoint, InquiryRefusedError, JudgeError, StoppedError
+from medusa_apar.eval.judge.endpoint import Endpoint, InquiryRefusedError, JudgeError
 from medusa_apar.eval.judge.endpoint import judge as judge_all
 from medusa_apar.eval.judge.inquiries import Inquiry
 from medusa_apar.eval.judge.judgements import JudgementStore, JudgeOptions
@@ -18,8 +20,11 @@ INQUIRIES = [Inquiry(number, 1, "single-v1", "system", f"user {number}") for num
 
 
 def ask(judge: Judge, **options: object) -> str:
-    with Endpoint(JudgeOptions(url=judge.url, model="wise", **options)) as endpoint:  # type: ignore[arg-type]
-        return endpoint.ask(INQUIRIES[0])
+    async def ask_once() -> str:
+        async with Endpoint(JudgeOptions(url=judge.url, model="wise", **options)) as endpoint:  # type: ignore[arg-type]
+            return await endpoint.ask(INQUIRIES[0])
+
+    return asyncio.run(ask_once())
 
 
 def test_asks_greedily_for_a_chat_completion(judge: Judge) -> None:
@@ -118,11 +123,16 @@ def test_refuses_an_address_that_is_none() -> None:
 
 
 def judge_with(
-    judge: Judge, folder: Path, parallel: int = 1, **options: object
+    judge: Judge, folder: Path, parallel: int = 1, inquiries: Sequence[Inquiry] = INQUIRIES, **options: object
 ) -> tuple[list[str], dict[int | str, str]]:
     given = JudgeOptions(url=judge.url, model="wise", **options)  # type: ignore[arg-type]
-    with JudgementStore(folder, given) as store, Endpoint(given) as endpoint:
-        refused = judge_all(INQUIRIES, endpoint, store, parallel)
+
+    async def ask_all(store: JudgementStore) -> list[str]:
+        async with Endpoint(given) as endpoint:
+            return await judge_all(inquiries, endpoint, store, parallel)
+
+    with JudgementStore(folder, given) as store:
+        refused = asyncio.run(ask_all(store))
         return refused, {judgement.question_id: judgement.text for judgement in store.records.values()}
 
 
@@ -136,9 +146,7 @@ def test_asks_nothing_twice(judge: Judge, tmp_path: Path) -> None:
 
 
 def test_the_same_text_is_asked_once(judge: Judge, tmp_path: Path) -> None:
-    options = JudgeOptions(url=judge.url, model="wise")
-    with JudgementStore(tmp_path, options) as store, Endpoint(options) as endpoint:
-        judge_all([*INQUIRIES, *INQUIRIES], endpoint, store, 1)
+    judge_with(judge, tmp_path, inquiries=[*INQUIRIES, *INQUIRIES])
     assert len(judge.asked) == 6
 
 
@@ -180,14 +188,6 @@ def test_asks_so_many_at_a_time(judge: Judge, tmp_path: Path) -> None:
     assert judge.at_once == 1
     judge_with(judge, tmp_path / "three", parallel=3)
     assert 1 < judge.at_once <= 3
-
-
-def test_nothing_is_sent_after_a_stop(judge: Judge) -> None:
-    with Endpoint(JudgeOptions(url=judge.url, model="wise")) as endpoint:
-        endpoint.stopped.set()
-        with pytest.raises(StoppedError):
-            endpoint.ask(INQUIRIES[0])
-    assert not judge.asked
 
 
 def test_refuses_the_judgements_of_another_judge(judge: Judge, tmp_path: Path) -> None:

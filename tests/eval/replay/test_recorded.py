@@ -32,11 +32,11 @@ def test_tokens_that_were_not_counted_are_estimated(questions_file: Path, tmp_pa
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("{", "line 1: not FastChat's model_answer format"),
+        ("{", "line 1: not JSON"),
         (recorded(99), "line 1: no answer to any of the questions .99.; give the --questions that it answers"),
-        ('{"question_id": 1, "choices": []}', "line 1: not FastChat's model_answer format"),
+        ('{"question_id": 1, "choices": []}', "line 1: no answer in FastChat's model_answer format"),
         ('{"question_id": 1, "choices": [{"turns": ["a", "b", "c"]}]}', "3 answers to 2 turns"),
-        ('{"question_id": 1, "choices": [{"turns": [1]}]}', r"turns is \[1\], expected a list of strings"),
+        ('{"question_id": 1, "choices": [{"turns": [1]}]}', "line 1: no answer in FastChat's model_answer format"),
         ('{"question_id": 1, "choices": [{"turns": ["\\ud83d"]}]}', "half of a surrogate pair"),
         (recorded(1, new_tokens=[0, 3]), r"new_tokens is \[0, 3\], expected whole numbers from 1"),
         (recorded(1, idxs=["a"]), r"idxs is \['a'\], expected whole numbers from 0"),  # type: ignore[list-item]

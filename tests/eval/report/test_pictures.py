@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 
+from medusa_apar.eval.measurement.plotting import draw_growth
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import Column, Section
 from medusa_apar.eval.report.pictures import (
     GREY,
     as_svg,
     draw_against_speed,
-    draw_growth,
     draw_slots,
     draw_timeline,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from rich.console import Console
 from medusa_apar.eval.decoding.decode import GENERATE
 from medusa_apar.eval.measurement.spread import Spread
 from medusa_apar.eval.measurement.tables import OVERALL
-from medusa_apar.eval.speed.answers_table import write_answers_table
 from medusa_apar.eval.speed.speed_up_plot import plot_speed_up
 from medusa_apar.eval.speed.summary import COLUMNS, speed_ups, summarize
 
@@ -152,16 +150,3 @@ def test_the_interval_of_a_median_holds_it_and_narrows_with_more_values() -> Non
     five = Spread.of(values[:5])
     assert five is not None
     assert five.interval is None, "the least and the greatest of five hold the median in 94 of 100 cases"
-
-
-def test_figures_of_every_answer_are_a_file_for_spreadsheets(tmp_path: Path) -> None:
-    write_answers_table(RECORDS, tmp_path / "answers.csv")
-    with (tmp_path / "answers.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    answered = [record for record in RECORDS if record.skipped is None]
-    assert [(line["question_id"], line["mode"]) for line in lines] == [(str(r.question_id), r.mode) for r in answered]
-    line = next(line for line in lines if (line["category"], line["mode"]) == ("math", "apar"))
-    assert line["what"] == "measured"
-    assert (line["steps"], line["tokens_per_step"], line["ms_per_step"], line["speed_up"]) == (
-        "20", "3.000", "100.00", "3.000",
-    )  # fmt: skip

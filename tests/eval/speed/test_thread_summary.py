@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medusa_apar.eval.measurement.tables import Section
-from medusa_apar.eval.speed.engine_tables import engine_tables
+from medusa_apar.eval.speed.speed_tables import speed_tables
 from medusa_apar.eval.speed.summary import ModeTurns
 from medusa_apar.eval.speed.thread_summary import summarize_threads
 from medusa_apar.eval.speed.turns import TurnRecord
@@ -44,7 +44,8 @@ def row(*records: TurnRecord) -> dict[str, Any]:
 
 def test_only_modes_whose_answers_may_fork_have_a_row() -> None:
     modes = ("generate", "prompt-lookup", "assisted", "ar", "medusa", "apar", "medusa-apar")
-    threads, *_ = engine_tables(RECORDS, modes)
+    speeds, threads, *_ = speed_tables(RECORDS, modes)
+    assert [row["mode"] for row in speeds.rows if row["category"] == "overall"] == [*modes]
     assert [row["mode"] for row in threads.rows] == ["apar", "medusa-apar"]
 
 

@@ -145,6 +145,7 @@ def test_files_without_a_usable_conversation_are_named_with_the_reasons(
     assert not (tmp_path / "rows" / "report.json").exists()
 
 
+@pytest.mark.integration
 def test_a_backbone_trains_on_prepared_rows(tiny_backbone_dir: Path, conversations: Path, tmp_path: Path) -> None:
     prepare(tiny_backbone_dir, conversations, tmp_path / "rows")
     argv = ["--model", str(tiny_backbone_dir), "--data", str(tmp_path / "rows"), "--output_dir", str(tmp_path / "out")]

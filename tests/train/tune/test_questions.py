@@ -86,6 +86,7 @@ def test_a_model_that_writes_no_questions_is_told(
     assert "0 of 12 samples are questions" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_samples_are_the_models_own_words_after_the_opened_turn(
     tiny_tokenizer: PreTrainedTokenizerFast, save_backbone: Callable[..., Path]
 ) -> None:

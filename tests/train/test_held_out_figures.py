@@ -9,7 +9,7 @@ import pytest
 
 from medusa_apar.eval.cli import main
 
-from ...fixtures import TINY
+from ..fixtures import TINY
 
 LISTED = "There are three:\n\n1. Work: too much of it.\n2. Money: too little of it.\n3. Family: it takes both."
 

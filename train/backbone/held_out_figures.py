@@ -15,17 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from medusa_apar.train.backbone.training import (
-    BackboneTrainingArguments,
-    held_out_rows,
-    load_backbone,
-    prepare_for_forks,
-)
-from medusa_apar.train.command_line import Positional, run
-from medusa_apar.train.rows.row_arguments import RowArguments, check_exist
-from medusa_apar.train.rows.tree_data import TreeCollator
-from medusa_apar.train.trainer import BackboneTrainer
 from medusa_apar.tree.control_tokens import recorded_fork_bias
+
+from ..command_line import Positional, run
+from ..rows.row_arguments import RowArguments, check_exist
+from ..rows.tree_data import TreeCollator
+from ..trainer import BackboneTrainer
+from .training import BackboneTrainingArguments, held_out_rows, load_backbone, prepare_for_forks
 
 TIMES = ("runtime", "per_second", "preparation_time", "epoch")
 """Parts of the names of figures that are no property of the model."""
