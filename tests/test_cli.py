@@ -64,6 +64,25 @@ def test_a_users_error_is_one_line(argv: list[str], message: str, capsys: pytest
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("batch", ["--output-dir"]),
+        ("quality", ["--output-dir", "--questions", "--answers"]),
+        ("replay", ["--output-dir", "--answers"]),
+        ("serving", ["--output-dir", "--model"]),
+        ("speed", ["--output-dir"]),
+    ],
+)
+def test_what_a_measurement_needs_is_named(
+    command: str, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["eval", command])
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"the following arguments are required: {', '.join(options)}")
+
+
 def test_names_of_options_take_underscores_too() -> None:
     parser = ArgumentParser()
     parser.add_argument("--output-dir")

@@ -59,8 +59,7 @@ def save_panels(figure: Figure, path: Path, title: str) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         handles, labels = panel.get_legend_handles_labels()
         lines |= zip(labels, handles, strict=True)
-    figure.legend(
-        list(lines.values()), list(lines), loc="outside lower center", ncols=min(6, len(lines)), frameon=False
-    )
+    fitting = max(1, int(figure.get_figwidth() / 1.5))
+    figure.legend(list(lines.values()), list(lines), loc="outside lower center", ncols=fitting, frameon=False)
     figure.suptitle(title, fontsize="medium")
     figure.savefig(path, dpi=120)

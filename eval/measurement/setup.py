@@ -64,26 +64,21 @@ DECODING = tuple(_ARGUMENTS)
 """Names of the arguments of a measurement that decodes in the modes."""
 
 
-def command_parser(
-    name: str, doc: str | None, arguments: Sequence[str], required: Sequence[str] = (), **defaults: Any
-) -> ArgumentParser:
+def command_parser(name: str, doc: str | None, arguments: Sequence[str], **defaults: Any) -> ArgumentParser:
     """A parser with arguments that several measurements take.
 
     Args:
         name: of the subcommand of `medusa-apar eval`.
         doc: docstring of its module.
         arguments: which of `DECODING` it takes.
-        required: those of them that have to be given.
         **defaults: of some of them, other than usual.
     """
     parser = ArgumentParser(
         prog=f"medusa-apar eval {name}", description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     for each in arguments:
-        own = (
-            {"required": True} if defaults.get(each) is ... else {"default": defaults[each]} if each in defaults else {}
-        )
-        parser.add_argument("--" + each.replace("_", "-"), **_ARGUMENTS[each] | own)
+        parser.add_argument("--" + each.replace("_", "-"), **_ARGUMENTS[each])
+    parser.set_defaults(**defaults)
     return parser
 
 

@@ -24,7 +24,7 @@ from ..judge.judgements import JudgementStore, JudgeOptions
 from ..judge.judgment_files import write_judgments
 from ..judge.scores import summarize_scores, unread
 from ..measurement.provenance import environment
-from ..measurement.question_sets import Question, load_questions
+from ..measurement.question_sets import BENCHMARKS, BUNDLED, Question, load_questions
 from ..measurement.setup import command_parser, load_model, model_name
 from ..measurement.summary_files import write_summary
 from ..measurement.tables import Section
@@ -38,8 +38,9 @@ _OF_A_JUDGE = ("judge_model", "judge_prompts", "references")
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = ("questions", "model", "dtype", "output_dir", "limit")
-    parser = command_parser("quality", __doc__, shared, required=("questions",))
+    parser = command_parser("quality", __doc__, ("model", "dtype", "output_dir", "limit"))
+    names = ", ".join(BUNDLED + BENCHMARKS)
+    parser.add_argument("--questions", required=True, help=f"what was answered: a file, or one of {names}")
     parser.add_argument("--answers", type=Path, required=True, help="folder with a file MODE.jsonl per mode")
     judge = parser.add_argument_group("judge", "without --judge-url nothing is sent anywhere")
     judge.add_argument("--judge-url", help="of an OpenAI-compatible endpoint, such as http://localhost:8000/v1")

@@ -39,8 +39,9 @@ FAILED = 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    shared = ("model", "questions", "max_new_tokens", "max_threads", "dtype", "output_dir")
-    parser = command_parser("serving", __doc__, shared, required=("model",), questions="lists", max_new_tokens=256)
+    shared = ("questions", "max_new_tokens", "max_threads", "dtype", "output_dir")
+    parser = command_parser("serving", __doc__, shared, questions="lists", max_new_tokens=256)
+    parser.add_argument("--model", required=True, help="folder or hub id of a whole model: no adapter")
     parser.add_argument("--requests", type=positive, default=64, help="of a load; questions are asked again and again")
     parser.add_argument(
         "--arrivals", type=_arrivals, default="closed:1,closed:4,closed:16",
