@@ -1,4 +1,4 @@
-"""What plots share: the colours of modes and baselines, and the look of panels."""
+"""What plots share: the colours of modes, baselines and peers, and the look of panels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from medusa_apar.modes import Mode
 
 from ..decoding.baselines import Baseline
+from ..decoding.peers import Peer
 from .spread import Spread
 from .tables import Section
 
@@ -23,6 +24,8 @@ COLOURS: dict[str, str] = {
     Baseline.GENERATE: "#999999",
     Baseline.PROMPT_LOOKUP: "#CC79A7",
     Baseline.ASSISTED: "#D55E00",
+    Peer.LLAMA_CPP: "#0072B2",
+    Peer.LOOKUP: "#F0E442",
     Mode.MEDUSA: "#56B4E9",
     Mode.APAR: "#E69F00",
     Mode.MEDUSA_APAR: "#009E73",
