@@ -11,14 +11,14 @@ from medusa_apar.argument_types import ArgumentParser
 USER_ERROR = 2
 INTERRUPTED = 130
 COMMANDS = {
-    "backbone": ".train.backbone.held_out_figures",
-    "batch": "batch.command",
-    "heads": "accuracy.drafts",
-    "quality": "quality.command",
-    "replay": "replay.command",
-    "report": "report.command",
-    "serving": "serving.command",
-    "speed": "speed.command",
+    "backbone": "..train.backbone.held_out_figures",
+    "batch": ".batch.command",
+    "heads": ".accuracy.drafts",
+    "quality": ".quality.command",
+    "replay": ".replay.command",
+    "report": ".report.command",
+    "serving": ".serving.command",
+    "speed": ".speed.command",
 }
 """And their modules; what one of them needs, the others may do without."""
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the subcommand; `speed -h` lists them")
     arguments = parser.parse_args(argv)
-    run: Callable[[Sequence[str]], int] = import_module(f".{COMMANDS[arguments.command]}", __package__).main
+    run: Callable[[Sequence[str]], int] = import_module(COMMANDS[arguments.command], __package__).main
     try:
         return run(arguments.arguments)
     except KeyboardInterrupt:

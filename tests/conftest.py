@@ -21,7 +21,7 @@ from medusa_apar.heads import Eagle3Heads, Eagle3HeadsConfig
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-gc.disable()  # until all is imported, most of which stays
+gc.disable()  # while modules are imported, which leaves little garbage
 
 
 def pytest_collection_finish() -> None:

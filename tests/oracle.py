@@ -28,7 +28,9 @@ class Oracle:
     eos_token_id: int
     max_depth: int = 2
     apar: bool = True
-    _known: dict[tuple[Any, ...], tuple[list[int], list[Tensor]]] = field(default_factory=dict, compare=False)
+    _known: dict[tuple[Any, ...], tuple[list[int], list[Tensor]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def continue_thread(self, context: list[int], depth: int, max_new_tokens: int) -> tuple[list[int], list[Tensor]]:
         """The tokens that `generate` puts after a linear context, and the logits from which it chose them."""

@@ -20,7 +20,10 @@ _SHOWN = 5
 
 
 def read_choices(path: Path) -> Iterator[tuple[str, int | str, dict[str, Any]]]:
-    """The place in the file of every answer, its question, and the first of its `choices`, whose `turns` are texts.
+    """Read answers in FastChat's model_answer format.
+
+    Yields:
+        The place of an answer (`FILE, line NUMBER`), its question_id, and its first choice, whose `turns` are strings.
 
     Raises:
         ValueError: for a line that is no answer, named by file and number.

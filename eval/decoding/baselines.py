@@ -97,7 +97,8 @@ def generate(
         ValueError: if the baseline lacks its draft model.
     """
     options.check(baseline)
-    control, backbone, passes = model.control, cast(Any, model.backbone), list[float]()
+    control, backbone = model.control, cast(Any, model.backbone)
+    passes: list[float] = []
     own: dict[Baseline, dict[str, Any]] = {
         Baseline.PROMPT_LOOKUP: {"prompt_lookup_num_tokens": PROMPT_LOOKUP_TOKENS},
         Baseline.ASSISTED: {"assistant_model": options.assistant},

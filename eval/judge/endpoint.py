@@ -147,5 +147,6 @@ async def judge(inquiries: Iterable[Inquiry], endpoint: Endpoint, store: Judgeme
                 for inquiry in missing:
                     group.create_task(ask(inquiry))
         except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            first = errors.exceptions[0]
+            raise first from first.__cause__
     return refused

@@ -1,4 +1,4 @@
-"""Files of JSON lines, read strictly: a line that is no JSON object is an error, named by file and number."""
+"""Strict reading of JSON lines: an error names the file and the line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a file, each after its place, `FILE, line NUMBER`; blank lines are passed over.
+    """Read the JSON objects of a file; blank lines are skipped.
+
+    Yields:
+        The place of an object (`FILE, line NUMBER`), and the object.
 
     Raises:
         ValueError: for a line that is no JSON object in UTF-8, or holds half of a surrogate pair, which no tokenizer

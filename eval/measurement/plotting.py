@@ -43,11 +43,11 @@ def draw_growth(axes: Axes, table: Section[Any], figure: str) -> None:
     names = [str(value) for value in values]
     tilted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(" ".join(names)) > _ROOM else {}
     axes.set_xticks(range(len(names)), names, **tilted)
-    frame(axes, grows, figure)
+    label_axes(axes, grows, figure)
 
 
-def frame(axes: Axes, across: str, up: str) -> None:
-    """Name the axes of a panel whose heights begin at 0."""
+def label_axes(axes: Axes, across: str, up: str) -> None:
+    """Label the axes of a panel, add a grid, and let its heights begin at 0."""
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])

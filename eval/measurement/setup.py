@@ -48,7 +48,7 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     "model": {"help": "folder or hub id (default: SmolLM2-135M-Instruct, tuned)"},
     "heads": {"help": "folder or hub id of heads; by default those that come with the model"},
     "questions": {"help": f"a file in FastChat's format, or one of {', '.join(BUNDLED + BENCHMARKS)}"},
-    "modes": {"type": names_of("mode", tuple(Mode)), "default": ",".join(Mode), "help": "separated by commas"},
+    "modes": {"type": names_of("mode", tuple(Mode)), "default": ",".join(Mode), "help": "modes, separated by commas"},
     "output_dir": {"type": Path, "required": True, "help": "folder of the results; what is finished is kept"},
     "max_new_tokens": {"type": positive, "default": Limits().max_new_tokens, "help": "tokens of an answer"},
     "dtype": {"choices": DTYPES, "default": "auto", "help": "of the weights"},
@@ -71,7 +71,7 @@ def command_parser(name: str, doc: str | None, arguments: Sequence[str], **defau
         name: of the subcommand of `medusa-apar eval`.
         doc: docstring of its module.
         arguments: which of `DECODING` it takes.
-        **defaults: of some of them, other than usual.
+        **defaults: values of arguments that are left out, where they differ from those in `_ARGUMENTS`.
     """
     parser = ArgumentParser(
         prog=f"medusa-apar eval {name}", description=doc, formatter_class=argparse.ArgumentDefaultsHelpFormatter

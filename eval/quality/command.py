@@ -38,7 +38,8 @@ _OF_A_JUDGE = ("judge_model", "judge_prompts", "references")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command_parser("quality", __doc__, ("model", "dtype", "output_dir", "limit"))
+    parser = command_parser("quality", __doc__, ("dtype", "output_dir", "limit"))
+    parser.add_argument("--model", help="whose backbone reads the answers (default: SmolLM2-135M-Instruct, tuned)")
     names = ", ".join(BUNDLED + BENCHMARKS)
     parser.add_argument("--questions", required=True, help=f"what was answered: a file, or one of {names}")
     parser.add_argument("--answers", type=Path, required=True, help="folder with a file MODE.jsonl per mode")

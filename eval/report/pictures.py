@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from medusa_apar.modes import Mode
 
-from ..measurement.plotting import COLOURS, frame
+from ..measurement.plotting import COLOURS, label_axes
 from ..speed.timeline import ThreadLine
 
 GREY = "#7a7a7a"
@@ -79,7 +79,7 @@ def draw_slots(axes: Axes, held: Mapping[str, Sequence[int]]) -> None:
     """Draw the KV slots held in each step, from step 1: a line per mode."""
     for mode, slots in held.items():
         axes.plot(range(1, len(slots) + 1), slots, color=COLOURS.get(mode), label=mode)
-    frame(axes, "step (one forward pass)", "KV slots")
+    label_axes(axes, "step (one forward pass)", "KV slots")
 
 
 def draw_against_speed(axes: Axes, figure: str, points: Mapping[str, tuple[float, float]]) -> None:
@@ -87,4 +87,4 @@ def draw_against_speed(axes: Axes, figure: str, points: Mapping[str, tuple[float
     for mode, (speed_up, height) in points.items():
         axes.scatter(speed_up, height, color=COLOURS.get(mode), label=mode)
     axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
-    frame(axes, "speed-up", figure)
+    label_axes(axes, "speed-up", figure)

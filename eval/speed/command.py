@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command_parser("speed", __doc__, DECODING, questions="everyday")
     parser.add_argument("--warmup", type=not_negative, default=2, help="questions decoded before the clock starts")
     parser.add_argument("--baselines", action="store_true", help="transformers' prompt lookup beside the modes")
-    parser.add_argument("--assistant", metavar="DIR", help="transformers' assisted decoding with this draft model, too")
+    parser.add_argument("--assistant", metavar="DIR", help="draft model of transformers' assisted decoding")
     parser.add_argument("--sample", action="store_true", help="sample as the generation config says, not greedily")
     parser.add_argument(
         "--peers", type=names_of("peer", [Peer.LLAMA_CPP]), default=[], metavar="llama.cpp",

@@ -15,7 +15,7 @@ from .turns import TurnRecord
 
 
 def speed_tables(records: Sequence[TurnRecord], modes: Sequence[str]) -> list[Section[Any]]:
-    """That of speeds, and of the others, which have no baselines, those with rows."""
+    """The table of speeds, then the tables about threads and acceptance that have rows; these leave baselines out."""
     own = [mode for mode in modes if mode in tuple(Mode)]
     forking = [mode for mode in own if Mode(mode).apar]
     drafting = [mode for mode in own if Mode(mode).medusa]

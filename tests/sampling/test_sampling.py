@@ -75,7 +75,7 @@ def processors_of(backbone: Any, prompt_length: int, sampling: dict[str, Any]) -
 @pytest.mark.parametrize("sampling", SAMPLING.values(), ids=list(SAMPLING))
 def test_answers_follow_the_backbones_distribution(tiny: PreTrainedModel, sampling: dict[str, Any]) -> None:
     """A chi-squared test over all answers of three tokens."""
-    prompt, rows, batch_size, length = [3, 7, 5], 1250, 250, 3
+    prompt, rows, batch_size, length = [3, 7, 5], 2000, 250, 3
     model = MedusaAparModel(tiny, random_heads(tiny))
     seen: Counter[tuple[int, ...]] = Counter()
     accepted = 0
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_answer_whatever_the_schedule(sampling: dic
     model = MedusaAparModel(backbone, random_heads(backbone))
     _, ids, mask = batch(3)
     options = {"do_sample": True, "seed": 5, **sampling}
-    schedules = [*[*SCHEDULES.values()][1::2], {"nodes_per_step": 24, "max_slots": 120}]
+    schedules = [*SCHEDULES.values(), {"nodes_per_step": 24, "max_slots": 120}]
     outputs = [decode(model, ids, mask, **options, **schedule) for schedule in schedules]
     assert sum(len(tree.threads) for tree in outputs[0].trees or ()) > 3, "the threads should fork"
     for other in outputs[1:]:

@@ -90,7 +90,7 @@ def test_requests_of_any_sampling_depth_and_thread_limit_share_steps(
     model: MedusaAparModel, served: ServedModel
 ) -> None:
     asked = [
-        AnswerRequest(prompt, 16, max_depth=1 + at % 3, max_threads=1 + at % 4, sampling=SAMPLINGS[at % 8])
+        AnswerRequest(prompt, 24, max_depth=1 + at % 3, max_threads=1 + at % 4, sampling=SAMPLINGS[at % 8])
         for at, prompt in enumerate(prompts(64))
     ]
     together, alone = (NativeAnswerer(model, served, max_batch=batch) for batch in (64, 1))

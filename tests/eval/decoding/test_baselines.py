@@ -141,6 +141,13 @@ def test_prompt_lookup_needs_no_draft_model(command: Command, tmp_path: Path) ->
     assert [json.loads(line)["mode"] for line in lines] == ["generate", "prompt-lookup", "ar"]
 
 
+def test_an_assistant_adds_assisted_decoding(command: Command, model: ScriptedModel, tmp_path: Path) -> None:
+    model.backbone.save_pretrained(tmp_path / "draft")
+    assert command("--assistant", str(tmp_path / "draft"), "--modes", "ar") == 0
+    lines = (tmp_path / "out" / "turns.jsonl").read_text().splitlines()
+    assert [json.loads(line)["mode"] for line in lines] == ["generate", "assisted", "ar"]
+
+
 def test_assisted_decoding_asks_for_its_draft_model(model: ScriptedModel, prompt: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="mode='assisted' needs a draft model; name one with --assistant"):
         decode(model, Baseline.ASSISTED, prompt, LIMITS)  # type: ignore[arg-type]
