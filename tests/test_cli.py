@@ -96,6 +96,7 @@ def test_an_unknown_mode_is_named_with_the_four_that_exist(capsys: pytest.Captur
     assert "mode='hydra' is unknown; choose one of ar, medusa, apar, medusa-apar" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("show", ["text", "tree"])
 def test_an_interruption_prints_what_is_there(
     show: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -172,6 +173,7 @@ def test_what_one_command_compiled_the_next_one_finds(
     assert counts[0] == counts[1] > 1
 
 
+@pytest.mark.integration
 def test_compare_prints_all_modes(capsys: pytest.CaptureFixture[str]) -> None:
     main(
         [

@@ -145,6 +145,7 @@ def pairs() -> list[tuple[str, str]]:
     return Random(0).sample(every, 60)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("first", "second"), pairs())
 def test_arguments_go_together_as_in_transformers(model: MedusaAparModel, first: str, second: str) -> None:
     ours, theirs = both(model, *inputs((4, 7)), {**LONG, **ARGUMENTS[first], **ARGUMENTS[second]})

@@ -40,6 +40,7 @@ def asked(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.integration
 def test_a_line_for_each_turn_of_each_server(address: str, asked: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"{address}/v1"
     conversations.main([url, url, "--questions", str(asked), "--max-new-tokens", "8", "--system-tokens", "100"])

@@ -11,6 +11,7 @@ from benchmarks import forks_in_batches
 from ..fixtures import TINY
 
 
+@pytest.mark.integration
 def test_a_line_for_each_category_and_one_for_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

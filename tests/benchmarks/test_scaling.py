@@ -50,7 +50,8 @@ def test_an_answer_too_short_for_its_threads() -> None:
         script_of_point(Point("tiny", threads=9, rows=1, tokens=20), forks=True)
 
 
-@pytest.mark.parametrize("mode", ["apar", "medusa-apar"])
+@pytest.mark.integration
+@pytest.mark.parametrize("mode", ["ar", "medusa", "apar", "medusa-apar"])
 def test_every_row_of_a_batch_writes_the_script(mode: str) -> None:
     torch.manual_seed(0)
     hits = HitModel.published(0.3)

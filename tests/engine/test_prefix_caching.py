@@ -37,8 +37,10 @@ def check(engine: Engine, requests: Iterable[Request] = ()) -> None:
         assert pool.free + pool.held == pool.capacity <= pool.max_slots
 
 
-@pytest.mark.parametrize("max_slots", [420, 4096])
-@pytest.mark.parametrize("pools", [1, 4])
+@pytest.mark.parametrize(
+    ("pools", "max_slots"),
+    [(1, 420), (4, 4096), *(pytest.param(*more, marks=pytest.mark.integration) for more in ((4, 420), (1, 4096)))],
+)
 @pytest.mark.parametrize("make_heads", [random_heads, random_sequential_heads, random_eagle3_heads])
 def test_answers_are_those_that_requests_get_alone(
     make_heads: Callable[..., DraftHeads], pools: int, max_slots: int

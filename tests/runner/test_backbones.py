@@ -257,6 +257,7 @@ DEVICE_MAPS: dict[str, str | dict[str, str]] = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("shared_projection", [False, True])
 @pytest.mark.parametrize("device_map", DEVICE_MAPS.values(), ids=list(DEVICE_MAPS))
 def test_a_backbone_spread_by_a_device_map_is_decoded_losslessly(

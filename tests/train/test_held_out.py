@@ -15,6 +15,7 @@ from medusa_apar.train.rows.tree_data import TreeCollator, decoded_row
 from ..fixtures import TINY
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["heads", "medusa"])
 @pytest.mark.parametrize("apar", [True, False])
 def test_acceptance_along_an_answer_is_what_the_decoder_accepts(kind: str, apar: bool) -> None:

@@ -44,6 +44,7 @@ def test_exported_heads_do_too(checkpoint_format: str, tmp_path: Path, capsys: p
     assert verify(tmp_path, "--against", str(TINY / "medusa")) == 0
 
 
+@pytest.mark.integration
 def test_heads_that_were_spoilt_on_the_way_fall_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "heads"
     shutil.copytree(TINY / "medusa", folder)
@@ -94,6 +95,7 @@ def test_questions_that_the_chat_template_refuses_are_counted(
     assert "no usable question (left out: 1 x the chat template refuses it" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_no_draft_is_ever_right_where_the_projections_are_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "heads"
     shutil.copytree(TINY / "medusa", folder)
